@@ -1,0 +1,221 @@
+//! What a client and its relay say to each other inside their hop channel. Protocol section 6.
+//!
+//! A *flow* is a two-way path over one hop session. Each side names it by a label of its own choice, which the other side
+//! puts on the frames that it sends: labels are assigned by the receiver of the frames. The first frame of a flow carries
+//! the route; the answer assigns the label for the frames after it.
+
+use crate::{BoxName, DecodeError, EncodeError, IdentityId, Reader, Reason, Route, VarInt, Writer};
+
+const FORWARD: u8 = 0x01;
+const ROUTED: u8 = 0x02;
+const ASSIGN: u8 = 0x03;
+const UNKNOWN: u8 = 0x04;
+const ABSENT: u8 = 0x05;
+const REGISTER: u8 = 0x06;
+const REGISTERED: u8 = 0x07;
+
+/// The most hop identities that the owner of a box may list as its senders.
+pub const MAX_SENDERS: usize = 32;
+
+/// The octets that a hop frame adds to a forwarded frame at most, once the label is assigned: kind and label.
+pub const FORWARD_OVERHEAD: usize = 1 + 4;
+
+/// A flow's name on one hop session, assigned by the receiver of the frames: 1, 2 or 4 octets on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(u32);
+
+impl Label {
+    /// The largest label: 2^30 - 1.
+    pub const MAX: Self = Self((1 << 30) - 1);
+
+    /// `label`, unless it is larger than [`MAX`](Self::MAX).
+    #[must_use]
+    pub const fn new(label: u32) -> Option<Self> {
+        if label <= Self::MAX.0 { Some(Self(label)) } else { None }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    const fn varint(self) -> VarInt {
+        VarInt::from_u32(self.0)
+    }
+
+    fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
+        let number = reader.varint(field)?;
+        number.at_most(field, Self::MAX.0.into())?;
+        number.to_u32(field).map(Self)
+    }
+}
+
+/// Who may send to a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Senders<'a> {
+    /// Every client that the relay lets attach, within its quotas.
+    Attached,
+    /// These hop identities alone: at most [`MAX_SENDERS`], in 32 octets each.
+    Only(&'a [[u8; IdentityId::LEN]]),
+}
+
+/// What became of a request to register a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// The box is open.
+    Open,
+    /// Another client owns a box of that name.
+    Taken,
+    /// The client has as many boxes as the relay allows.
+    Quota,
+}
+
+/// A frame of the hop protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HopFrame<'a> {
+    /// `0x01 | label | frame`: an end-to-end frame of a flow whose label is known.
+    Forward {
+        /// The label that the receiver assigned.
+        label: Label,
+        /// The end-to-end frame.
+        frame: &'a [u8],
+    },
+    /// `0x02 | return label | route | frame`: the first frame of a flow.
+    Routed {
+        /// The sender's label for frames that come back on this flow.
+        back: Label,
+        /// Where the frame is to go, seen from the receiver.
+        route: Route,
+        /// The end-to-end frame.
+        frame: &'a [u8],
+    },
+    /// `0x03 | return label | label`: from now on `label` names the flow in the other direction.
+    Assign {
+        /// The flow, by the label that the receiver of this frame gave it.
+        back: Label,
+        /// The label to use from now on.
+        label: Label,
+    },
+    /// `0x04 | label`: the sender of this frame does not know that label (any more); send the route again.
+    Unknown {
+        /// The label.
+        label: Label,
+    },
+    /// `0x05 | return label`: nobody is attached at the end of this flow just now. A hint.
+    Absent {
+        /// The flow, by the label that the receiver of this frame gave it.
+        back: Label,
+    },
+    /// `0x06 | box 16 | count 1 | ids 32*`: opens a box for the sender of this frame. Count 0: every attached client.
+    Register {
+        /// The name of the box.
+        name: BoxName,
+        /// Who may send to it.
+        senders: Senders<'a>,
+    },
+    /// `0x07 | box 16 | outcome 1`: the answer.
+    Registered {
+        /// The name of the box.
+        name: BoxName,
+        /// The outcome.
+        outcome: Registration,
+    },
+}
+
+impl<'a> HopFrame<'a> {
+    /// Decodes one hop frame.
+    ///
+    /// # Errors
+    /// On an unknown kind, a field that is cut off or out of bounds, or octets that are left over.
+    pub fn decode(octets: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(octets);
+        let frame = match reader.u8("hop kind")? {
+            FORWARD => {
+                let label = Label::decode(&mut reader, "FORWARD label")?;
+                Self::Forward { label, frame: reader.rest() }
+            }
+            ROUTED => {
+                let back = Label::decode(&mut reader, "ROUTED return label")?;
+                let route = Route::decode(&mut reader)?;
+                Self::Routed { back, route, frame: reader.rest() }
+            }
+            ASSIGN => {
+                let back = Label::decode(&mut reader, "ASSIGN return label")?;
+                Self::Assign { back, label: Label::decode(&mut reader, "ASSIGN label")? }
+            }
+            UNKNOWN => Self::Unknown { label: Label::decode(&mut reader, "UNKNOWN label")? },
+            ABSENT => Self::Absent { back: Label::decode(&mut reader, "ABSENT return label")? },
+            REGISTER => {
+                Self::Register { name: BoxName(reader.array("REGISTER box")?), senders: decode_senders(&mut reader)? }
+            }
+            REGISTERED => Self::Registered {
+                name: BoxName(reader.array("REGISTERED box")?),
+                outcome: decode_outcome(&mut reader)?,
+            },
+            kind => return Err(DecodeError::new("hop kind", Reason::Unknown { value: kind.into() })),
+        };
+        reader.finish("hop frame")?;
+        Ok(frame)
+    }
+
+    /// Writes the frame and returns its length in octets.
+    ///
+    /// # Errors
+    /// If `out` is too short.
+    pub fn encode(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
+        let mut writer = Writer::new(out);
+        match self {
+            Self::Forward { label, frame } => writer.u8(FORWARD)?.varint(label.varint())?.put(frame)?,
+            Self::Routed { back, route, frame } => {
+                writer.u8(ROUTED)?.varint(back.varint())?;
+                route.encode(&mut writer)?;
+                writer.put(frame)?
+            }
+            Self::Assign { back, label } => writer.u8(ASSIGN)?.varint(back.varint())?.varint(label.varint())?,
+            Self::Unknown { label } => writer.u8(UNKNOWN)?.varint(label.varint())?,
+            Self::Absent { back } => writer.u8(ABSENT)?.varint(back.varint())?,
+            Self::Register { name, senders } => {
+                writer.u8(REGISTER)?.put(&name.0)?;
+                encode_senders(senders, &mut writer)?;
+                &mut writer
+            }
+            Self::Registered { name, outcome } => {
+                let outcome = match outcome {
+                    Registration::Open => 0,
+                    Registration::Taken => 1,
+                    Registration::Quota => 2,
+                };
+                writer.u8(REGISTERED)?.put(&name.0)?.u8(outcome)?
+            }
+        };
+        Ok(writer.len())
+    }
+}
+
+fn decode_senders<'a>(reader: &mut Reader<'a>) -> Result<Senders<'a>, DecodeError> {
+    let count = usize::from(reader.u8("REGISTER sender count")?);
+    if count > MAX_SENDERS {
+        return Err(DecodeError::new("REGISTER sender count", Reason::TooLong { limit: MAX_SENDERS, got: count }));
+    }
+    let (ids, _) = reader.take("REGISTER sender ids", count * IdentityId::LEN)?.as_chunks();
+    Ok(if ids.is_empty() { Senders::Attached } else { Senders::Only(ids) })
+}
+
+fn encode_senders(senders: &Senders<'_>, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
+    let ids = match senders {
+        Senders::Attached => &[],
+        Senders::Only(ids) => ids.get(..MAX_SENDERS).unwrap_or(ids),
+    };
+    writer.u8(u8::try_from(ids.len()).unwrap_or(u8::MAX))?.put(ids.as_flattened())?;
+    Ok(())
+}
+
+fn decode_outcome(reader: &mut Reader<'_>) -> Result<Registration, DecodeError> {
+    match reader.u8("REGISTERED outcome")? {
+        0 => Ok(Registration::Open),
+        1 => Ok(Registration::Taken),
+        2 => Ok(Registration::Quota),
+        value => Err(DecodeError::new("REGISTERED outcome", Reason::Unknown { value: value.into() })),
+    }
+}

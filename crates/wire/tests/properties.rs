@@ -1,0 +1,212 @@
+//! No octets panic a decoder, and what a decoder accepts re-encodes to itself.
+
+use core::fmt::Debug;
+
+use proptest::prelude::*;
+use sealway_wire::{
+    Address, BoxName, Cid, Counter, CounterWidth, DecodeError, EncodeError, Frame, Hop, HopFrame, IdentityId,
+    Incarnation, Instance, Lane, Reader, RecordHeader, Route, Truncated, VarInt,
+    content::{Ack, CloseReason, Committed, Content, Ranges, Reliable, Start},
+    hop::{Label, Registration, Senders},
+};
+
+/// Octets that often get past the first octets of a decoder: a kind, then anything.
+fn octets(kinds: &'static [u8], max: usize) -> impl Strategy<Value = Vec<u8>> {
+    let any_octets = proptest::collection::vec(any::<u8>(), 0..max);
+    let small = proptest::collection::vec(0_u8..4, 0..max);
+    (proptest::option::of(proptest::sample::select(kinds)), prop_oneof![any_octets, small]).prop_map(|(kind, rest)| {
+        let mut octets: Vec<u8> = kind.into_iter().collect();
+        octets.extend(rest);
+        octets
+    })
+}
+
+fn reencodes<T: Debug>(
+    octets: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    encode: impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError>,
+) -> bool {
+    let Ok(value) = decode(octets) else { return false };
+    let mut out = vec![0; octets.len()];
+    let len = encode(&value, &mut out).expect("what was decoded fits where it came from");
+    assert_eq!(&out[..len], octets, "{value:?}");
+    for short in 0..octets.len() {
+        assert!(encode(&value, &mut out[..short]).is_err(), "{short} octets are too few for {value:?}");
+    }
+    true
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn hop_frames(octets in octets(&[1, 2, 3, 4, 5, 6, 7], 200)) {
+        let Ok(frame) = HopFrame::decode(&octets) else { return Ok(()) };
+        let mut out = vec![0; octets.len()];
+        let len = frame.encode(&mut out).unwrap();
+        prop_assert_eq!(&out[..len], &octets);
+    }
+
+    #[test]
+    fn contents(octets in octets(&[0, 1, 2, 3], 64), kind in 0_u8..9) {
+        let plaintext = [octets.as_slice(), &[kind]].concat();
+        let Ok(content) = Content::decode(&plaintext) else { return Ok(()) };
+        let mut out = vec![0; plaintext.len()];
+        let len = content.encode(&mut out).unwrap();
+        let unpadded = plaintext.len() - plaintext.iter().rev().take_while(|octet| **octet == 0).count();
+        prop_assert_eq!(&out[..len], &plaintext[..unpadded]);
+    }
+
+    #[test]
+    fn frames(octets in octets(&[0x11, 0x12, 0x13, 0x14, 0x94, 0x9c, 0xde], 2200)) {
+        let Ok(frame) = Frame::decode(&octets) else { return Ok(()) };
+        let mut out = vec![0; octets.len()];
+        let len = frame.encode(&mut out).unwrap();
+        prop_assert_eq!(&out[..len], &octets);
+    }
+
+    #[test]
+    fn handshake_frames_have_exactly_their_lengths(kind in 0x11_u8..0x15, len in 0_usize..2100, fill: u8) {
+        let mut octets = vec![fill; len.max(1)];
+        octets[0] = kind;
+        let accepted = Frame::decode(&octets).is_ok();
+        let expected = match kind {
+            0x11 => [1246, 1262].contains(&octets.len()),
+            0x12 => octets.len() == 1145,
+            0x13 => (77..=2048).contains(&octets.len()),
+            _ => octets.len() == 25,
+        };
+        prop_assert_eq!(accepted, expected);
+    }
+
+    #[test]
+    fn record_headers(octets in octets(&[0x84, 0x94, 0x98, 0x9c, 0xde, 0x80, 0xb4, 0x85], 24)) {
+        reencodes(
+            &octets,
+            |octets| RecordHeader::decode(octets).map(|(header, rest)| (header, rest.to_vec())),
+            |(header, rest), out| Frame::Data(*header, rest).encode(out),
+        );
+    }
+
+    #[test]
+    fn varints(number in 0..=VarInt::MAX.get()) {
+        let number = VarInt::new(number).unwrap();
+        let (octets, len) = number.encode();
+        let mut reader = Reader::new(&octets[..len]);
+        prop_assert_eq!(reader.varint("number").unwrap(), number);
+        prop_assert_eq!(reader.remaining(), 0);
+    }
+
+    #[test]
+    fn varints_have_one_form(octets in proptest::collection::vec(any::<u8>(), 0..9)) {
+        let mut reader = Reader::new(&octets);
+        if let Ok(number) = reader.varint("number") {
+            let (encoded, len) = number.encode();
+            prop_assert_eq!(&encoded[..len], &octets[..octets.len() - reader.remaining()]);
+        }
+    }
+
+    /// For every gap that the chosen width must cover, the receiver finds the counter that the sender meant.
+    #[test]
+    fn counters_survive_every_gap_that_their_width_covers(
+        acknowledged in 0_u64..1 << 50,
+        sent_since in 0_u64..1 << 26,
+        receiver_at in 0_u64..1 << 26,
+    ) {
+        let counter = Counter::new(acknowledged + sent_since).unwrap();
+        let width = CounterWidth::covering(counter, acknowledged).unwrap();
+        // The receiver has opened something between what was acknowledged and the counter before this one.
+        let expected = Counter::new(acknowledged + receiver_at.min(sent_since)).unwrap();
+        prop_assert_eq!(Truncated::new(counter, width).expand(expected), Some(counter));
+    }
+
+    #[test]
+    fn addresses(text in "(tcp://)?(\\[[0-9a-f:]{0,12}\\]|[a-z0-9.-]{0,20}|[0-9.]{7,15})(:[0-9]{0,6})?") {
+        if let Ok(address) = Address::parse(&text) {
+            prop_assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn any_text_is_an_address_or_an_error(text in ".{0,300}") {
+        if let Ok(address) = Address::parse(&text) {
+            prop_assert_eq!(address.to_string(), text);
+        }
+    }
+}
+
+/// One of each, so that the properties above are known to reach the accepting paths.
+#[test]
+fn every_kind_round_trips() {
+    let ids = [[7; 32], [8; 32]];
+    let label = Label::new(70).unwrap();
+    let route = Route::new(&[Hop::Relay(IdentityId([1; 32])), Hop::Box(BoxName([2; 16]))]).unwrap();
+    let frames = [
+        HopFrame::Forward { label, frame: b"frame" },
+        HopFrame::Routed { back: label, route, frame: b"" },
+        HopFrame::Assign { back: label, label: Label::MAX },
+        HopFrame::Unknown { label },
+        HopFrame::Absent { back: label },
+        HopFrame::Register { name: BoxName([3; 16]), senders: Senders::Attached },
+        HopFrame::Register { name: BoxName([3; 16]), senders: Senders::Only(&ids) },
+        HopFrame::Registered { name: BoxName([3; 16]), outcome: Registration::Taken },
+    ];
+    for frame in frames {
+        let mut out = [0; 256];
+        let len = frame.encode(&mut out).unwrap();
+        assert_eq!(HopFrame::decode(&out[..len]), Ok(frame));
+    }
+    let mut opened = Ranges::new(90, 100).unwrap();
+    assert!(opened.push(80, 88) && opened.push(0, 0) && !opened.push(0, 0));
+    let committed = Committed { instance: Instance([1; 4]), mark: 70_000, bitmap: &[0, 1] };
+    let contents = [
+        Content::Start(Start {
+            instance: Instance([1; 4]),
+            stored_before: VarInt::from_u32(300),
+            credentials: &[0, 2, 9, 9, 0, 0],
+        }),
+        Content::Data(b"beat"),
+        Content::Reliable(Reliable { instance: None, number: 5, lowest: 3, body: b"\0\0" }),
+        Content::Reliable(Reliable { instance: Some(Instance([4; 4])), number: u32::MAX, lowest: 0, body: b"" }),
+        Content::Ack(Ack { lane: Lane::Live, opened, committed: None }),
+        Content::Ack(Ack { lane: Lane::Stored, opened, committed: Some(committed) }),
+        Content::Ping,
+        Content::Close(CloseReason::Policy),
+        Content::Close(CloseReason::Other(9)),
+    ];
+    for content in contents {
+        let mut out = [0; 256];
+        let len = content.encode(&mut out).unwrap();
+        assert_eq!(Content::decode(&out[..len]), Ok(content));
+        assert_eq!(Content::decode(&out[..len + 40]), Ok(content), "padding is stripped");
+    }
+    let headers = [
+        RecordHeader::new(Lane::Live, false, Cid([1; 4]), Counter::MAX, CounterWidth::Two),
+        RecordHeader::restored(Lane::Stored, Cid([1; 4]), Counter::default(), Incarnation([5; 8])),
+    ];
+    for header in headers {
+        let mut out = [0; 32];
+        let len = header.encode(&mut out).unwrap();
+        assert_eq!(len, header.len());
+        assert!(reencodes(
+            &out[..len],
+            |octets| RecordHeader::decode(octets).map(|(header, _)| header),
+            |h, out| h.encode(out)
+        ));
+    }
+}
+
+#[test]
+fn committed_numbers() {
+    let committed = Committed { instance: Instance([0; 4]), mark: 10, bitmap: &[0b101] };
+    let numbers: Vec<u32> = (0..20).filter(|number| committed.contains(*number)).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13]);
+}
+
+#[test]
+fn a_route_has_at_most_eight_hops_and_none_twice() {
+    let hops: Vec<Hop> = (0..9).map(|number| Hop::Box(BoxName([number; 16]))).collect();
+    assert!(Route::new(&hops[..8]).is_ok());
+    assert!(Route::new(&hops).is_err());
+    assert!(Route::new(&[hops[0], hops[1], hops[0]]).is_err());
+}

@@ -1,5 +1,6 @@
 //! No octets panic a decoder, and what a decoder accepts re-encodes to itself.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 use core::fmt::Debug;
 
 use proptest::prelude::*;

@@ -8,7 +8,7 @@ pub const COMMIT_WINDOW: u32 = 1024;
 pub const MAX_RANGES: usize = 16;
 /// The most credentials in one START.
 pub const MAX_CREDENTIALS: usize = 8;
-/// The longest reason of a CLOSE, in octets.
+/// The longest credential, in octets.
 pub const MAX_CREDENTIAL_LEN: usize = 1024;
 
 const START: u8 = 1;
@@ -319,7 +319,7 @@ fn decode_start<'a>(reader: &mut Reader<'a>) -> Result<Start<'a>, DecodeError> {
         list.take("START credential", len.into())?;
         count += 1;
         if count > MAX_CREDENTIALS {
-            return Err(DecodeError::new("START credentials", Reason::TooLong { limit: MAX_CREDENTIALS, got: count }));
+            return Err(DecodeError::new("START credentials", Reason::TooMany { limit: MAX_CREDENTIALS, got: count }));
         }
     }
     Ok(Start { instance, stored_before, credentials })

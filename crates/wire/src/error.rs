@@ -30,6 +30,13 @@ pub enum Reason {
         /// The length found, in octets.
         got: usize,
     },
+    /// There are more entries than there may be.
+    TooMany {
+        /// The limit, in entries.
+        limit: usize,
+        /// The number found, in entries.
+        got: usize,
+    },
     /// The number is larger than it may be.
     TooLarge {
         /// The limit, inclusive.
@@ -67,6 +74,7 @@ impl fmt::Display for DecodeError {
         match self.reason {
             Reason::Truncated { needed, got } => write!(f, "{field}: {needed} octets needed, {got} left"),
             Reason::TooLong { limit, got } => write!(f, "{field}: {got} octets, the limit is {limit}"),
+            Reason::TooMany { limit, got } => write!(f, "{field}: {got} entries, the limit is {limit}"),
             Reason::TooLarge { limit, got } => write!(f, "{field}: {got}, the limit is {limit}"),
             Reason::Unknown { value } => write!(f, "{field}: {value:#x} has no meaning in this version"),
             Reason::NotCanonical => write!(f, "{field}: not in the only valid form"),

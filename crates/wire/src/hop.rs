@@ -196,7 +196,7 @@ impl<'a> HopFrame<'a> {
 fn decode_senders<'a>(reader: &mut Reader<'a>) -> Result<Senders<'a>, DecodeError> {
     let count = usize::from(reader.u8("REGISTER sender count")?);
     if count > MAX_SENDERS {
-        return Err(DecodeError::new("REGISTER sender count", Reason::TooLong { limit: MAX_SENDERS, got: count }));
+        return Err(DecodeError::new("REGISTER sender count", Reason::TooMany { limit: MAX_SENDERS, got: count }));
     }
     let (ids, _) = reader.take("REGISTER sender ids", count * IdentityId::LEN)?.as_chunks();
     Ok(if ids.is_empty() { Senders::Attached } else { Senders::Only(ids) })

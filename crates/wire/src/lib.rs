@@ -40,6 +40,7 @@ mod id;
 mod reader;
 mod record;
 mod route;
+mod time;
 mod varint;
 mod writer;
 
@@ -53,5 +54,6 @@ pub use id::{BoxName, Cid, IdentityId, Incarnation, Instance, MessageId};
 pub use reader::Reader;
 pub use record::{Lane, MAX_HEADER_LEN, RecordHeader, TAG_LEN};
 pub use route::{Hop, MAX_HOPS, Route};
+pub use time::Timestamp;
 pub use varint::VarInt;
 pub use writer::Writer;

@@ -38,11 +38,11 @@ impl Route {
     /// A route over `hops`.
     ///
     /// # Errors
-    /// [`Reason::TooLong`] if there are more than [`MAX_HOPS`], [`Reason::NotCanonical`] if one occurs twice.
+    /// [`Reason::TooMany`] if there are more than [`MAX_HOPS`], [`Reason::NotCanonical`] if one occurs twice.
     pub fn new(hops: &[Hop]) -> Result<Self, DecodeError> {
         let mut route = Self::HERE;
         if hops.len() > MAX_HOPS {
-            return Err(DecodeError::new("route", Reason::TooLong { limit: MAX_HOPS, got: hops.len() }));
+            return Err(DecodeError::new("route", Reason::TooMany { limit: MAX_HOPS, got: hops.len() }));
         }
         for (slot, hop) in route.hops.iter_mut().zip(hops) {
             *slot = Some(*hop);
@@ -70,7 +70,7 @@ impl Route {
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let count = usize::from(reader.u8("route hop count")?);
         if count > MAX_HOPS {
-            return Err(DecodeError::new("route hop count", Reason::TooLong { limit: MAX_HOPS, got: count }));
+            return Err(DecodeError::new("route hop count", Reason::TooMany { limit: MAX_HOPS, got: count }));
         }
         let mut hops = [Hop::Box(BoxName([0; 16])); MAX_HOPS];
         for hop in hops.iter_mut().take(count) {

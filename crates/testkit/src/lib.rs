@@ -1,0 +1,18 @@
+//! What the tests of Sealway's crates share. Not for use in a program: its randomness repeats.
+//!
+//! * [`entropy`]: randomness from a seed.
+//! * [`provider`]: the conformance suite that every crypto provider passes.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+pub mod entropy;
+pub mod provider;
+
+/// Octets from hexadecimal text.
+///
+/// # Panics
+/// If the text is not lower-case hexadecimal.
+#[must_use]
+pub fn hex(text: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(text.as_bytes()).expect("hexadecimal text")
+}

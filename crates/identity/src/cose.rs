@@ -108,12 +108,7 @@ const fn protected_header(algorithm: Algorithm) -> [u8; 3] {
 fn signature_structure(kind: Kind, algorithm: Algorithm, payload: &[u8]) -> Vec<u8> {
     let external = label(DOMAIN, kind.name);
     cbor::to_vec(|encoder| {
-        encoder
-            .array(4)?
-            .str("Signature1")?
-            .bytes(&protected_header(algorithm))?
-            .bytes(&external)?
-            .bytes(payload)
+        encoder.array(4)?.str("Signature1")?.bytes(&protected_header(algorithm))?.bytes(&external)?.bytes(payload)
     })
 }
 

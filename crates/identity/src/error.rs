@@ -52,7 +52,9 @@ impl fmt::Display for IdentityError {
         match self {
             Self::Decode(error) => error.fmt(f),
             Self::Signature { statement } => write!(f, "the signature of the {statement} does not verify"),
-            Self::History { event } => write!(f, "event {event} of the identity does not follow from the one before it"),
+            Self::History { event } => {
+                write!(f, "event {event} of the identity does not follow from the one before it")
+            }
             Self::ChannelKey => f.write_str("the identity attests another channel key than the handshake has proved"),
             Self::Subject { statement } => write!(f, "the {statement} speaks of another identity"),
             Self::Superseded => f.write_str("the channel key was replaced by a newer one that is known here"),

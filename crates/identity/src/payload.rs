@@ -59,9 +59,8 @@ impl UnverifiedPayload {
         let attestation = UnverifiedAttestation::decode(items.bytes("payload attestation")?)?;
         items.expect(FIELD, 3)?;
         let count = items.array("payload credentials", MAX_CREDENTIALS)?;
-        let credentials = (0..count)
-            .map(|_| items.bytes("payload credential").map(<[u8]>::to_vec))
-            .collect::<Result<_, _>>()?;
+        let credentials =
+            (0..count).map(|_| items.bytes("payload credential").map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
         let mailbox = if items.key_is(4) { Some(decode_mailbox(&mut items)?) } else { None };
         items.finish(FIELD)?;
         let parts = PayloadParts { credentials, mailbox };

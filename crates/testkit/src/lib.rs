@@ -1,11 +1,13 @@
 //! What the tests of Sealway's crates share. Not for use in a program: its randomness repeats.
 //!
 //! * [`entropy`]: randomness from a seed.
+//! * [`network`]: endpoints on a virtual clock, over a network that loses, reorders, duplicates and damages.
 //! * [`provider`]: the conformance suite that every crypto provider passes.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod entropy;
+pub mod network;
 pub mod provider;
 
 /// Octets from hexadecimal text.

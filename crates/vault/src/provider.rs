@@ -1,8 +1,6 @@
 //! The primitives that everything above stands on. Implementations are leaf crates.
 
-use crate::{
-    AgreementError, Algorithm, EntropyError, KemError, PublicKey, Rejected, Secret, Signature, VerifyingKey,
-};
+use crate::{AgreementError, Algorithm, EntropyError, KemError, PublicKey, Rejected, Secret, Signature, VerifyingKey};
 
 /// Length of an AES-256-GCM tag in octets.
 pub const TAG_LEN: usize = 16;
@@ -56,13 +54,7 @@ pub trait AeadKey: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the tag does not verify; what `data` holds then is unspecified and tells nothing of the plaintext.
-    fn open(
-        &self,
-        nonce: &[u8; 12],
-        associated: &[u8],
-        data: &mut [u8],
-        tag: &[u8; TAG_LEN],
-    ) -> Result<(), Rejected>;
+    fn open(&self, nonce: &[u8; 12], associated: &[u8], data: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Rejected>;
 }
 
 /// A loaded signing key. Implementations wipe it on drop.

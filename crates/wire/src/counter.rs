@@ -7,6 +7,9 @@ use crate::{DecodeError, Reader, Reason, Writer, error::EncodeError};
 pub struct Counter(u64);
 
 impl Counter {
+    /// The first counter of every chain.
+    pub const ZERO: Self = Self(0);
+
     /// The largest counter: 2^62 - 1. No chain lives so long.
     pub const MAX: Self = Self((1 << 62) - 1);
 

@@ -24,13 +24,7 @@ impl AeadKey for Aes256GcmKey {
         }
     }
 
-    fn open(
-        &self,
-        nonce: &[u8; 12],
-        associated: &[u8],
-        data: &mut [u8],
-        tag: &[u8; TAG_LEN],
-    ) -> Result<(), Rejected> {
+    fn open(&self, nonce: &[u8; 12], associated: &[u8], data: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Rejected> {
         self.0.decrypt_inout_detached(nonce.into(), associated, data.into(), tag.into()).map_err(|_| Rejected)
     }
 }

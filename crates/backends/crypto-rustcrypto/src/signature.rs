@@ -17,9 +17,7 @@ impl SoftwareSigningKey {
     pub(crate) fn new(algorithm: Algorithm, seed: &Secret<32>) -> Result<Self, Rejected> {
         match algorithm {
             Algorithm::Ed25519 => Ok(Self::Ed25519(ed25519_dalek::SigningKey::from_bytes(seed.expose()))),
-            Algorithm::P256 => {
-                p256::ecdsa::SigningKey::from_slice(seed.expose()).map(Self::P256).map_err(|_| Rejected)
-            }
+            Algorithm::P256 => p256::ecdsa::SigningKey::from_slice(seed.expose()).map(Self::P256).map_err(|_| Rejected),
         }
     }
 }

@@ -1,0 +1,510 @@
+//! What an endpoint knows of one peer: its sessions, and its own attempt to make a new one.
+//!
+//! ```text
+//!            open / missed deadline / session is old
+//!   Idle ───────────────────────────────────────────► Message1 ──S1.2──► Message3 ──START──► Idle, session opened
+//!    ▲                                                   │ 10 s             │ 10 s
+//!    └───────────── Waiting (exponential, jitter) ◄──────┴──────────────────┘
+//! ```
+
+use alloc::{boxed::Box, vec::Vec};
+use core::time::Duration;
+
+use sealway_identity::{Card, PayloadParts};
+use sealway_vault::{CryptoProvider, Vault};
+use sealway_wire::{
+    Cid, IdentityId, Instance, Lane, Timestamp,
+    content::{CloseReason, Committed},
+};
+
+use crate::{
+    Role,
+    endpoint::PathId,
+    initiator::{AwaitingMessage2, Finished},
+    lane::MAX_CONTENT,
+    session::Session,
+};
+
+/// How long each stage of our own handshake may take.
+pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// First delay before a frame of the handshake, or START, is repeated; doubled each time up to [`MAX_REPEAT`].
+const FIRST_REPEAT: Duration = Duration::from_millis(500);
+const MAX_REPEAT: Duration = Duration::from_secs(4);
+/// First delay after an attempt that failed, doubled each time up to [`MAX_BACKOFF`], plus up to a quarter at random.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// Who speaks on a session of this age makes a new one. A session on which nobody speaks ends after [`IDLE_AGE`].
+const ACTIVE_AGE: Duration = Duration::from_secs(60 * 60);
+const IDLE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The side that answered the last handshake leaves the other one so much time to begin the next.
+const RESPONDER_WAITS: Duration = Duration::from_secs(6 * 60);
+/// How long receive keys are kept once the peer is known to send on a later session.
+const RETIRE: Duration = Duration::from_secs(3 * 60);
+/// How long a session that the peer has not confirmed is kept.
+const UNCONFIRMED: Duration = Duration::from_secs(3 * 60);
+/// How long sending may go unanswered before PING, how long each PING may, and how many of them.
+const SILENCE: Duration = Duration::from_secs(30);
+const PING_TIME: Duration = Duration::from_secs(10);
+const PINGS: u32 = 3;
+/// An ACK is sent at the latest so long, or so many records, after a record that asks for one.
+const ACK_DELAY: Duration = Duration::from_secs(1);
+const ACK_RECORDS: u32 = 64;
+/// An ACK that tells of committed messages waits only so long for more of them.
+const COMMIT_DELAY: Duration = Duration::from_millis(10);
+/// The most sessions of one peer; the oldest goes.
+const MAX_SESSIONS: usize = 4;
+
+/// What an application may know about how a channel came to be. It is the context of policy decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Context {
+    /// The profile.
+    pub profile: Profile,
+    /// What protects the channel against a quantum computer.
+    pub post_quantum: PostQuantum,
+    /// The end of the peer's attestation could not be judged, for want of a clock.
+    pub unclocked: bool,
+}
+
+/// A set of algorithms and flights: never negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// X25519 and ML-KEM-768, AES-256-GCM, three flights.
+    S1,
+}
+
+/// Protection against quantum computers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PostQuantum {
+    /// What was recorded stays confidential; authentication is classical.
+    Recorded,
+}
+
+/// When something is to be repeated.
+pub(crate) struct Repeat {
+    pub(crate) next: Timestamp,
+    tries: u32,
+}
+
+impl Repeat {
+    pub(crate) const fn now(now: Timestamp) -> Self {
+        Self { next: now, tries: 0 }
+    }
+
+    /// Whether it is due; the next time is set then.
+    fn is_due(&mut self, now: Timestamp) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.next = now.after((FIRST_REPEAT * (1 << self.tries.min(8))).min(MAX_REPEAT));
+        self.tries += 1;
+        true
+    }
+}
+
+/// Our own handshake with the peer.
+pub(crate) enum Attempt<V: Vault> {
+    Idle,
+    /// After a failure.
+    Waiting {
+        until: Timestamp,
+    },
+    Message1 {
+        handshake: Box<AwaitingMessage2<V>>,
+        path: PathId,
+        give_up: Timestamp,
+        repeat: Repeat,
+    },
+    Message3 {
+        finished: Box<Finished<V>>,
+        path: PathId,
+        give_up: Timestamp,
+        repeat: Repeat,
+    },
+}
+
+/// START: sent first on a session, repeated until it is acknowledged.
+struct OwnStart {
+    repeat: Repeat,
+    /// Counters under which it was sent last.
+    counters: [Option<u64>; 2],
+    acknowledged: bool,
+}
+
+/// A session of the channel.
+pub(crate) struct Established<P: CryptoProvider> {
+    pub(crate) session: Session<P>,
+    pub(crate) path: PathId,
+    since: Timestamp,
+    /// A record of the peer has opened.
+    pub(crate) confirmed: bool,
+    own_start: OwnStart,
+    /// SHA-256 of the S1.3 that made it, where we answered.
+    pub(crate) message3: Option<[u8; 32]>,
+    retire_at: Option<Timestamp>,
+    /// Records received since our last ACK on each lane, and when the ACK is due.
+    unacknowledged: [u32; 2],
+    ack_at: [Option<Timestamp>; 2],
+}
+
+const fn index(lane: Lane) -> usize {
+    match lane {
+        Lane::Live => 0,
+        Lane::Stored => 1,
+    }
+}
+
+impl<P: CryptoProvider> Established<P> {
+    pub(crate) fn new(now: Timestamp, session: Session<P>, path: PathId, message3: Option<[u8; 32]>) -> Self {
+        let own_start = OwnStart { repeat: Repeat::now(now), counters: [None; 2], acknowledged: false };
+        let (unacknowledged, ack_at) = ([0; 2], [None; 2]);
+        Self {
+            session,
+            path,
+            since: now,
+            confirmed: false,
+            own_start,
+            message3,
+            retire_at: None,
+            unacknowledged,
+            ack_at,
+        }
+    }
+
+    /// Asks for START once more, as a repeated S1.3 does.
+    pub(crate) fn repeat_start(&mut self, now: Timestamp) {
+        if !self.confirmed {
+            self.own_start.repeat = Repeat::now(now);
+        }
+    }
+
+    pub(crate) fn start_is_due(&mut self, now: Timestamp) -> bool {
+        !self.own_start.acknowledged && self.own_start.repeat.is_due(now)
+    }
+
+    pub(crate) fn start_sent(&mut self, counter: u64) {
+        self.own_start.counters = [Some(counter), self.own_start.counters[0]];
+    }
+
+    /// The responder's START is acknowledged by any record of the initiator, who sends none before it has opened.
+    pub(crate) fn heard(&mut self) {
+        self.confirmed = true;
+        if self.session.role == Role::Responder {
+            self.own_start.acknowledged = true;
+        }
+    }
+
+    pub(crate) fn acknowledged(&mut self, lane: Lane, opened: &sealway_wire::content::Ranges) {
+        self.session.acknowledge(lane, opened);
+        let sent = self.own_start.counters.iter().flatten();
+        let inside = |counter: &u64| opened.as_slice().iter().any(|(low, high)| (low..=high).contains(&counter));
+        if lane == Lane::Live && sent.into_iter().any(inside) {
+            self.own_start.acknowledged = true;
+        }
+    }
+
+    /// Takes note of a record that asks to be acknowledged.
+    pub(crate) fn wants_ack(&mut self, now: Timestamp, lane: Lane, at_once: bool) {
+        let at = index(lane);
+        self.unacknowledged[at] += 1;
+        let due = if at_once || self.unacknowledged[at] >= ACK_RECORDS { now } else { now.after(ACK_DELAY) };
+        self.ack_at[at] = Some(self.ack_at[at].map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// Takes note that there are committed messages to tell of.
+    pub(crate) fn wants_commit_ack(&mut self, now: Timestamp) {
+        let lane = if self.session.opened(Lane::Live).is_some() { Lane::Live } else { Lane::Stored };
+        let at = index(lane);
+        let due = now.after(COMMIT_DELAY);
+        self.ack_at[at] = Some(self.ack_at[at].map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// The lane whose ACK is due; it counts as sent then.
+    pub(crate) fn take_due_ack(&mut self, now: Timestamp) -> Option<Lane> {
+        let lane = [Lane::Live, Lane::Stored]
+            .into_iter()
+            .find(|lane| self.ack_at[index(*lane)].is_some_and(|at| at <= now))?;
+        self.ack_at[index(lane)] = None;
+        self.unacknowledged[index(lane)] = 0;
+        Some(lane)
+    }
+
+    /// When a session of the age `age` is to be replaced by this side.
+    fn replaced_at(&self, age: Duration) -> Timestamp {
+        self.since.after(match self.session.role {
+            Role::Initiator => age,
+            Role::Responder => age + RESPONDER_WAITS,
+        })
+    }
+
+    fn ends_at(&self) -> Option<Timestamp> {
+        let unconfirmed = (!self.confirmed).then(|| self.since.after(UNCONFIRMED));
+        self.retire_at.into_iter().chain(unconfirmed).min()
+    }
+}
+
+/// The committed messages that every ACK tells of.
+pub(crate) struct Report {
+    instance: Instance,
+    mark: u32,
+    bitmap: [u8; 128],
+    len: usize,
+}
+
+impl Report {
+    pub(crate) fn new(committed: &Committed<'_>) -> Self {
+        let len = committed.bitmap.len().min(128);
+        let mut bitmap = [0; 128];
+        bitmap[..len].copy_from_slice(&committed.bitmap[..len]);
+        Self { instance: committed.instance, mark: committed.mark, bitmap, len }
+    }
+
+    pub(crate) fn committed(&self) -> Committed<'_> {
+        Committed { instance: self.instance, mark: self.mark, bitmap: &self.bitmap[..self.len] }
+    }
+}
+
+/// A peer.
+pub(crate) struct Channel<V: Vault> {
+    pub(crate) peer: IdentityId,
+    /// With it, and a path, we can initiate.
+    pub(crate) card: Option<Card>,
+    pub(crate) path: Option<PathId>,
+    pub(crate) payload: PayloadParts,
+    pub(crate) attempt: Attempt<V>,
+    /// A new session is wanted as soon as an attempt may begin.
+    pub(crate) wanted: bool,
+    failures: u32,
+    /// In the order of establishment.
+    pub(crate) sessions: Vec<Established<V::Provider>>,
+    /// Our connection id of the session that we send on.
+    pub(crate) sending: Option<Cid>,
+    pub(crate) report: Option<Report>,
+    /// Since when nothing was heard although something was sent; and the PINGs sent since.
+    silent_since: Option<Timestamp>,
+    pings: u32,
+    pub(crate) ping_wanted: bool,
+    pub(crate) closing: Option<CloseReason>,
+    /// The most content of a record.
+    pub(crate) limit: usize,
+    /// The deadline under which the endpoint keeps it.
+    pub(crate) scheduled: Option<Timestamp>,
+}
+
+/// What a channel's deadline asks for.
+pub(crate) enum Due {
+    Nothing,
+    Begin,
+    GaveUp,
+    Unresponsive,
+}
+
+impl<V: Vault> Channel<V> {
+    pub(crate) const fn new(peer: IdentityId) -> Self {
+        Self {
+            peer,
+            card: None,
+            path: None,
+            payload: PayloadParts { credentials: Vec::new(), mailbox: None },
+            attempt: Attempt::Idle,
+            wanted: false,
+            failures: 0,
+            sessions: Vec::new(),
+            sending: None,
+            report: None,
+            silent_since: None,
+            pings: 0,
+            ping_wanted: false,
+            closing: None,
+            limit: MAX_CONTENT,
+            scheduled: None,
+        }
+    }
+
+    pub(crate) fn by_cid(&mut self, cid: Cid) -> Option<&mut Established<V::Provider>> {
+        self.sessions.iter_mut().find(|established| established.session.local == cid)
+    }
+
+    /// The session that we send on.
+    pub(crate) fn current(&mut self) -> Option<&mut Established<V::Provider>> {
+        let cid = self.sending?;
+        self.by_cid(cid)
+    }
+
+    /// Adds a session; returns the connection id of the one that had to go, if one had to.
+    pub(crate) fn establish(&mut self, established: Established<V::Provider>) -> Option<Cid> {
+        let removed = if self.sessions.len() >= MAX_SESSIONS {
+            let oldest = self.sessions.iter().position(|old| Some(old.session.local) != self.sending);
+            oldest.map(|at| self.sessions.remove(at).session.local)
+        } else {
+            None
+        };
+        self.sessions.push(established);
+        removed
+    }
+
+    /// Takes note of a record of the peer under the session `cid`. Returns whether sending has moved to that session.
+    pub(crate) fn heard(&mut self, now: Timestamp, cid: Cid, is_start: bool) -> bool {
+        self.silent_since = None;
+        self.pings = 0;
+        let Some(at) = self.sessions.iter().position(|established| established.session.local == cid) else {
+            return false;
+        };
+        self.sessions[at].heard();
+        let current = self
+            .sending
+            .and_then(|sending| self.sessions.iter().position(|established| established.session.local == sending));
+        // Sending never moves to an earlier session.
+        let moves = current.is_none_or(|current| current < at);
+        if moves {
+            self.sending = Some(cid);
+        }
+        // The responder's first record comes before it knows that we have the session: only a later one, or the
+        // initiator's first, shows that the peer sends here now.
+        if !is_start || self.sessions[at].session.role == Role::Responder {
+            for earlier in &mut self.sessions[..at] {
+                earlier.retire_at.get_or_insert(now.after(RETIRE));
+            }
+        }
+        moves
+    }
+
+    /// Takes note of a record that the peer is expected to answer some time.
+    pub(crate) fn spoke(&mut self, now: Timestamp) {
+        self.silent_since.get_or_insert(now);
+        let aged = |established: &mut Established<_>| established.replaced_at(ACTIVE_AGE) <= now;
+        if self.can_initiate() && self.current().is_some_and(aged) {
+            self.wanted = true;
+        }
+    }
+
+    /// Whether a PING is due; it counts as sent then.
+    pub(crate) fn take_due_ping(&mut self, now: Timestamp) -> bool {
+        if core::mem::take(&mut self.ping_wanted) {
+            return true;
+        }
+        let due = self.ping_at().is_some_and(|at| at <= now) && self.pings < PINGS;
+        if due {
+            self.pings += 1;
+        }
+        due
+    }
+
+    fn ping_at(&self) -> Option<Timestamp> {
+        self.silent_since.map(|since| since.after(SILENCE + PING_TIME * self.pings))
+    }
+
+    /// Removes sessions whose time is over, and returns their connection ids.
+    pub(crate) fn retire(&mut self, now: Timestamp) -> Vec<Cid> {
+        let over = |established: &Established<_>| established.ends_at().is_some_and(|at| at <= now);
+        let cids = self.sessions.iter().filter(|established| over(established)).map(|old| old.session.local).collect();
+        self.sessions.retain(|established| !over(established));
+        if self.sending.is_some_and(|sending| !self.sessions.iter().any(|left| left.session.local == sending)) {
+            self.sending = None;
+        }
+        cids
+    }
+
+    /// What is to be done at `now` about handshakes.
+    pub(crate) fn handle_timeout(&mut self, now: Timestamp, jitter: u64) -> Due {
+        match &self.attempt {
+            Attempt::Message1 { give_up, .. } | Attempt::Message3 { give_up, .. } if *give_up <= now => {
+                self.fail(now, jitter);
+                return Due::GaveUp;
+            }
+            Attempt::Waiting { until } if *until <= now => self.attempt = Attempt::Idle,
+            _ => {}
+        }
+        if self.rekey_at().is_some_and(|at| at <= now) {
+            self.wanted = true;
+        }
+        if self.pings >= PINGS && self.ping_at().is_some_and(|at| at <= now) {
+            self.silent_since = None;
+            self.pings = 0;
+            self.wanted = true;
+            if !self.can_initiate() {
+                return Due::Unresponsive;
+            }
+        }
+        if self.wanted && self.can_initiate() && matches!(self.attempt, Attempt::Idle) {
+            Due::Begin
+        } else {
+            Due::Nothing
+        }
+    }
+
+    /// Ends the attempt and waits before the next one.
+    pub(crate) fn fail(&mut self, now: Timestamp, jitter: u64) {
+        let backoff = (FIRST_BACKOFF * (1 << self.failures.min(8))).min(MAX_BACKOFF);
+        let jitter = Duration::from_micros(jitter % (u64::try_from(backoff.as_micros()).unwrap_or(u64::MAX) / 4 + 1));
+        self.failures += 1;
+        self.attempt = Attempt::Waiting { until: now.after(backoff + jitter) };
+    }
+
+    /// Takes note that a session has opened: nothing is left to be wanted.
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+        self.wanted = false;
+        self.silent_since = None;
+    }
+
+    pub(crate) const fn can_initiate(&self) -> bool {
+        self.card.is_some() && self.path.is_some()
+    }
+
+    fn rekey_at(&self) -> Option<Timestamp> {
+        if self.wanted || !self.can_initiate() {
+            return None;
+        }
+        let current = self.sessions.iter().find(|established| Some(established.session.local) == self.sending)?;
+        Some(current.replaced_at(IDLE_AGE))
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) or the drain of transmissions has something to do.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        let attempt = match &self.attempt {
+            Attempt::Idle => (self.wanted && self.can_initiate()).then_some(Timestamp::from_micros(0)),
+            Attempt::Waiting { until } => Some(*until),
+            Attempt::Message1 { give_up, repeat, .. } | Attempt::Message3 { give_up, repeat, .. } => {
+                Some(repeat.next.min(*give_up))
+            }
+        };
+        let sessions = self.sessions.iter().flat_map(|established| {
+            let start = (!established.own_start.acknowledged).then_some(established.own_start.repeat.next);
+            let acks = established.ack_at.into_iter().flatten();
+            acks.chain(start).chain(established.ends_at())
+        });
+        let immediate = (self.ping_wanted || self.closing.is_some()).then_some(Timestamp::from_micros(0));
+        sessions.chain(attempt).chain(self.rekey_at()).chain(self.ping_at()).chain(immediate).min()
+    }
+}
+
+impl<V: Vault> Attempt<V> {
+    /// The handshake frame that is to be sent now, and on which path.
+    pub(crate) fn due_frame(&mut self, now: Timestamp) -> Option<(PathId, &[u8])> {
+        match self {
+            Self::Message1 { handshake, path, repeat, .. } => {
+                repeat.is_due(now).then_some((*path, handshake.frame.as_slice()))
+            }
+            Self::Message3 { finished, path, repeat, .. } => {
+                repeat.is_due(now).then_some((*path, finished.frame.as_slice()))
+            }
+            Self::Idle | Self::Waiting { .. } => None,
+        }
+    }
+
+    /// Our connection id of the handshake that runs.
+    pub(crate) fn cid(&self) -> Option<Cid> {
+        match self {
+            Self::Message1 { handshake, .. } => Some(handshake.cid),
+            Self::Message3 { finished, .. } => Some(finished.session.local),
+            Self::Idle | Self::Waiting { .. } => None,
+        }
+    }
+
+    pub(crate) const fn is_running(&self) -> bool {
+        matches!(self, Self::Message1 { .. } | Self::Message3 { .. })
+    }
+}

@@ -1,0 +1,175 @@
+//! Why a frame was dropped, a handshake failed, or a record could not be sent.
+
+use core::fmt;
+
+use sealway_identity::IdentityError;
+use sealway_vault::{EntropyError, KemError, VaultError};
+use sealway_wire::{DecodeError, EncodeError};
+
+/// Why a frame changed nothing. Drop it and go on: no error here ends a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// It is no frame of this protocol. Peer's or medium's fault.
+    Decode(DecodeError),
+    /// Its gate fits none of our channel keys: the sender does not have our card. It gets no answer.
+    Gate,
+    /// It belongs to no session or handshake of ours.
+    UnknownConnection,
+    /// It is a record that was opened before, or one too old for the window.
+    Replayed,
+    /// It is further ahead than a receiver follows: 64 epochs, or too many jumps in one second.
+    TooFarAhead,
+    /// Its tag does not verify.
+    Rejected,
+    /// Its handshake message is refused.
+    Handshake(HandshakeError),
+    /// It answers a handshake that our own, which goes first, is still running against. Its repetition may succeed.
+    Yielding,
+    /// The own vault or its randomness failed.
+    Vault(VaultError),
+}
+
+/// Why a handshake message was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// Noise refused it: forged, damaged, or meant for another key.
+    Noise,
+    /// The proof of S1.3 does not verify.
+    Proof,
+    /// The peer's ML-KEM key is none.
+    Kem,
+    /// The payload is not one.
+    Payload(DecodeError),
+    /// The identity in S1.3 was refused.
+    Identity(IdentityError),
+    /// S1.3 names our own identity.
+    Reflected,
+}
+
+/// Why nothing was sent. State is unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// No channel of that number is here.
+    UnknownChannel,
+    /// The channel has no session that the peer has confirmed. Wait for it to open.
+    NotOpen,
+    /// Too many records of the lane are unacknowledged; it stops until a new session is there.
+    LaneStopped,
+    /// The content is longer than a record may be.
+    TooLong {
+        /// The limit of content, in octets.
+        limit: usize,
+        /// Its length in octets.
+        got: usize,
+    },
+    /// The caller's buffer is too short.
+    Buffer(EncodeError),
+}
+
+/// Why a channel cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The policy given for the channel does not admit the card's identity.
+    NotAdmitted,
+    /// The card is one's own.
+    OwnCard,
+    /// The card is older than what is known of the identity.
+    Superseded,
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decode(error) => error.fmt(f),
+            Self::Gate => f.write_str("the sender does not have our card"),
+            Self::UnknownConnection => f.write_str("no session has that connection id"),
+            Self::Replayed => f.write_str("the record was opened before, or is too old"),
+            Self::TooFarAhead => f.write_str("the record's counter is too far ahead"),
+            Self::Rejected => f.write_str("the record is not authentic"),
+            Self::Handshake(error) => error.fmt(f),
+            Self::Yielding => f.write_str("our own handshake goes first"),
+            Self::Vault(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Noise => f.write_str("the handshake message is not authentic"),
+            Self::Proof => f.write_str("the proof of the third message does not verify"),
+            Self::Kem => KemError::InvalidKey.fmt(f),
+            Self::Payload(error) => error.fmt(f),
+            Self::Identity(error) => error.fmt(f),
+            Self::Reflected => f.write_str("the third message names our own identity"),
+        }
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownChannel => f.write_str("there is no such channel"),
+            Self::NotOpen => f.write_str("the peer has not confirmed a session yet"),
+            Self::LaneStopped => f.write_str("too many records are unacknowledged"),
+            Self::TooLong { limit, got } => write!(f, "{got} octets, a record takes {limit}"),
+            Self::Buffer(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAdmitted => "the policy does not admit the identity on the card",
+            Self::OwnCard => "the card is one's own",
+            Self::Superseded => "the card is older than what is known of the identity",
+        })
+    }
+}
+
+impl core::error::Error for FrameError {}
+impl core::error::Error for HandshakeError {}
+impl core::error::Error for SendError {}
+impl core::error::Error for OpenError {}
+
+impl From<DecodeError> for FrameError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<HandshakeError> for FrameError {
+    fn from(error: HandshakeError) -> Self {
+        Self::Handshake(error)
+    }
+}
+
+impl From<VaultError> for FrameError {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
+    }
+}
+
+impl From<EntropyError> for FrameError {
+    fn from(error: EntropyError) -> Self {
+        Self::Vault(error.into())
+    }
+}
+
+impl From<snow::Error> for HandshakeError {
+    fn from(_: snow::Error) -> Self {
+        // Why Noise refused would help a forger and nobody else.
+        Self::Noise
+    }
+}
+
+impl From<EncodeError> for SendError {
+    fn from(error: EncodeError) -> Self {
+        Self::Buffer(error)
+    }
+}

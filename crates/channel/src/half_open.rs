@@ -1,0 +1,128 @@
+//! Half-open handshakes: bounded in number, per source and in time. Protocol section 3.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+use core::time::Duration;
+
+use sealway_vault::CryptoProvider;
+use sealway_wire::{Cid, Timestamp};
+
+use crate::{
+    endpoint::{PathId, Source},
+    responder::{Accepted, HalfOpen},
+};
+
+/// How long a half-open handshake waits for S1.3.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
+/// The most half-open handshakes of one source; the newest replaces the oldest.
+pub(crate) const PER_SOURCE: usize = 8;
+/// The most half-open handshakes in all; a full table drops one at random.
+pub(crate) const TOTAL: usize = 1024;
+
+pub(crate) enum State<P: CryptoProvider> {
+    /// S1.2 was sent.
+    AwaitingMessage3(HalfOpen),
+    /// S1.3 was verified, but our own handshake with the same peer goes first while it runs. S1.2 is done with.
+    Withheld(Accepted<P>),
+}
+
+pub(crate) struct Entry<P: CryptoProvider> {
+    /// SHA-256 of the Noise message of S1.1.
+    message1: [u8; 32],
+    source: Source,
+    pub(crate) path: PathId,
+    since: Timestamp,
+    pub(crate) state: State<P>,
+}
+
+/// The table.
+pub(crate) struct HalfOpenTable<P: CryptoProvider> {
+    entries: BTreeMap<Cid, Entry<P>>,
+    by_message1: BTreeMap<[u8; 32], Cid>,
+    by_age: BTreeSet<(Timestamp, Cid)>,
+}
+
+impl<P: CryptoProvider> HalfOpenTable<P> {
+    pub(crate) const fn new() -> Self {
+        Self { entries: BTreeMap::new(), by_message1: BTreeMap::new(), by_age: BTreeSet::new() }
+    }
+
+    pub(crate) fn contains(&self, cid: Cid) -> bool {
+        self.entries.contains_key(&cid)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// S1.2 for an S1.1 that was answered before.
+    pub(crate) fn repeated(&self, message1: &[u8; 32]) -> Option<&[u8]> {
+        let cid = self.by_message1.get(message1)?;
+        match &self.entries.get(cid)?.state {
+            State::AwaitingMessage3(half_open) => Some(&half_open.frame),
+            State::Withheld(_) => None,
+        }
+    }
+
+    /// Adds a handshake; returns the one that had to go, if one had to. `random` chooses which of a full table.
+    pub(crate) fn insert(
+        &mut self,
+        now: Timestamp,
+        cid: Cid,
+        message1: [u8; 32],
+        from: (PathId, Source),
+        half_open: HalfOpen,
+        random: u64,
+    ) -> Option<Entry<P>> {
+        let (path, source) = from;
+        let same_source: Vec<(Timestamp, Cid)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.source == source)
+            .map(|(cid, entry)| (entry.since, *cid))
+            .collect();
+        let victim = if same_source.len() >= PER_SOURCE {
+            same_source.into_iter().min().map(|(_, cid)| cid)
+        } else if self.entries.len() >= TOTAL {
+            let index = usize::try_from(random % TOTAL as u64).unwrap_or(0);
+            self.entries.keys().nth(index).copied()
+        } else {
+            None
+        };
+        let removed = victim.and_then(|cid| self.remove(cid));
+        self.by_message1.insert(message1, cid);
+        self.by_age.insert((now, cid));
+        let state = State::AwaitingMessage3(half_open);
+        self.entries.insert(cid, Entry { message1, source, path, since: now, state });
+        removed
+    }
+
+    pub(crate) fn get_mut(&mut self, cid: Cid) -> Option<&mut Entry<P>> {
+        self.entries.get_mut(&cid)
+    }
+
+    pub(crate) fn remove(&mut self, cid: Cid) -> Option<Entry<P>> {
+        let entry = self.entries.remove(&cid)?;
+        self.by_message1.remove(&entry.message1);
+        self.by_age.remove(&(entry.since, cid));
+        Some(entry)
+    }
+
+    /// Removes and returns one handshake whose time is over.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> Option<Entry<P>> {
+        let (since, cid) = *self.by_age.first()?;
+        if now.since(since) >= LIFETIME { self.remove(cid) } else { None }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.by_age.first().map(|(since, _)| since.after(LIFETIME))
+    }
+
+    /// The connection ids of the handshakes that are withheld and satisfy `is_peer`.
+    pub(crate) fn withheld(&self, is_peer: impl Fn(&Accepted<P>) -> bool) -> Vec<Cid> {
+        let matching = |entry: &Entry<P>| matches!(&entry.state, State::Withheld(accepted) if is_peer(accepted));
+        self.entries.iter().filter(|(_, entry)| matching(entry)).map(|(cid, _)| *cid).collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! The initiator's half of S1. Each step consumes the one before it: wrong order does not compile.
+//!
+//! ```text
+//! AwaitingMessage2::begin ──S1.1──►
+//!         │ handle_message2 ◄──S1.2──
+//!         ▼
+//!     Session, S1.3 ──────S1.3──►   (repeated by the endpoint until START opens)
+//! ```
+
+use alloc::{boxed::Box, vec, vec::Vec};
+
+use sealway_identity::{Card, Owner, Peer, label};
+use sealway_vault::{CryptoProvider, KemKey, Vault};
+use sealway_wire::{
+    Cid, Frame, Reader,
+    handshake::{
+        ENCAPSULATION_KEY_LEN, MESSAGE_1_LEN, MESSAGE_3_OVERHEAD, Message1, Message2, Message3, NOISE_1_LEN,
+        PAYLOAD_1_LEN, PAYLOAD_2_LEN,
+    },
+};
+use snow::HandshakeState;
+
+use crate::{
+    FrameError, HandshakeError, Role,
+    gate::{GateKey, KemSecrets},
+    noise,
+    schedule::{DOMAIN, SessionKey},
+    session::Session,
+};
+
+/// S1.1 was sent.
+pub(crate) struct AwaitingMessage2<V: Vault> {
+    noise: Box<HandshakeState>,
+    kem: <V::Provider as CryptoProvider>::KemKey,
+    /// Our connection id.
+    pub(crate) cid: Cid,
+    peer: Peer,
+    identity_payload: Vec<u8>,
+    /// S1.1: a repetition is the same octets.
+    pub(crate) frame: Vec<u8>,
+}
+
+/// S1.3 was written.
+pub(crate) struct Finished<V: Vault> {
+    pub(crate) session: Session<V::Provider>,
+    pub(crate) frame: Vec<u8>,
+}
+
+impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
+    /// Begins a handshake with the identity on `card`.
+    pub(crate) fn begin(
+        vault: &V,
+        owner: &Owner,
+        card: &Card,
+        cid: Cid,
+        identity_payload: Vec<u8>,
+    ) -> Result<Self, FrameError> {
+        let provider = vault.provider();
+        let remote = card.attestation().channel_key;
+        let ephemeral = provider.random_secret()?;
+        let kem = provider.generate_kem()?;
+        let prologue = prologue(card.id().as_bytes());
+        let mut noise = noise::build(vault, noise::S1, &prologue, &owner.channel_key(), Some(&remote), ephemeral)?;
+        let mut payload = [0; PAYLOAD_1_LEN];
+        payload[..4].copy_from_slice(&cid.0); // then flags: 0
+        if let Some(key) = payload.last_chunk_mut::<ENCAPSULATION_KEY_LEN>() {
+            kem.encapsulation_key(key);
+        }
+        let mut message = [0; NOISE_1_LEN];
+        noise.write_message(&payload, &mut message).map_err(HandshakeError::from)?;
+        let gate_key = GateKey::new(provider, &remote);
+        let unproved = Message1 { gate: &[0; 8], cookie: None, noise: &message };
+        let gate = gate_key.gate(provider, &unproved);
+        let mut frame = vec![0; MESSAGE_1_LEN];
+        encode(&Frame::Message1(Message1 { gate: &gate, ..unproved }), &mut frame)?;
+        Ok(Self { noise, kem, cid, peer: Peer::of_card(card, true), identity_payload, frame })
+    }
+
+    /// Reads S1.2 and writes S1.3. On an error the handshake goes on: the frame may have been forged.
+    pub(crate) fn handle_message2(
+        mut self: Box<Self>,
+        vault: &V,
+        message: &Message2<'_>,
+    ) -> Result<Finished<V>, (Box<Self>, HandshakeError)> {
+        match self.read(vault, message) {
+            Ok((secrets, remote)) => {
+                let provider = vault.provider();
+                let finished = finish(
+                    provider,
+                    &mut self.noise,
+                    &secrets,
+                    remote,
+                    self.cid,
+                    self.peer.clone(),
+                    &self.identity_payload,
+                );
+                match finished {
+                    Ok(finished) => {
+                        noise::erase(vault, self.noise);
+                        Ok(finished)
+                    }
+                    Err(error) => Err((self, error)),
+                }
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    fn read(&mut self, vault: &V, message: &Message2<'_>) -> Result<(KemSecrets, Cid), HandshakeError> {
+        let mut payload = [0; PAYLOAD_2_LEN];
+        self.noise.read_message(message.noise, &mut payload)?;
+        let mut reader = Reader::new(&payload);
+        let remote = Cid(reader.array("S1.2 CID").map_err(HandshakeError::Payload)?);
+        let ciphertext = reader.array("S1.2 ciphertext").map_err(HandshakeError::Payload)?;
+        let shared = self.kem.decapsulate(&ciphertext);
+        let h2 = noise::transcript_hash(&self.noise)?;
+        let secrets = KemSecrets::derive(vault.provider(), &shared, &h2)?;
+        self.noise.set_psk(3, secrets.psk.expose())?;
+        Ok((secrets, remote))
+    }
+}
+
+fn finish<P: CryptoProvider, V: Vault<Provider = P>>(
+    provider: &P,
+    noise: &mut HandshakeState,
+    secrets: &KemSecrets,
+    remote: Cid,
+    local: Cid,
+    peer: Peer,
+    identity_payload: &[u8],
+) -> Result<Finished<V>, HandshakeError> {
+    let mut message = vec![0; 64 + identity_payload.len()];
+    noise.write_message(identity_payload, &mut message)?;
+    let proof = secrets.proof(provider, &remote.0, &message);
+    let mut frame = vec![0; MESSAGE_3_OVERHEAD + identity_payload.len()];
+    encode(&Frame::Message3(Message3 { cid: remote, proof: &proof, noise: &message }), &mut frame)?;
+    let transcript = noise::transcript_hash(noise)?;
+    let keys = noise::raw_split(noise)?;
+    let session_key = SessionKey::extract(provider, &transcript, &keys);
+    let session = Session::new(&session_key, Role::Initiator, local, remote, peer)?;
+    Ok(Finished { session, frame })
+}
+
+/// label(S1, prologue) || responder id.
+pub(crate) fn prologue(responder: &[u8; 32]) -> Vec<u8> {
+    let mut prologue = label(DOMAIN, "prologue");
+    prologue.extend_from_slice(responder);
+    prologue
+}
+
+pub(crate) fn encode(frame: &Frame<'_>, out: &mut [u8]) -> Result<(), HandshakeError> {
+    // Buffers here have the exact lengths of their frames.
+    frame.encode(out).map(drop).map_err(|_| HandshakeError::Noise)
+}

@@ -1,0 +1,150 @@
+//! The responder's half of S1. Nothing is kept before message 1 has opened.
+//!
+//! ```text
+//!   ──S1.1──► HalfOpen::accept      gate, then Noise, then encapsulation; S1.2 is kept for repetitions
+//!   ◄──S1.2──
+//!   ──S1.3──► HalfOpen::handle_message3 ─► Accepted: a session, and a peer that policy admits
+//! ```
+
+use alloc::{boxed::Box, vec, vec::Vec};
+
+use sealway_identity::{IdentityError, Owner, Policy, UnverifiedPayload};
+use sealway_vault::{CryptoProvider, KemError, Vault};
+use sealway_wire::{
+    Cid, DecodeError, Frame, IdentityId, Reader, Reason,
+    handshake::{MESSAGE_2_LEN, Message1, Message2, Message3, NOISE_2_LEN, PAYLOAD_1_LEN, PAYLOAD_2_LEN},
+};
+use snow::HandshakeState;
+
+use crate::{
+    FrameError, HandshakeError, Role,
+    gate::KemSecrets,
+    initiator::{encode, prologue},
+    noise,
+    schedule::SessionKey,
+    session::Session,
+};
+
+/// S1.1 has opened and S1.2 is written.
+pub(crate) struct HalfOpen {
+    noise: Box<HandshakeState>,
+    secrets: KemSecrets,
+    local: Cid,
+    remote: Cid,
+    /// S1.2: a repeated S1.1 gets the same octets.
+    pub(crate) frame: Vec<u8>,
+}
+
+/// S1.3 has been verified.
+pub(crate) struct Accepted<P: CryptoProvider> {
+    pub(crate) session: Session<P>,
+    /// SHA-256 of S1.3: a repetition is recognised by it.
+    pub(crate) message3: [u8; 32],
+}
+
+/// Why message 3 was refused, and whether the half-open handshake can go on.
+pub(crate) enum Refused {
+    /// The frame may have been forged: the genuine one is still to come.
+    Keep(HandshakeError),
+    /// The proof was right and the rest was not: the initiator itself is at fault, or snow's state is spent.
+    Drop(HandshakeError),
+}
+
+impl HalfOpen {
+    /// Reads S1.1, whose gate was found right, and writes S1.2.
+    pub(crate) fn accept<V: Vault + Clone + 'static>(
+        vault: &V,
+        owner: &Owner,
+        local: Cid,
+        message: &Message1<'_>,
+    ) -> Result<Self, FrameError> {
+        let provider = vault.provider();
+        let ephemeral = provider.random_secret()?;
+        let prologue = prologue(owner.id().as_bytes());
+        let mut noise = noise::build(vault, noise::S1, &prologue, &owner.channel_key(), None, ephemeral)?;
+        let mut payload = [0; PAYLOAD_1_LEN];
+        noise.read_message(message.noise, &mut payload).map_err(HandshakeError::from)?;
+        let mut reader = Reader::new(&payload);
+        let remote = Cid(reader.array("S1.1 CID")?);
+        let flags = reader.u8("S1.1 flags")?;
+        if flags != 0 {
+            return Err(DecodeError::new("S1.1 flags", Reason::Unknown { value: flags.into() }).into());
+        }
+        let mut ciphertext = [0; 1088];
+        let key = reader.array("S1.1 encapsulation key")?;
+        let shared = provider.encapsulate(&key, &mut ciphertext).map_err(|error| match error {
+            KemError::Entropy => FrameError::Vault(sealway_vault::VaultError::Entropy),
+            _ => FrameError::Handshake(HandshakeError::Kem),
+        })?;
+        let mut payload = [0; PAYLOAD_2_LEN];
+        payload[..4].copy_from_slice(&local.0);
+        payload[4..].copy_from_slice(&ciphertext);
+        let mut written = [0; NOISE_2_LEN];
+        noise.write_message(&payload, &mut written).map_err(HandshakeError::from)?;
+        let mut frame = vec![0; MESSAGE_2_LEN];
+        encode(&Frame::Message2(Message2 { cid: remote, noise: &written }), &mut frame)?;
+        let h2 = noise::transcript_hash(&noise)?;
+        let secrets = KemSecrets::derive(provider, &shared, &h2)?;
+        noise.set_psk(3, secrets.psk.expose()).map_err(HandshakeError::from)?;
+        Ok(Self { noise, secrets, local, remote, frame })
+    }
+
+    /// Reads S1.3: proof, Noise, identity, in this order.
+    pub(crate) fn handle_message3<V: Vault + Clone + 'static>(
+        &mut self,
+        vault: &V,
+        message: &Message3<'_>,
+        admit: Admission<'_>,
+    ) -> Result<Accepted<V::Provider>, Refused> {
+        let provider = vault.provider();
+        if !self.secrets.proves(provider, message) {
+            return Err(Refused::Keep(HandshakeError::Proof));
+        }
+        let message3 = provider.sha256(&[&message.cid.0, message.proof, message.noise]);
+        let session = self.finish(vault, message, admit).map_err(Refused::Drop)?;
+        Ok(Accepted { session, message3 })
+    }
+
+    fn finish<V: Vault + Clone + 'static>(
+        &mut self,
+        vault: &V,
+        message: &Message3<'_>,
+        admit: Admission<'_>,
+    ) -> Result<Session<V::Provider>, HandshakeError> {
+        let provider = vault.provider();
+        let mut payload = vec![0; message.noise.len()];
+        let len = self.noise.read_message(message.noise, &mut payload)?;
+        let channel_key = self.noise.get_remote_static().and_then(|key| key.try_into().ok());
+        let channel_key = channel_key.ok_or(HandshakeError::Noise)?;
+        let payload = UnverifiedPayload::decode(&payload[..len]).map_err(HandshakeError::Payload)?;
+        let peer = payload
+            .verify(provider, &channel_key, admit.policy, admit.known, None)
+            .map_err(HandshakeError::Identity)?;
+        if peer.id() == admit.own {
+            return Err(HandshakeError::Reflected);
+        }
+        let transcript = noise::transcript_hash(&self.noise)?;
+        let keys = noise::raw_split(&mut self.noise)?;
+        let session_key = SessionKey::extract(provider, &transcript, &keys);
+        Session::new(&session_key, Role::Responder, self.local, self.remote, peer)
+    }
+
+    /// Wipes what is left of the handshake.
+    pub(crate) fn erase<V: Vault + Clone + 'static>(self, vault: &V) {
+        noise::erase(vault, self.noise);
+    }
+}
+
+/// By what the identity in message 3 is judged.
+pub(crate) struct Admission<'a> {
+    pub(crate) own: IdentityId,
+    pub(crate) policy: &'a Policy,
+    /// The highest rank of an attestation known of an identity.
+    pub(crate) known: &'a dyn Fn(&IdentityId) -> Option<(u32, u32)>,
+}
+
+impl From<IdentityError> for HandshakeError {
+    fn from(error: IdentityError) -> Self {
+        Self::Identity(error)
+    }
+}

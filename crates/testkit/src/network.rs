@@ -1,0 +1,282 @@
+//! Endpoints on a virtual clock, over a network that loses, delays, reorders, duplicates and damages, all from one seed.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use sealway_channel::{ChannelId, Config, Endpoint, Event, FrameError, PathId, Received, Record, Source};
+use sealway_crypto_rustcrypto::RustCrypto;
+use sealway_identity::{Card, CardParts, Owner, PayloadParts, Policy};
+use sealway_vault::{Algorithm, SoftwareVault};
+use sealway_wire::{IdentityId, Instance, Lane, Timestamp, content::Reliable};
+
+use crate::entropy::{Seeded, seeded_provider};
+
+/// The vault of a simulated machine.
+pub type TestVault = Arc<SoftwareVault<RustCrypto<Seeded>>>;
+
+/// What the network does to each frame, in hundredths.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions {
+    /// Frames that are lost.
+    pub loss: u64,
+    /// Frames that arrive twice.
+    pub duplication: u64,
+    /// Frames of which one bit is flipped.
+    pub damage: u64,
+    /// The longest delay of a frame. Frames overtake each other within it.
+    pub delay: Duration,
+}
+
+/// One machine.
+pub struct Machine {
+    /// Its identity and card.
+    pub card: Card,
+    /// Its endpoint.
+    pub endpoint: Endpoint<TestVault>,
+    /// Everything that has happened, in order.
+    pub events: Vec<Event>,
+    /// Bodies of the messages and datagrams that have arrived, in order.
+    pub received: Vec<Vec<u8>>,
+    /// Frames that were refused, and why.
+    pub refused: Vec<FrameError>,
+    owner: Owner,
+    vault: TestVault,
+}
+
+/// Machines, their clock, and what is on the way between them.
+pub struct Network {
+    /// The clock.
+    pub now: Timestamp,
+    /// The conditions from now on.
+    pub conditions: Conditions,
+    /// The machines; a machine's index is the number of the path that leads to it.
+    pub machines: Vec<Machine>,
+    /// Every frame that was sent: from, to, octets.
+    pub log: Vec<(usize, usize, Vec<u8>)>,
+    random: Seeded,
+    on_the_way: BTreeMap<(Timestamp, u64), (usize, usize, Vec<u8>)>,
+    sequence: u64,
+}
+
+/// The peer of a machine in a network of two.
+#[must_use]
+pub const fn other(machine: usize) -> usize {
+    1 - machine
+}
+
+impl Network {
+    /// Two machines that hold each other's cards, of a seed. Neither admits anybody yet.
+    #[must_use]
+    pub fn pair(seed: u64) -> Self {
+        Self::of(seed, 2)
+    }
+
+    /// `count` machines.
+    #[must_use]
+    pub fn of(seed: u64, count: u64) -> Self {
+        let machines = (0..count).map(|index| Machine::new(seed * 100 + index)).collect();
+        Self {
+            now: Timestamp::from_micros(1),
+            conditions: Conditions::default(),
+            machines,
+            log: Vec::new(),
+            random: Seeded::new(seed),
+            on_the_way: BTreeMap::new(),
+            sequence: 0,
+        }
+    }
+
+    /// The machine with the lower identity, which goes first when both initiate at once.
+    #[must_use]
+    pub fn lower(&self) -> usize {
+        usize::from(self.machines[1].card.id() < self.machines[0].card.id())
+    }
+
+    /// Has `from` open a channel to `to`, and `to` admit it.
+    pub fn open(&mut self, from: usize, to: usize) -> ChannelId {
+        let admit = Policy::only(&self.machines[from].card);
+        self.machines[to].endpoint.admit(&admit);
+        let card = self.machines[to].card.clone();
+        let path = PathId(to as u64);
+        let machine = &mut self.machines[from];
+        machine
+            .endpoint
+            .open(self.now, &card, &Policy::only(&card), PayloadParts::default(), path)
+            .expect("the policy admits the card")
+    }
+
+    /// The channel that `machine` has to `peer`, if it is open.
+    #[must_use]
+    pub fn channel(&self, machine: usize, peer: usize) -> Option<ChannelId> {
+        let peer = self.machines[peer].card.id();
+        let endpoint = &self.machines[machine].endpoint;
+        let of_event = |event: &Event| match event {
+            Event::Opened { channel, .. } => Some(*channel),
+            _ => None,
+        };
+        let opened = self.machines[machine].events.iter().rev().filter_map(of_event);
+        let mut open = opened.filter(|channel| endpoint.is_open(*channel) && endpoint.peer(*channel) == Some(peer));
+        open.next()
+    }
+
+    /// Has `from` send a datagram to `to`.
+    ///
+    /// # Panics
+    /// If the channel is not open.
+    pub fn send(&mut self, from: usize, to: usize, body: &[u8]) {
+        let channel = self.channel(from, to).expect("an open channel");
+        let mut out = vec![0; body.len() + 64];
+        let outgoing = self.machines[from].endpoint.seal_datagram(self.now, channel, body, &mut out).expect("sealed");
+        out.truncate(outgoing.len);
+        self.carry(from, outgoing.path, out);
+    }
+
+    /// Has `from` send a message that is to be committed.
+    ///
+    /// # Panics
+    /// If the channel is not open.
+    pub fn send_message(&mut self, from: usize, to: usize, lane: Lane, number: u32, body: &[u8]) {
+        let channel = self.channel(from, to).expect("an open channel");
+        let mut out = vec![0; body.len() + 64];
+        let message = Reliable { instance: None, number, lowest: 0, body };
+        let outgoing =
+            self.machines[from].endpoint.seal_message(self.now, channel, lane, message, &mut out).expect("sealed");
+        out.truncate(outgoing.len);
+        self.carry(from, outgoing.path, out);
+    }
+
+    /// Hands a frame to the network as if `from` had sent it on `path`.
+    pub fn carry(&mut self, from: usize, path: PathId, frame: Vec<u8>) {
+        let to = usize::try_from(path.0).expect("the index of a machine");
+        self.log.push((from, to, frame.clone()));
+        let copies = 1 + u64::from(self.hits(self.conditions.duplication));
+        for _ in 0..copies {
+            if self.hits(self.conditions.loss) {
+                continue;
+            }
+            let mut frame = frame.clone();
+            if self.hits(self.conditions.damage) {
+                let bit = usize::try_from(self.random.below(frame.len() as u64 * 8)).expect("fits");
+                frame[bit / 8] ^= 1 << (bit % 8);
+            }
+            let micros = u64::try_from(self.conditions.delay.as_micros()).expect("fits");
+            let at = self.now.after(Duration::from_micros(self.random.below(micros + 1)));
+            self.sequence += 1;
+            self.on_the_way.insert((at, self.sequence), (from, to, frame));
+        }
+    }
+
+    fn hits(&self, hundredths: u64) -> bool {
+        hundredths > 0 && self.random.below(100) < hundredths
+    }
+
+    /// Delivers a frame to a machine at once, as if it came from `from`, and returns why it was refused, if it was.
+    pub fn deliver(&mut self, from: usize, to: usize, mut frame: Vec<u8>) -> Result<(), FrameError> {
+        let machine = &mut self.machines[to];
+        let source = Source(from as u64);
+        let received = machine.endpoint.handle_frame(self.now, PathId(from as u64), source, &mut frame);
+        match received {
+            Ok(Received::Record { record: Record::Datagram(body) | Record::Message { body, .. }, .. }) => {
+                machine.received.push(body.to_vec());
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                machine.refused.push(error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends whatever the machines have to send just now.
+    pub fn drain(&mut self) {
+        let mut out = vec![0; sealway_channel::MAX_RECORD];
+        for index in 0..self.machines.len() {
+            while let Some(outgoing) = self.machines[index].endpoint.poll_transmit(self.now, &mut out) {
+                self.carry(index, outgoing.path, out[..outgoing.len].to_vec());
+            }
+            let machine = &mut self.machines[index];
+            machine.events.extend(std::iter::from_fn(|| machine.endpoint.poll_event()));
+        }
+    }
+
+    /// Lets `time` pass: frames arrive and deadlines pass in their order.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        loop {
+            self.drain();
+            let arrival = self.on_the_way.first_key_value().map(|((at, _), _)| *at);
+            let deadlines = self.machines.iter().filter_map(|machine| machine.endpoint.poll_timeout());
+            let Some(next) = deadlines.chain(arrival).min().filter(|next| *next <= end) else { break };
+            self.now = self.now.max(next);
+            if arrival.is_some_and(|arrival| arrival <= self.now)
+                && let Some((_, (from, to, frame))) = self.on_the_way.pop_first()
+            {
+                let _ = self.deliver(from, to, frame);
+                continue;
+            }
+            for machine in &mut self.machines {
+                machine.endpoint.handle_timeout(self.now);
+            }
+        }
+        self.now = end;
+        self.drain();
+    }
+
+    /// Lets time pass until `done`, at most `limit`. Returns whether it was done.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.now.after(limit);
+        while !done(self) {
+            if self.now >= end {
+                return false;
+            }
+            self.run(Duration::from_millis(50));
+        }
+        true
+    }
+
+    /// Takes all that is on the way off the network.
+    pub fn cut(&mut self) {
+        self.on_the_way.clear();
+    }
+
+    /// Ends a machine and starts it anew: what was in memory is gone, identity and vault stay.
+    pub fn restart(&mut self, machine: usize) {
+        let instance = Instance(self.random.below(1 << 32).to_be_bytes()[4..].try_into().expect("four octets"));
+        self.machines[machine].restart(instance);
+    }
+}
+
+impl Machine {
+    fn new(seed: u64) -> Self {
+        let mut vault = SoftwareVault::new(seeded_provider(seed));
+        let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).expect("seeded randomness");
+        let vault = Arc::new(vault);
+        let card = owner.card(&vault, &CardParts::default()).expect("an empty card");
+        let config = Config::new(Instance(seed.to_be_bytes()[4..].try_into().expect("four octets")));
+        let endpoint = Endpoint::new(vault.clone(), owner.clone(), config);
+        Self { card, endpoint, events: Vec::new(), received: Vec::new(), refused: Vec::new(), owner, vault }
+    }
+
+    fn restart(&mut self, instance: Instance) {
+        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), Config::new(instance));
+        self.events.clear();
+    }
+
+    /// The identity.
+    #[must_use]
+    pub const fn id(&self) -> IdentityId {
+        self.card.id()
+    }
+
+    /// The vault.
+    #[must_use]
+    pub const fn vault(&self) -> &TestVault {
+        &self.vault
+    }
+
+    /// The own identity, with its handles.
+    #[must_use]
+    pub const fn owner(&self) -> &Owner {
+        &self.owner
+    }
+}

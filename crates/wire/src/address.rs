@@ -33,7 +33,7 @@ pub struct Address<'a> {
     pub transport: Transport,
     /// The host.
     pub host: Host<'a>,
-    /// The port.
+    /// The port. 0 has the system choose one, where the address is to be listened on.
     pub port: u16,
 }
 
@@ -53,8 +53,9 @@ impl<'a> Address<'a> {
 }
 
 fn parse_port(text: &str) -> Option<u16> {
-    let digits = text.bytes().all(|octet| octet.is_ascii_digit()) && !text.starts_with('0');
-    if digits { text.parse().ok() } else { None }
+    let digits = text.bytes().all(|octet| octet.is_ascii_digit());
+    let shortest = text == "0" || !text.starts_with('0');
+    if digits && shortest { text.parse().ok() } else { None }
 }
 
 fn parse_host(text: &str) -> Result<Host<'_>, DecodeError> {

@@ -1,0 +1,32 @@
+//! What a link can do.
+
+/// In which order frames arrive, and whether all do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// All frames, in order, or the link ends: TCP.
+    Reliable,
+    /// Any frame may be lost, doubled or overtaken: UDP.
+    Datagram,
+}
+
+/// What a link can do, as far as its user has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkCapabilities {
+    /// The longest frame in octets: the payload alone, without the link's own framing.
+    pub mtu: usize,
+    /// Order and loss.
+    pub ordering: Ordering,
+    /// Whether the S1 handshake is allowed: not on links that declare themselves constrained.
+    pub allows_s1: bool,
+    /// Whether the source of a frame can be forged by somebody who is not on the path.
+    pub forgeable_source: bool,
+}
+
+impl LinkCapabilities {
+    /// A reliable stream of frames of at most `mtu` octets, whose other end has completed a connection.
+    #[must_use]
+    pub const fn reliable(mtu: usize) -> Self {
+        Self { mtu, ordering: Ordering::Reliable, allows_s1: true, forgeable_source: false }
+    }
+}

@@ -1,0 +1,87 @@
+//! Several frames in one buffer: one allocation, one hand-over, many frames.
+
+use alloc::vec::Vec;
+
+/// Frames in the order in which they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    octets: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Frames {
+    /// No frames, and no allocation.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { octets: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Appends a frame.
+    pub fn push(&mut self, frame: &[u8]) {
+        self.octets.extend_from_slice(frame);
+        self.ends.push(self.octets.len());
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Octets of all frames together.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        self.octets.len()
+    }
+
+    /// Forgets the frames and keeps the memory.
+    pub fn clear(&mut self) {
+        self.octets.clear();
+        self.ends.clear();
+    }
+
+    /// The frame of number `index`.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        let (start, end) = self.bounds(index)?;
+        self.octets.get(start..end)
+    }
+
+    /// The frame of number `index`, to be decrypted in place.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut [u8]> {
+        let (start, end) = self.bounds(index)?;
+        self.octets.get_mut(start..end)
+    }
+
+    fn bounds(&self, index: usize) -> Option<(usize, usize)> {
+        let start = match index.checked_sub(1) {
+            Some(before) => *self.ends.get(before)?,
+            None => 0,
+        };
+        Some((start, *self.ends.get(index)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_keep_their_bounds() {
+        let mut frames = Frames::new();
+        for frame in [b"one".as_slice(), b"", b"three"] {
+            frames.push(frame);
+        }
+        assert_eq!((frames.len(), frames.octets()), (3, 8));
+        assert_eq!(
+            [frames.get(0), frames.get(1), frames.get(2), frames.get(3)],
+            [Some(b"one".as_slice()), Some(b"".as_slice()), Some(b"three".as_slice()), None]
+        );
+    }
+}

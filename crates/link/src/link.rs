@@ -1,0 +1,75 @@
+//! The traits.
+
+use alloc::{boxed::Box, string::String};
+use core::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use sealway_wire::Address;
+
+use crate::{Frames, LinkCapabilities, LinkError};
+
+/// A future on the heap: for connecting and accepting, which are rare.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Carries whole frames both ways.
+///
+/// Notes for implementers: every `poll_*` may be dropped and called again without losing or doubling a frame, and none
+/// allocates per frame once its buffers have grown.
+pub trait FrameLink: Send {
+    /// What the link can do.
+    fn capabilities(&self) -> LinkCapabilities;
+
+    /// Who is at the other end, as far as limits of unauthenticated frames go: the same number for the same IPv4 address
+    /// or IPv6 /56.
+    fn source(&self) -> u64;
+
+    /// Appends at least one frame to `frames`, and what else is at hand up to `limit` octets. `false`: the peer has ended
+    /// its direction, no more frames come.
+    ///
+    /// # Errors
+    /// The link has ended; nothing more can be received.
+    fn poll_recv(&mut self, cx: &mut Context<'_>, frames: &mut Frames, limit: usize) -> Poll<Result<bool, LinkError>>;
+
+    /// Takes a frame for sending, at most as long as the MTU. It leaves with the next [`poll_flush`](Self::poll_flush), or
+    /// earlier. Not ready: the buffer is full; nothing was taken.
+    ///
+    /// # Errors
+    /// The link has ended, or the frame is longer than the MTU.
+    fn poll_send(&mut self, cx: &mut Context<'_>, frame: &[u8]) -> Poll<Result<(), LinkError>>;
+
+    /// Hands everything that was taken to the medium.
+    ///
+    /// # Errors
+    /// The link has ended.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+
+    /// Flushes, then ends this direction. Frames of the peer can still be received.
+    ///
+    /// # Errors
+    /// The link has ended.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+}
+
+/// Waits for links from others.
+pub trait Listener: Send {
+    /// Where it listens, with the port that the system chose where 0 was asked for.
+    fn address(&self) -> String;
+
+    /// The next link. Cancel-safe.
+    fn accept(&mut self) -> BoxFuture<'_, Result<Box<dyn FrameLink>, LinkError>>;
+}
+
+/// A medium.
+pub trait Transport: Send + Sync {
+    /// Whether it speaks the address's scheme.
+    fn supports(&self, address: &Address<'_>) -> bool;
+
+    /// Connects, within the transport's own time limit.
+    fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>>;
+
+    /// Listens.
+    fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>>;
+}

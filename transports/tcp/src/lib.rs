@@ -1,0 +1,112 @@
+//! Sealway frames over TCP.
+//!
+//! * Addresses: `tcp://192.0.2.1:7001`, `tcp://[2001:db8::1]:7001`, `tcp://relay.example:7001`. A name is resolved at each
+//!   connection and its addresses are tried in turn.
+//! * Framing: each frame behind its length in 2 octets, big-endian. Length 0 is not allowed.
+//! * MTU 20480 octets; reliable, in order. Small frames are collected and leave in one write; `TCP_NODELAY` is set.
+//! * Time limits: connecting (10 s), and writing: a peer that takes nothing for 60 s is given up. A link on which nothing
+//!   has arrived for 90 s is given up too: its users say something more often.
+//! * Half-close: after the peer has ended its direction, ours still works until it is closed.
+#![forbid(unsafe_code)]
+
+mod address;
+mod link;
+mod listener;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener, Transport};
+use sealway_wire::Address;
+use tokio::net::{TcpSocket, TcpStream};
+
+pub use link::{MTU, TcpLink};
+pub use listener::TcpFrameListener;
+
+/// The medium, with its limits.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    connect_timeout: Duration,
+    timeouts: Timeouts,
+    local: Option<IpAddr>,
+}
+
+/// After how long an established link is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// Nothing has arrived.
+    pub(crate) idle: Duration,
+    /// Something is to be written, and the peer takes nothing.
+    pub(crate) write: Duration,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        let timeouts = Timeouts { idle: Duration::from_secs(90), write: Duration::from_secs(60) };
+        Self { connect_timeout: Duration::from_secs(10), timeouts, local: None }
+    }
+}
+
+impl Tcp {
+    /// Connects from `address`, for machines with several.
+    #[must_use]
+    pub const fn from_local_address(self, address: IpAddr) -> Self {
+        Self { local: Some(address), ..self }
+    }
+
+    /// Gives a connection up that is not there within `limit`.
+    #[must_use]
+    pub const fn with_connect_timeout(self, limit: Duration) -> Self {
+        Self { connect_timeout: limit, ..self }
+    }
+
+    /// Gives a link up on which nothing has arrived for `limit`.
+    #[must_use]
+    pub const fn with_idle_timeout(self, limit: Duration) -> Self {
+        Self { timeouts: Timeouts { idle: limit, ..self.timeouts }, ..self }
+    }
+
+    async fn connect_any(&self, address: &Address<'_>) -> Result<TcpLink, LinkError> {
+        let mut last = LinkError::new(LinkErrorKind::Unreachable, address);
+        for target in address::resolve(address).await? {
+            match self.connect_one(target).await {
+                Ok(stream) => return Ok(TcpLink::new(stream, target, self.timeouts)),
+                Err(error) => last = address::failure(error, address),
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_one(&self, target: SocketAddr) -> std::io::Result<TcpStream> {
+        let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(local) = self.local.filter(|local| local.is_ipv4() == target.is_ipv4()) {
+            socket.bind(SocketAddr::new(local, 0))?;
+        }
+        socket.set_nodelay(true)?;
+        socket.connect(target).await
+    }
+}
+
+impl Transport for Tcp {
+    fn supports(&self, address: &Address<'_>) -> bool {
+        matches!(address.transport, sealway_wire::Transport::Tcp)
+    }
+
+    fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
+        Box::pin(async move {
+            match tokio::time::timeout(self.connect_timeout, self.connect_any(address)).await {
+                Ok(link) => link.map(|link| Box::new(link) as _),
+                Err(_) => Err(LinkError::new(LinkErrorKind::TimedOut, address)),
+            }
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
+        Box::pin(async move {
+            let listener = TcpFrameListener::bind(address, self.timeouts).await?;
+            Ok(Box::new(listener) as _)
+        })
+    }
+}

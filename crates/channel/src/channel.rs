@@ -105,7 +105,7 @@ impl Repeat {
 }
 
 /// Our own handshake with the peer.
-pub(crate) enum Attempt<V: Vault> {
+pub(crate) enum Attempt<V: Vault + Clone + 'static> {
     Idle,
     /// After a failure.
     Waiting {
@@ -128,7 +128,7 @@ pub(crate) enum Attempt<V: Vault> {
 /// START: sent first on a session, repeated until it is acknowledged.
 struct OwnStart {
     repeat: Repeat,
-    /// Counters under which it was sent last.
+    /// Counters under which it was sent first and last.
     counters: [Option<u64>; 2],
     acknowledged: bool,
 }
@@ -173,11 +173,17 @@ impl<P: CryptoProvider> Established<P> {
         }
     }
 
-    /// Asks for START once more, as a repeated S1.3 does.
-    pub(crate) fn repeat_start(&mut self, now: Timestamp) {
+    /// Asks for START once more, as a repeated S1.3 does; it goes where that has come from.
+    pub(crate) fn repeat_start(&mut self, now: Timestamp, path: PathId) {
         if !self.confirmed {
             self.own_start.repeat = Repeat::now(now);
+            self.path = path;
         }
+    }
+
+    /// Whether the peer is known to have our START, and with it our instance.
+    pub(crate) const fn start_is_known(&self) -> bool {
+        self.own_start.acknowledged
     }
 
     pub(crate) fn start_is_due(&mut self, now: Timestamp) -> bool {
@@ -185,7 +191,7 @@ impl<P: CryptoProvider> Established<P> {
     }
 
     pub(crate) fn start_sent(&mut self, counter: u64) {
-        self.own_start.counters = [Some(counter), self.own_start.counters[0]];
+        self.own_start.counters = [self.own_start.counters[0].or(Some(counter)), Some(counter)];
     }
 
     /// The responder's START is acknowledged by any record of the initiator, who sends none before it has opened.
@@ -255,7 +261,9 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(committed: &Committed<'_>) -> Self {
-        let len = committed.bitmap.len().min(128);
+        let bits = committed.bitmap.get(..128).unwrap_or(committed.bitmap);
+        // The only valid form has no zeros at its end.
+        let len = bits.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
         let mut bitmap = [0; 128];
         bitmap[..len].copy_from_slice(&committed.bitmap[..len]);
         Self { instance: committed.instance, mark: committed.mark, bitmap, len }
@@ -267,7 +275,7 @@ impl Report {
 }
 
 /// A peer.
-pub(crate) struct Channel<V: Vault> {
+pub(crate) struct Channel<V: Vault + Clone + 'static> {
     pub(crate) peer: IdentityId,
     /// With it, and a path, we can initiate.
     pub(crate) card: Option<Card>,
@@ -301,7 +309,7 @@ pub(crate) enum Due {
     Unresponsive,
 }
 
-impl<V: Vault> Channel<V> {
+impl<V: Vault + Clone + 'static> Channel<V> {
     pub(crate) const fn new(peer: IdentityId) -> Self {
         Self {
             peer,
@@ -347,8 +355,6 @@ impl<V: Vault> Channel<V> {
 
     /// Takes note of a record of the peer under the session `cid`. Returns whether sending has moved to that session.
     pub(crate) fn heard(&mut self, now: Timestamp, cid: Cid, is_start: bool) -> bool {
-        self.silent_since = None;
-        self.pings = 0;
         let Some(at) = self.sessions.iter().position(|established| established.session.local == cid) else {
             return false;
         };
@@ -356,6 +362,11 @@ impl<V: Vault> Channel<V> {
         let current = self
             .sending
             .and_then(|sending| self.sessions.iter().position(|established| established.session.local == sending));
+        // A sign of life on an earlier session says nothing of the one that we send on.
+        if current.is_none_or(|current| current <= at) {
+            self.silent_since = None;
+            self.pings = 0;
+        }
         // Sending never moves to an earlier session.
         let moves = current.is_none_or(|current| current < at);
         if moves {
@@ -378,6 +389,16 @@ impl<V: Vault> Channel<V> {
         if self.can_initiate() && self.current().is_some_and(aged) {
             self.wanted = true;
         }
+    }
+
+    /// Removes the session `cid` and all before it, because the peer has ended it. Returns their connection ids, or `None`
+    /// if no later session is left.
+    pub(crate) fn end_up_to(&mut self, cid: Cid) -> Option<Vec<Cid>> {
+        let at = self.sessions.iter().position(|established| established.session.local == cid)?;
+        if at + 1 == self.sessions.len() {
+            return None;
+        }
+        Some(self.sessions.drain(..=at).map(|ended| ended.session.local).collect())
     }
 
     /// Whether a PING is due; it counts as sent then.
@@ -481,7 +502,7 @@ impl<V: Vault> Channel<V> {
     }
 }
 
-impl<V: Vault> Attempt<V> {
+impl<V: Vault + Clone + 'static> Attempt<V> {
     /// The handshake frame that is to be sent now, and on which path.
     pub(crate) fn due_frame(&mut self, now: Timestamp) -> Option<(PathId, &[u8])> {
         match self {

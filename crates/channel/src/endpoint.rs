@@ -6,16 +6,16 @@ use alloc::{
     vec::Vec,
 };
 
-use sealway_identity::{Card, Owner, PayloadParts, Peer, Policy};
+use sealway_identity::{Card, IdentityError, Owner, PayloadParts, Peer, Policy};
 use sealway_vault::{CryptoProvider, Vault, VaultError};
 use sealway_wire::{
-    Cid, Frame, IdentityId, Instance, Lane, RecordHeader, Timestamp, VarInt,
+    Cid, DecodeError, Frame, IdentityId, Instance, Lane, Reason, RecordHeader, TAG_LEN, Timestamp, VarInt,
     content::{Ack, CloseReason, Committed, Content, Reliable, Start},
     handshake::{Message1, Message2, Message3},
 };
 
 use crate::{
-    Context, FrameError, HOP_ALLOWANCE, MAX_CONTENT, OpenError, PostQuantum, Profile, SendError,
+    Context, FrameError, HOP_ALLOWANCE, HandshakeError, MAX_CONTENT, OpenError, PostQuantum, Profile, SendError,
     channel::{Attempt, Channel, Due, Established, HANDSHAKE_TIME, Repeat, Report},
     gate::GateKey,
     half_open::{HalfOpenTable, State},
@@ -80,6 +80,11 @@ pub enum Event {
         /// The channel.
         channel: ChannelId,
     },
+    /// The peer has replaced the channel key on the card that we have: without a newer card we cannot initiate.
+    CardSuperseded {
+        /// The channel.
+        channel: ChannelId,
+    },
     /// The peer is silent, and we cannot initiate a handshake to it.
     Unresponsive {
         /// The channel.
@@ -140,7 +145,7 @@ pub struct Outgoing {
 }
 
 /// All channels of one identity. See the crate's documentation for the order in which to call.
-pub struct Endpoint<V: Vault> {
+pub struct Endpoint<V: Vault + Clone + 'static> {
     vault: V,
     owner: Owner,
     gate: GateKey,
@@ -150,7 +155,7 @@ pub struct Endpoint<V: Vault> {
     by_cid: BTreeMap<Cid, ChannelId>,
     /// The highest rank of an attestation seen of each admitted identity.
     known: BTreeMap<IdentityId, (u32, u32)>,
-    half_open: HalfOpenTable<V::Provider>,
+    half_open: HalfOpenTable<V>,
     /// S1.2 to be sent. At most [`MAX_ANSWERS`]: an initiator whose answer is dropped asks again.
     answers: VecDeque<(PathId, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -339,8 +344,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         message: Reliable<'_>,
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
-        // The instance travels only where it is not the one that START has told.
-        let instance = message.instance.filter(|instance| *instance != self.config.instance);
+        // The instance travels only where the peer does not know it from START.
+        let own = self.config.instance;
+        let known = self.channels.get_mut(&channel).and_then(Channel::current).is_some_and(|now| now.start_is_known());
+        let instance = Some(message.instance.unwrap_or(own)).filter(|instance| !known || *instance != own);
         let content = Content::Reliable(Reliable { instance, ..message });
         self.seal(now, channel, lane, Plaintext::Typed(&content), true, out)
     }
@@ -398,7 +405,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Frame::Data(header, _) => self.handle_record(now, header, frame),
             Frame::Message1(message) => self.handle_message1(now, path, source, &message).map(|()| Received::Nothing),
             Frame::Message2(message) => self.handle_message2(now, &message).map(|()| Received::Nothing),
-            Frame::Message3(message) => self.handle_message3(now, &message).map(|()| Received::Nothing),
+            Frame::Message3(message) => self.handle_message3(now, path, &message).map(|()| Received::Nothing),
             // Cookies are asked for only on links whose sources can be forged; this version has none.
             _ => Err(FrameError::UnknownConnection),
         }
@@ -416,17 +423,16 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Err(FrameError::Gate);
         }
         let key = provider.sha256(&[message.noise]);
-        if let Some(frame) = self.half_open.repeated(&key) {
-            let frame = frame.to_vec();
-            self.answer(path, frame);
+        if let Some(answer) = self.half_open.repeated(&key) {
+            let answer = answer.map(<[u8]>::to_vec);
+            answer.into_iter().for_each(|frame| self.answer(path, frame));
             return Ok(());
         }
         let cid = self.draw_cid()?;
         let random = u64::from_be_bytes(self.vault.provider().random()?);
         let half_open = HalfOpen::accept(&self.vault, &self.owner, cid, message)?;
         let frame = half_open.frame.clone();
-        let removed = self.half_open.insert(now, cid, key, (path, source), half_open, random);
-        self.erase(removed.map(|entry| entry.state));
+        self.half_open.insert(now, cid, key, source, half_open, random);
         self.answer(path, frame);
         Ok(())
     }
@@ -455,25 +461,20 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         Ok(())
     }
 
-    fn handle_message3(&mut self, now: Timestamp, message: &Message3<'_>) -> Result<(), FrameError> {
+    fn handle_message3(&mut self, now: Timestamp, path: PathId, message: &Message3<'_>) -> Result<(), FrameError> {
         let hash = self.vault.provider().sha256(&[&message.cid.0, message.proof, message.noise]);
         if let Some(id) = self.by_cid.get(&message.cid).copied() {
-            return self.handle_repeated_message3(now, id, message.cid, &hash);
+            return self.handle_repeated_message3(now, path, id, message.cid, &hash);
         }
         let entry = self.half_open.get_mut(message.cid).ok_or(FrameError::UnknownConnection)?;
-        let path = entry.path;
         if let State::AwaitingMessage3(half_open) = &mut entry.state {
             let known = |id: &IdentityId| self.known.get(id).copied();
             let admission = Admission { own: self.owner.id(), policy: &self.config.accept, known: &known };
             match half_open.handle_message3(&self.vault, message, admission) {
-                Ok(accepted) => {
-                    let spent = core::mem::replace(&mut entry.state, State::Withheld(accepted));
-                    self.erase(Some(spent));
-                }
+                Ok(accepted) => entry.state = State::Withheld(accepted),
                 Err(Refused::Keep(error)) => return Err(error.into()),
                 Err(Refused::Drop(error)) => {
-                    let removed = self.half_open.remove(message.cid);
-                    self.erase(removed.map(|entry| entry.state));
+                    self.half_open.remove(message.cid);
                     return Err(error.into());
                 }
             }
@@ -492,13 +493,22 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         let removed = self.half_open.remove(message.cid).map(|entry| entry.state);
         let Some(State::Withheld(accepted)) = removed else { return Err(FrameError::UnknownConnection) };
-        self.known.insert(peer, accepted.session.peer.attestation().rank());
+        // It may have waited: a newer channel key can have become known since.
+        let rank = accepted.session.peer.attestation().rank();
+        if self.known.get(&peer).is_some_and(|known| rank < *known) {
+            return Err(HandshakeError::Identity(IdentityError::Superseded).into());
+        }
+        self.known.insert(peer, rank);
         let id = self.channel_of(peer);
         if let Some(channel) = self.channels.get_mut(&id) {
             if let Some(cid) = channel.attempt.cid() {
                 self.by_cid.remove(&cid);
             }
-            channel.attempt = Attempt::Idle;
+            // The peer's handshake takes the place of ours, unless it leads to nothing.
+            channel.attempt = match channel.wanted {
+                true => Attempt::Waiting { until: now.after(HANDSHAKE_TIME) },
+                false => Attempt::Idle,
+            };
             let established = Established::new(now, accepted.session, path, Some(accepted.message3));
             let gone = channel.establish(established);
             gone.map(|cid| self.by_cid.remove(&cid));
@@ -512,6 +522,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     fn handle_repeated_message3(
         &mut self,
         now: Timestamp,
+        path: PathId,
         id: ChannelId,
         cid: Cid,
         hash: &[u8; 32],
@@ -521,7 +532,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if established.message3.as_ref() != Some(hash) {
             return Err(FrameError::Rejected);
         }
-        established.repeat_start(now);
+        established.repeat_start(now, path);
         self.reschedule(id);
         Ok(())
     }
@@ -536,14 +547,19 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let id = *self.by_cid.get(&cid).ok_or(FrameError::UnknownConnection)?;
         let channel = self.channels.get_mut(&id).ok_or(FrameError::UnknownConnection)?;
         let provider = self.vault.provider();
-        let plaintext = if let Some(established) = channel.by_cid(cid) {
+        let content = frame.len().saturating_sub(header.len() + TAG_LEN);
+        if content > channel.limit {
+            let reason = Reason::TooLong { limit: channel.limit, got: content };
+            return Err(DecodeError::new("data content", reason).into());
+        }
+        let opened = if let Some(established) = channel.by_cid(cid) {
             established.session.open(provider, now, &header, frame)?
         } else if let Attempt::Message3 { finished, path, .. } = &mut channel.attempt {
             // The responder's first record: now the session is one, and the handshake is over.
             if finished.session.local != cid {
                 return Err(FrameError::UnknownConnection);
             }
-            let plaintext = finished.session.open(provider, now, &header, frame)?;
+            let opened = finished.session.open(provider, now, &header, frame)?;
             let path = *path;
             if let Attempt::Message3 { finished, .. } = core::mem::replace(&mut channel.attempt, Attempt::Idle) {
                 let gone = channel.establish(Established::new(now, finished.session, path, None));
@@ -553,16 +569,16 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             for withheld in self.half_open.withheld(|accepted| accepted.session.peer.id() == peer) {
                 self.half_open.remove(withheld);
             }
-            plaintext
+            opened
         } else {
             return Err(FrameError::UnknownConnection);
         };
-        let plaintext = &frame[plaintext];
+        let plaintext = &frame[opened.plaintext];
         if !header.typed {
             self.heard(now, id, cid, header.lane, false, Acknowledge::Soon);
             return Ok(Received::Record { channel: id, lane: header.lane, record: Record::Datagram(plaintext) });
         }
-        self.handle_content(now, id, cid, header.lane, plaintext)
+        self.handle_content(now, id, cid, header.lane, plaintext, opened.is_news)
     }
 
     fn handle_content<'f>(
@@ -572,10 +588,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         cid: Cid,
         lane: Lane,
         plaintext: &'f [u8],
+        is_news: bool,
     ) -> Result<Received<'f>, FrameError> {
         let content = match Content::decode(plaintext) {
-            Ok(content) => content,
-            Err(error) => {
+            // What the stored lane carries may be repeated by anybody: it has to be harmless then.
+            Ok(content) if lane == Lane::Live || matches!(content, Content::Reliable(_)) => content,
+            refused => {
+                let unknown = DecodeError::new("stored content", Reason::Unknown { value: 0 });
+                let error = refused.err().unwrap_or(unknown);
                 // It was sealed by the peer: it is the peer that does not speak this protocol.
                 self.close(id, CloseReason::Protocol);
                 self.events.push_back(Event::Closed { channel: id, reason: CloseReason::Protocol });
@@ -588,7 +608,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Content::Start(_) | Content::Ping => Acknowledge::AtOnce,
             _ => Acknowledge::Soon,
         };
-        self.heard(now, id, cid, lane, is_start, ack);
+        if is_news {
+            self.heard(now, id, cid, lane, is_start, ack);
+        }
         let record = |record| Received::Record { channel: id, lane, record };
         let Some(established) = self.channels.get_mut(&id).and_then(|channel| channel.by_cid(cid)) else {
             return Err(FrameError::UnknownConnection);
@@ -613,6 +635,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             }
             Content::Ping => Received::Nothing,
             Content::Close(reason) => {
+                // One that was held back until a later session was there ends only what came before that.
+                let ended = self.channels.get_mut(&id).and_then(|channel| channel.end_up_to(cid));
+                if let Some(ended) = ended {
+                    self.by_cid.retain(|cid, _| !ended.contains(cid));
+                    self.reschedule(id);
+                    return Ok(Received::Nothing);
+                }
                 self.forget(id);
                 self.events.push_back(Event::Closed { channel: id, reason });
                 Received::Nothing
@@ -650,9 +679,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     /// Acts on every deadline at or before `now`.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some(entry) = self.half_open.expire(now) {
-            self.erase(Some(entry.state));
-        }
+        self.half_open.expire(now);
         let due: Vec<ChannelId> =
             self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, channel)| *channel).collect();
         for channel in due {
@@ -683,6 +710,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let cid = self.draw_cid();
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let (Some(card), Some(path)) = (&channel.card, channel.path) else { return };
+        if self.known.get(&channel.peer).is_some_and(|known| card.attestation().rank() < *known) {
+            // The peer has replaced the channel key on the card: whoever answers to it now is not the peer.
+            channel.card = None;
+            self.events.push_back(Event::CardSuperseded { channel: id });
+            return;
+        }
         let payload = self.owner.payload(&channel.payload).map_err(|_| FrameError::Vault(VaultError::Malformed));
         let begun = cid.and_then(|cid| {
             AwaitingMessage2::begin(&self.vault, &self.owner, card, cid, payload?).map(|handshake| (cid, handshake))
@@ -743,7 +776,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 let sealed = established.session.seal(provider, Lane::Live, Plaintext::Typed(&plaintext), limit, out);
                 if let Ok(sealed) = sealed {
                     established.start_sent(sealed.counter);
-                    return Some(Outgoing { path: established.path, len: sealed.len });
+                    let outgoing = Outgoing { path: established.path, len: sealed.len };
+                    if channel.sending == Some(established.session.local) {
+                        channel.spoke(now);
+                    }
+                    return Some(outgoing);
                 }
             }
             while let Some(lane) = established.take_due_ack(now) {
@@ -796,8 +833,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let channel = self.channels.get_mut(&id).ok_or(SendError::UnknownChannel)?;
         let limit = channel.limit;
         let current = channel.current().ok_or(SendError::NotOpen)?;
-        let sealed = current.session.seal(self.vault.provider(), lane, plaintext, limit, out)?;
-        let outgoing = Outgoing { path: current.path, len: sealed.len };
+        let path = current.path;
+        let sealed = current.session.seal(self.vault.provider(), lane, plaintext, limit, out);
+        if sealed == Err(SendError::LaneStopped) {
+            channel.wanted |= channel.can_initiate();
+            self.reschedule(id);
+        }
+        let outgoing = Outgoing { path, len: sealed?.len };
+        let Some(channel) = self.channels.get_mut(&id) else { return Ok(outgoing) };
         if expects_answer {
             channel.spoke(now);
             self.reschedule(id);
@@ -832,12 +875,6 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
     }
 
-    fn erase(&self, state: Option<State<V::Provider>>) {
-        if let Some(State::AwaitingMessage3(half_open)) = state {
-            half_open.erase(&self.vault);
-        }
-    }
-
     fn reschedule(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let deadline = channel.deadline();
@@ -854,7 +891,7 @@ fn copy(frame: &[u8], out: &mut [u8]) -> Option<usize> {
     Some(frame.len())
 }
 
-impl<V: Vault> core::fmt::Debug for Endpoint<V> {
+impl<V: Vault + Clone + 'static> core::fmt::Debug for Endpoint<V> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Endpoint")
             .field("owner", &self.owner.id())

@@ -6,11 +6,11 @@ use alloc::{
 };
 use core::time::Duration;
 
-use sealway_vault::CryptoProvider;
+use sealway_vault::Vault;
 use sealway_wire::{Cid, Timestamp};
 
 use crate::{
-    endpoint::{PathId, Source},
+    endpoint::Source,
     responder::{Accepted, HalfOpen},
 };
 
@@ -21,30 +21,29 @@ pub(crate) const PER_SOURCE: usize = 8;
 /// The most half-open handshakes in all; a full table drops one at random.
 pub(crate) const TOTAL: usize = 1024;
 
-pub(crate) enum State<P: CryptoProvider> {
+pub(crate) enum State<V: Vault + Clone + 'static> {
     /// S1.2 was sent.
-    AwaitingMessage3(HalfOpen),
+    AwaitingMessage3(HalfOpen<V>),
     /// S1.3 was verified, but our own handshake with the same peer goes first while it runs. S1.2 is done with.
-    Withheld(Accepted<P>),
+    Withheld(Accepted<V::Provider>),
 }
 
-pub(crate) struct Entry<P: CryptoProvider> {
+pub(crate) struct Entry<V: Vault + Clone + 'static> {
     /// SHA-256 of the Noise message of S1.1.
     message1: [u8; 32],
     source: Source,
-    pub(crate) path: PathId,
     since: Timestamp,
-    pub(crate) state: State<P>,
+    pub(crate) state: State<V>,
 }
 
 /// The table.
-pub(crate) struct HalfOpenTable<P: CryptoProvider> {
-    entries: BTreeMap<Cid, Entry<P>>,
+pub(crate) struct HalfOpenTable<V: Vault + Clone + 'static> {
+    entries: BTreeMap<Cid, Entry<V>>,
     by_message1: BTreeMap<[u8; 32], Cid>,
     by_age: BTreeSet<(Timestamp, Cid)>,
 }
 
-impl<P: CryptoProvider> HalfOpenTable<P> {
+impl<V: Vault + Clone + 'static> HalfOpenTable<V> {
     pub(crate) const fn new() -> Self {
         Self { entries: BTreeMap::new(), by_message1: BTreeMap::new(), by_age: BTreeSet::new() }
     }
@@ -57,26 +56,25 @@ impl<P: CryptoProvider> HalfOpenTable<P> {
         self.entries.len()
     }
 
-    /// S1.2 for an S1.1 that was answered before.
-    pub(crate) fn repeated(&self, message1: &[u8; 32]) -> Option<&[u8]> {
+    /// What is to be sent for an S1.1 that was answered before: S1.2 again, or nothing more once S1.3 has come.
+    pub(crate) fn repeated(&self, message1: &[u8; 32]) -> Option<Option<&[u8]>> {
         let cid = self.by_message1.get(message1)?;
-        match &self.entries.get(cid)?.state {
+        Some(match &self.entries.get(cid)?.state {
             State::AwaitingMessage3(half_open) => Some(&half_open.frame),
             State::Withheld(_) => None,
-        }
+        })
     }
 
-    /// Adds a handshake; returns the one that had to go, if one had to. `random` chooses which of a full table.
+    /// Adds a handshake; another may have to go. `random` chooses which of a full table.
     pub(crate) fn insert(
         &mut self,
         now: Timestamp,
         cid: Cid,
         message1: [u8; 32],
-        from: (PathId, Source),
-        half_open: HalfOpen,
+        source: Source,
+        half_open: HalfOpen<V>,
         random: u64,
-    ) -> Option<Entry<P>> {
-        let (path, source) = from;
+    ) {
         let same_source: Vec<(Timestamp, Cid)> = self
             .entries
             .iter()
@@ -91,29 +89,29 @@ impl<P: CryptoProvider> HalfOpenTable<P> {
         } else {
             None
         };
-        let removed = victim.and_then(|cid| self.remove(cid));
+        victim.and_then(|cid| self.remove(cid));
         self.by_message1.insert(message1, cid);
         self.by_age.insert((now, cid));
         let state = State::AwaitingMessage3(half_open);
-        self.entries.insert(cid, Entry { message1, source, path, since: now, state });
-        removed
+        self.entries.insert(cid, Entry { message1, source, since: now, state });
     }
 
-    pub(crate) fn get_mut(&mut self, cid: Cid) -> Option<&mut Entry<P>> {
+    pub(crate) fn get_mut(&mut self, cid: Cid) -> Option<&mut Entry<V>> {
         self.entries.get_mut(&cid)
     }
 
-    pub(crate) fn remove(&mut self, cid: Cid) -> Option<Entry<P>> {
+    pub(crate) fn remove(&mut self, cid: Cid) -> Option<Entry<V>> {
         let entry = self.entries.remove(&cid)?;
         self.by_message1.remove(&entry.message1);
         self.by_age.remove(&(entry.since, cid));
         Some(entry)
     }
 
-    /// Removes and returns one handshake whose time is over.
-    pub(crate) fn expire(&mut self, now: Timestamp) -> Option<Entry<P>> {
-        let (since, cid) = *self.by_age.first()?;
-        if now.since(since) >= LIFETIME { self.remove(cid) } else { None }
+    /// Removes the handshakes whose time is over.
+    pub(crate) fn expire(&mut self, now: Timestamp) {
+        while let Some((since, cid)) = self.by_age.first().copied().filter(|(since, _)| now.since(*since) >= LIFETIME) {
+            let _ = (since, self.remove(cid));
+        }
     }
 
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
@@ -121,8 +119,8 @@ impl<P: CryptoProvider> HalfOpenTable<P> {
     }
 
     /// The connection ids of the handshakes that are withheld and satisfy `is_peer`.
-    pub(crate) fn withheld(&self, is_peer: impl Fn(&Accepted<P>) -> bool) -> Vec<Cid> {
-        let matching = |entry: &Entry<P>| matches!(&entry.state, State::Withheld(accepted) if is_peer(accepted));
+    pub(crate) fn withheld(&self, is_peer: impl Fn(&Accepted<V::Provider>) -> bool) -> Vec<Cid> {
+        let matching = |entry: &Entry<V>| matches!(&entry.state, State::Withheld(accepted) if is_peer(accepted));
         self.entries.iter().filter(|(_, entry)| matching(entry)).map(|(cid, _)| *cid).collect()
     }
 }

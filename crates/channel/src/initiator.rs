@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// S1.1 was sent.
-pub(crate) struct AwaitingMessage2<V: Vault> {
-    noise: Box<HandshakeState>,
+pub(crate) struct AwaitingMessage2<V: Vault + Clone + 'static> {
+    noise: noise::Handshake<V>,
     kem: <V::Provider as CryptoProvider>::KemKey,
     /// Our connection id.
     pub(crate) cid: Cid,
@@ -94,13 +94,7 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
                     self.peer.clone(),
                     &self.identity_payload,
                 );
-                match finished {
-                    Ok(finished) => {
-                        noise::erase(vault, self.noise);
-                        Ok(finished)
-                    }
-                    Err(error) => Err((self, error)),
-                }
+                finished.map_err(|error| (self, error))
             }
             Err(error) => Err((self, error)),
         }

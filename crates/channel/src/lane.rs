@@ -198,6 +198,14 @@ impl Plaintext<'_> {
     }
 }
 
+/// A record that was opened.
+pub(crate) struct Opened {
+    /// Where in the frame its plaintext lies.
+    pub(crate) plaintext: Range<usize>,
+    /// It cannot be the repetition of one that was opened before.
+    pub(crate) is_news: bool,
+}
+
 /// The receiving end of a lane.
 pub(crate) struct ReceiveLane<P: CryptoProvider> {
     /// Chain of the epoch after the current keys.
@@ -228,7 +236,7 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         }
     }
 
-    /// Opens one record in place and returns where in `frame` its plaintext lies.
+    /// Opens one record in place.
     ///
     /// Parse, window, tag, and only then commit: on an error nothing has changed, but for the limit of jumps.
     pub(crate) fn open(
@@ -238,7 +246,7 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         cid: Cid,
         header: &RecordHeader,
         frame: &mut [u8],
-    ) -> Result<Range<usize>, FrameError> {
+    ) -> Result<Opened, FrameError> {
         let expected = Counter::new(self.next).unwrap_or(Counter::MAX);
         let counter = header.counter.expand(expected).ok_or(FrameError::TooFarAhead)?;
         if !self.admits(counter) {
@@ -261,11 +269,13 @@ impl<P: CryptoProvider> ReceiveLane<P> {
             self.current = Some(ahead.current);
             self.chain = ahead.chain;
         }
+        // The stored lane opens repetitions too: they are no sign of life.
+        let is_news = self.window.is_some() || counter.get() >= self.next;
         self.next = self.next.max(counter.get() + 1);
         if let Some(window) = &mut self.window {
             window.commit(counter.get());
         }
-        Ok(start..end)
+        Ok(Opened { plaintext: start..end, is_news })
     }
 
     fn admits(&self, counter: Counter) -> bool {

@@ -5,6 +5,7 @@
 //! only ephemeral key.
 
 use alloc::boxed::Box;
+use core::ops::{Deref, DerefMut};
 
 use sealway_vault::{AeadKey, CryptoProvider, DhHandle, DhKey, Secret, Sha256, Vault};
 use snow::{
@@ -23,6 +24,37 @@ pub(crate) const S1: &str = "Noise_XKpsk3_25519_AESGCM_SHA256";
 /// A pattern without keys, to overwrite a finished handshake with.
 const BLANK: &str = "Noise_NN_25519_AESGCM_SHA256";
 
+/// A handshake that overwrites itself where it lies before its memory is freed: snow wipes nothing itself.
+pub(crate) struct Handshake<V: Vault + Clone + 'static> {
+    state: Box<HandshakeState>,
+    vault: V,
+}
+
+impl<V: Vault + Clone + 'static> Deref for Handshake<V> {
+    type Target = HandshakeState;
+
+    fn deref(&self) -> &HandshakeState {
+        &self.state
+    }
+}
+
+impl<V: Vault + Clone + 'static> DerefMut for Handshake<V> {
+    fn deref_mut(&mut self) -> &mut HandshakeState {
+        &mut self.state
+    }
+}
+
+impl<V: Vault + Clone + 'static> Drop for Handshake<V> {
+    fn drop(&mut self) {
+        let resolver = Resolver { vault: self.vault.clone(), ephemeral: Secret::zero() };
+        let blank = BLANK.parse().map_err(HandshakeError::from);
+        let blank = blank.and_then(|name| Ok(Builder::with_resolver(name, Box::new(resolver)).build_responder()?));
+        if let Ok(blank) = blank {
+            *self.state = blank;
+        }
+    }
+}
+
 /// Begins a handshake of `pattern` with the static key `local`.
 ///
 /// # Errors
@@ -34,7 +66,7 @@ pub(crate) fn build<V: Vault + Clone + 'static>(
     local: &DhHandle,
     remote: Option<&[u8; 32]>,
     ephemeral: Secret<32>,
-) -> Result<Box<HandshakeState>, HandshakeError> {
+) -> Result<Handshake<V>, HandshakeError> {
     vault.dh_public(local).map_err(|_| HandshakeError::Noise)?;
     let resolver = Resolver { vault: vault.clone(), ephemeral };
     let builder =
@@ -43,7 +75,7 @@ pub(crate) fn build<V: Vault + Clone + 'static>(
         Some(remote) => builder.remote_public_key(remote)?.build_initiator()?,
         None => builder.build_responder()?,
     };
-    Ok(Box::new(state))
+    Ok(Handshake { state: Box::new(state), vault: vault.clone() })
 }
 
 /// The hash of the transcript so far: `h` of the Noise specification.
@@ -66,16 +98,6 @@ pub(crate) fn raw_split(state: &mut HandshakeState) -> Result<Zeroizing<[u8; 64]
     first.zeroize();
     second.zeroize();
     Ok(keys)
-}
-
-/// Overwrites the state where it lies before it is freed: snow wipes nothing itself.
-pub(crate) fn erase<V: Vault + Clone + 'static>(vault: &V, mut state: Box<HandshakeState>) {
-    let resolver = Resolver { vault: vault.clone(), ephemeral: Secret::zero() };
-    let blank = BLANK.parse().map_err(HandshakeError::from);
-    let blank = blank.and_then(|name| Ok(Builder::with_resolver(name, Box::new(resolver)).build_responder()?));
-    if let Ok(blank) = blank {
-        *state = blank;
-    }
 }
 
 struct Resolver<V> {

@@ -6,15 +6,7 @@
 //!   ──S1.3──► HalfOpen::handle_message3 ─► Accepted: a session, and a peer that policy admits
 //! ```
 
-use alloc::{boxed::Box, vec, vec::Vec};
-
-use sealway_identity::{IdentityError, Owner, Policy, UnverifiedPayload};
-use sealway_vault::{CryptoProvider, KemError, Vault};
-use sealway_wire::{
-    Cid, DecodeError, Frame, IdentityId, Reader, Reason,
-    handshake::{MESSAGE_2_LEN, Message1, Message2, Message3, NOISE_2_LEN, PAYLOAD_1_LEN, PAYLOAD_2_LEN},
-};
-use snow::HandshakeState;
+use alloc::{vec, vec::Vec};
 
 use crate::{
     FrameError, HandshakeError, Role,
@@ -24,10 +16,16 @@ use crate::{
     schedule::SessionKey,
     session::Session,
 };
+use sealway_identity::{IdentityError, Owner, Policy, UnverifiedPayload};
+use sealway_vault::{CryptoProvider, KemError, Vault};
+use sealway_wire::{
+    Cid, DecodeError, Frame, IdentityId, Reader, Reason,
+    handshake::{MESSAGE_2_LEN, Message1, Message2, Message3, NOISE_2_LEN, PAYLOAD_1_LEN, PAYLOAD_2_LEN},
+};
 
 /// S1.1 has opened and S1.2 is written.
-pub(crate) struct HalfOpen {
-    noise: Box<HandshakeState>,
+pub(crate) struct HalfOpen<V: Vault + Clone + 'static> {
+    noise: noise::Handshake<V>,
     secrets: KemSecrets,
     local: Cid,
     remote: Cid,
@@ -50,14 +48,9 @@ pub(crate) enum Refused {
     Drop(HandshakeError),
 }
 
-impl HalfOpen {
+impl<V: Vault + Clone + 'static> HalfOpen<V> {
     /// Reads S1.1, whose gate was found right, and writes S1.2.
-    pub(crate) fn accept<V: Vault + Clone + 'static>(
-        vault: &V,
-        owner: &Owner,
-        local: Cid,
-        message: &Message1<'_>,
-    ) -> Result<Self, FrameError> {
+    pub(crate) fn accept(vault: &V, owner: &Owner, local: Cid, message: &Message1<'_>) -> Result<Self, FrameError> {
         let provider = vault.provider();
         let ephemeral = provider.random_secret()?;
         let prologue = prologue(owner.id().as_bytes());
@@ -90,7 +83,7 @@ impl HalfOpen {
     }
 
     /// Reads S1.3: proof, Noise, identity, in this order.
-    pub(crate) fn handle_message3<V: Vault + Clone + 'static>(
+    pub(crate) fn handle_message3(
         &mut self,
         vault: &V,
         message: &Message3<'_>,
@@ -105,7 +98,7 @@ impl HalfOpen {
         Ok(Accepted { session, message3 })
     }
 
-    fn finish<V: Vault + Clone + 'static>(
+    fn finish(
         &mut self,
         vault: &V,
         message: &Message3<'_>,
@@ -127,11 +120,6 @@ impl HalfOpen {
         let keys = noise::raw_split(&mut self.noise)?;
         let session_key = SessionKey::extract(provider, &transcript, &keys);
         Session::new(&session_key, Role::Responder, self.local, self.remote, peer)
-    }
-
-    /// Wipes what is left of the handshake.
-    pub(crate) fn erase<V: Vault + Clone + 'static>(self, vault: &V) {
-        noise::erase(vault, self.noise);
     }
 }
 

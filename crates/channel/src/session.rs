@@ -1,14 +1,12 @@
 //! One session: the keys that one handshake made, and what is known of the peer under them.
 
-use core::ops::Range;
-
 use sealway_identity::Peer;
 use sealway_vault::{CryptoProvider, Secret};
 use sealway_wire::{Cid, Instance, Lane, RecordHeader, Timestamp, content::Ranges};
 
 use crate::{
     FrameError, HandshakeError, Role, SendError,
-    lane::{Plaintext, ReceiveLane, Sealed, SendLane},
+    lane::{Opened, Plaintext, ReceiveLane, Sealed, SendLane},
     schedule::{self, SessionKey},
 };
 
@@ -76,7 +74,7 @@ impl<P: CryptoProvider> Session<P> {
         now: Timestamp,
         header: &RecordHeader,
         frame: &mut [u8],
-    ) -> Result<Range<usize>, FrameError> {
+    ) -> Result<Opened, FrameError> {
         // An incarnation belongs to a lane that was restored after a restart, which this version does not do.
         if header.incarnation.is_some() || (header.lane == Lane::Stored && !header.typed) {
             return Err(FrameError::Rejected);

@@ -112,6 +112,12 @@ impl UnverifiedAttestation {
         &self.0
     }
 
+    /// The channel key that it speaks of, before anything is verified.
+    pub(crate) fn claimed_key(&self) -> Result<PublicKey, DecodeError> {
+        let signed = cose::Unverified::decode(ATTESTATION, &self.0)?;
+        Ok(Attestation::decode_claims(signed.payload)?.channel_key)
+    }
+
     /// Checks that the newest key of `history` signed it.
     ///
     /// # Errors

@@ -95,11 +95,12 @@ impl UnverifiedPayload {
         if !policy.decide(&id).is_allow() {
             return Err(IdentityError::NotAdmitted);
         }
-        let history = self.history.verify(provider)?;
-        let attestation = self.attestation.verify(&history, provider)?;
-        if attestation.channel_key != *channel_key {
+        // Before any signature: whoever repeats somebody else's statements under a key of his own buys nothing.
+        if self.attestation.claimed_key()? != *channel_key {
             return Err(IdentityError::ChannelKey);
         }
+        let history = self.history.verify(provider)?;
+        let attestation = self.attestation.verify(&history, provider)?;
         if known(&id).is_some_and(|known| attestation.rank() < known) {
             return Err(IdentityError::Superseded);
         }

@@ -56,8 +56,25 @@ impl Label {
 pub enum Senders<'a> {
     /// Every client that the relay lets attach, within its quotas.
     Attached,
-    /// These hop identities alone: at most [`MAX_SENDERS`], in 32 octets each.
-    Only(&'a [[u8; IdentityId::LEN]]),
+    /// These hop identities alone.
+    Only(SenderList<'a>),
+}
+
+/// Hop identities, in 32 octets each: at least one, at most [`MAX_SENDERS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenderList<'a>(&'a [[u8; IdentityId::LEN]]);
+
+impl<'a> SenderList<'a> {
+    /// The list of these. `None` if there is none, for that would read as everybody, or more than [`MAX_SENDERS`].
+    #[must_use]
+    pub const fn new(ids: &'a [[u8; IdentityId::LEN]]) -> Option<Self> {
+        if ids.is_empty() || ids.len() > MAX_SENDERS { None } else { Some(Self(ids)) }
+    }
+
+    /// The identities.
+    pub fn ids(&self) -> impl Iterator<Item = IdentityId> + use<'a> {
+        self.0.iter().map(|id| IdentityId(*id))
+    }
 }
 
 /// What became of a request to register a box.
@@ -199,13 +216,13 @@ fn decode_senders<'a>(reader: &mut Reader<'a>) -> Result<Senders<'a>, DecodeErro
         return Err(DecodeError::new("REGISTER sender count", Reason::TooMany { limit: MAX_SENDERS, got: count }));
     }
     let (ids, _) = reader.take("REGISTER sender ids", count * IdentityId::LEN)?.as_chunks();
-    Ok(if ids.is_empty() { Senders::Attached } else { Senders::Only(ids) })
+    Ok(SenderList::new(ids).map_or(Senders::Attached, Senders::Only))
 }
 
 fn encode_senders(senders: &Senders<'_>, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
     let ids = match senders {
         Senders::Attached => &[],
-        Senders::Only(ids) => ids.get(..MAX_SENDERS).unwrap_or(ids),
+        Senders::Only(list) => list.0,
     };
     writer.u8(u8::try_from(ids.len()).unwrap_or(u8::MAX))?.put(ids.as_flattened())?;
     Ok(())

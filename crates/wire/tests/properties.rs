@@ -8,7 +8,7 @@ use sealway_wire::{
     Address, BoxName, Cid, Counter, CounterWidth, DecodeError, EncodeError, Frame, Hop, HopFrame, IdentityId,
     Incarnation, Instance, Lane, Reader, RecordHeader, Route, Truncated, VarInt,
     content::{Ack, CloseReason, Committed, Content, Ranges, Reliable, Start},
-    hop::{Label, Registration, Senders},
+    hop::{Label, Registration, SenderList, Senders},
 };
 
 /// Octets that often get past the first octets of a decoder: a kind, then anything.
@@ -149,7 +149,7 @@ fn every_kind_round_trips() {
         HopFrame::Unknown { label },
         HopFrame::Absent { back: label },
         HopFrame::Register { name: BoxName([3; 16]), senders: Senders::Attached },
-        HopFrame::Register { name: BoxName([3; 16]), senders: Senders::Only(&ids) },
+        HopFrame::Register { name: BoxName([3; 16]), senders: Senders::Only(SenderList::new(&ids).unwrap()) },
         HopFrame::Registered { name: BoxName([3; 16]), outcome: Registration::Taken },
     ];
     for frame in frames {

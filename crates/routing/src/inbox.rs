@@ -1,0 +1,282 @@
+//! Messages of one peer: handed over in order, committed once.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+
+use sealway_wire::{
+    IdentityId, Instance, MessageId,
+    content::{COMMIT_WINDOW, Committed},
+};
+
+use crate::{Batch, Table};
+
+/// Messages that wait for an earlier one, or for the application, at most.
+const MAX_WAITING: usize = 256;
+/// Octets that wait, at most.
+const MAX_WAITING_OCTETS: usize = 1024 * 1024;
+/// Runs of the peer that are remembered; the one that was heard of least recently goes.
+const MAX_INSTANCES: usize = 64;
+/// A message may have been handed over before a crash if its number is below a bound that is written so far ahead.
+const RESERVED: u32 = 64;
+
+/// What a message is to its inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It waits to be handed over.
+    Accepted,
+    /// It waits, or was handed over, already.
+    Pending,
+    /// The application has committed it: tell the sender again.
+    Committed,
+    /// There is no room, or it is too far ahead: the sender will send it again.
+    Later,
+}
+
+/// Which messages of an instance are committed: everything below the mark, and the numbers in the bitmap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    mark: u32,
+    /// Bit i stands for number `mark + 1 + i`.
+    bitmap: [u8; COMMIT_WINDOW as usize / 8],
+}
+
+impl Marks {
+    const fn new() -> Self {
+        Self { mark: 0, bitmap: [0; COMMIT_WINDOW as usize / 8] }
+    }
+
+    fn contains(&self, number: u32) -> bool {
+        number < self.mark || self.bit(number).is_some_and(|(octet, bit)| self.bitmap[octet] >> bit & 1 == 1)
+    }
+
+    fn bit(&self, number: u32) -> Option<(usize, u32)> {
+        let above = number.checked_sub(self.mark)?.checked_sub(1)?;
+        let octet = usize::try_from(above / 8).ok()?;
+        (octet < self.bitmap.len()).then_some((octet, above % 8))
+    }
+
+    fn insert(&mut self, number: u32) {
+        if number == self.mark {
+            self.raise(number.saturating_add(1));
+        } else if let Some((octet, bit)) = self.bit(number) {
+            self.bitmap[octet] |= 1 << bit;
+        }
+    }
+
+    /// Moves the mark up to `floor` at least, and over what is committed above it.
+    fn raise(&mut self, floor: u32) {
+        let mut mark = self.mark.max(floor);
+        while mark < u32::MAX && self.contains(mark) {
+            mark += 1;
+        }
+        if mark == self.mark {
+            return;
+        }
+        let mut moved = Self { mark, bitmap: [0; COMMIT_WINDOW as usize / 8] };
+        for number in mark..=self.mark.saturating_add(COMMIT_WINDOW) {
+            if self.contains(number)
+                && let Some((octet, bit)) = moved.bit(number)
+            {
+                moved.bitmap[octet] |= 1 << bit;
+            }
+        }
+        *self = moved;
+    }
+
+    /// As an ACK tells it.
+    #[must_use]
+    pub fn committed(&self, instance: Instance) -> Committed<'_> {
+        let len = self.bitmap.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
+        Committed { instance, mark: self.mark, bitmap: &self.bitmap[..len] }
+    }
+}
+
+struct Progress {
+    /// As the application has committed.
+    marks: Marks,
+    /// As the disk has it, and as the sender is told.
+    durable: Marks,
+    /// The lowest number that the sender still wants.
+    lowest: u32,
+    /// The number to be handed over next.
+    next: u32,
+    /// Numbers below may have been handed over before the last start.
+    before_start: u32,
+    /// Numbers below are known on disk as possibly handed over.
+    reserved: u32,
+    waiting: BTreeMap<u32, Vec<u8>>,
+    heard: u64,
+}
+
+impl Progress {
+    const fn new() -> Self {
+        Self {
+            marks: Marks::new(),
+            durable: Marks::new(),
+            lowest: 0,
+            next: 0,
+            before_start: 0,
+            reserved: 0,
+            waiting: BTreeMap::new(),
+            heard: 0,
+        }
+    }
+
+    /// `mark 4 | reserved 4 | bitmap 128`.
+    fn encode(&self) -> Vec<u8> {
+        [self.marks.mark.to_be_bytes().as_slice(), &self.reserved.to_be_bytes(), &self.marks.bitmap].concat()
+    }
+
+    fn decode(value: &[u8]) -> Option<Self> {
+        let (mark, rest) = value.split_first_chunk()?;
+        let (reserved, bitmap) = rest.split_first_chunk()?;
+        let marks = Marks { mark: u32::from_be_bytes(*mark), bitmap: bitmap.try_into().ok()? };
+        let reserved = u32::from_be_bytes(*reserved);
+        let (lowest, next) = (marks.mark, marks.mark);
+        let durable = marks.clone();
+        Some(Self {
+            marks,
+            durable,
+            lowest,
+            next,
+            before_start: reserved,
+            reserved,
+            waiting: BTreeMap::new(),
+            heard: 0,
+        })
+    }
+}
+
+/// A message for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its id: the same each time.
+    pub id: MessageId,
+    /// The message.
+    pub body: Vec<u8>,
+    /// It may have been handed over before a crash or restart.
+    pub redelivered: bool,
+    /// To be written before the message is handed over, so that the flag is right after a crash.
+    pub before: Batch,
+}
+
+/// Messages of one peer.
+pub struct Inbox {
+    peer: IdentityId,
+    progress: BTreeMap<Instance, Progress>,
+    octets: usize,
+    clock: u64,
+}
+
+impl Inbox {
+    /// An inbox that knows of nothing.
+    #[must_use]
+    pub const fn new(peer: IdentityId) -> Self {
+        Self { peer, progress: BTreeMap::new(), octets: 0, clock: 0 }
+    }
+
+    /// Takes back from the store what was committed. Returns whether the row was one of this peer.
+    pub fn load(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let Some((peer, instance)) = key.split_first_chunk::<32>() else { return false };
+        let (Ok(instance), Some(progress)) = (instance.try_into(), Progress::decode(value)) else { return false };
+        if *peer != self.peer.0 {
+            return false;
+        }
+        self.progress.insert(Instance(instance), progress);
+        true
+    }
+
+    /// Takes a message in.
+    pub fn handle_message(&mut self, id: MessageId, lowest: u32, body: &[u8]) -> Verdict {
+        self.clock += 1;
+        let heard = self.clock;
+        self.forget_oldest(id.instance);
+        let progress = self.progress.entry(id.instance).or_insert_with(Progress::new);
+        progress.heard = heard;
+        progress.lowest = progress.lowest.max(lowest);
+        progress.marks.raise(lowest);
+        // Without a need to write the row for the floor alone: the sender says it again with every message.
+        progress.durable.raise(lowest);
+        progress.next = progress.next.max(progress.lowest);
+        let dropped: Vec<u32> = progress.waiting.range(..lowest).map(|(number, _)| *number).collect();
+        for number in dropped {
+            self.octets -= progress.waiting.remove(&number).map_or(0, |body| body.len());
+        }
+        if progress.marks.contains(id.number) {
+            return Verdict::Committed;
+        }
+        if id.number < progress.next || progress.waiting.contains_key(&id.number) {
+            return Verdict::Pending;
+        }
+        let beyond = id.number - progress.marks.mark > COMMIT_WINDOW;
+        // The message that the application waits for always finds a place.
+        let full = progress.waiting.len() >= MAX_WAITING || self.octets + body.len() > MAX_WAITING_OCTETS;
+        if beyond || (full && id.number != progress.next) {
+            return Verdict::Later;
+        }
+        self.octets += body.len();
+        progress.waiting.insert(id.number, body.to_vec());
+        Verdict::Accepted
+    }
+
+    /// The next message in order, if it is here. It counts as handed over.
+    pub fn poll_deliver(&mut self) -> Option<Delivery> {
+        let peer = self.peer;
+        for (instance, progress) in &mut self.progress {
+            while progress.next < u32::MAX && progress.marks.contains(progress.next) {
+                progress.next += 1;
+            }
+            let Some(body) = progress.waiting.remove(&progress.next) else { continue };
+            self.octets -= body.len();
+            let number = progress.next;
+            progress.next = number.saturating_add(1);
+            let mut before = Batch::default();
+            if number >= progress.reserved {
+                progress.reserved = number.saturating_add(RESERVED);
+                before.put(Table::Inbox, key(&peer, *instance), progress.encode());
+            }
+            let id = MessageId { instance: *instance, number };
+            return Some(Delivery { id, body, redelivered: number < progress.before_start, before });
+        }
+        None
+    }
+
+    /// The application has done with a message: what is to be written, and what the disk has then.
+    pub fn done(&mut self, id: MessageId) -> Option<(Batch, Marks)> {
+        let peer = self.peer;
+        let progress = self.progress.get_mut(&id.instance)?;
+        progress.marks.insert(id.number);
+        let mut batch = Batch::default();
+        batch.put(Table::Inbox, key(&peer, id.instance), progress.encode());
+        Some((batch, progress.marks.clone()))
+    }
+
+    /// What [`done`](Self::done) gave is on disk: from now on the sender is told so.
+    pub fn written(&mut self, instance: Instance, marks: Marks) {
+        // Writes complete in their order: this one knows all that the one before it knew.
+        if let Some(progress) = self.progress.get_mut(&instance) {
+            progress.durable = marks;
+            let lowest = progress.lowest;
+            progress.durable.raise(lowest);
+        }
+    }
+
+    /// What the sender is told of an instance.
+    #[must_use]
+    pub fn committed(&self, instance: Instance) -> Option<Committed<'_>> {
+        self.progress.get(&instance).map(|progress| progress.durable.committed(instance))
+    }
+
+    fn forget_oldest(&mut self, newcomer: Instance) {
+        if self.progress.len() < MAX_INSTANCES || self.progress.contains_key(&newcomer) {
+            return;
+        }
+        let oldest = self.progress.iter().min_by_key(|(_, progress)| progress.heard).map(|(instance, _)| *instance);
+        if let Some(progress) = oldest.and_then(|oldest| self.progress.remove(&oldest)) {
+            self.octets -= progress.waiting.values().map(Vec::len).sum::<usize>();
+        }
+    }
+}
+
+fn key(peer: &IdentityId, instance: Instance) -> Vec<u8> {
+    [peer.0.as_slice(), &instance.0].concat()
+}

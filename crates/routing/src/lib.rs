@@ -1,0 +1,31 @@
+//! How frames and messages find their way: state machines without cryptography and without I/O.
+//!
+//! ```text
+//! sender                              relay                              recipient
+//! Outbox ── what is not committed     Relay ── boxes, attached clients   Inbox ── order, once, mark and bitmap
+//! Client ── flows to boxes  ◄──hop──► flows joined two by two ◄──hop──►  Client
+//! ```
+//!
+//! * [`Relay`] forwards frames between attached clients; it never sees what is in them and never dials anybody.
+//! * [`Client`] is the other end of a hop session: it names flows and learns labels.
+//! * [`Outbox`] keeps messages until the peer has committed them; [`Inbox`] hands them over in order and once.
+//! * [`Store`] is what both need of a disk. What they want written comes out as a [`Batch`]; who drives them writes it and
+//!   reports back. Without a store everything lives in memory alone.
+//!
+//! `no_std`, with `alloc`. Protocol sections 5 and 6.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod client;
+mod inbox;
+mod outbox;
+mod relay;
+mod store;
+
+pub use client::{Client, ClientEvent, FlowId};
+pub use inbox::{Delivery, Inbox, Marks, Verdict};
+pub use outbox::{Delivered, Outbox, PushError, SendOptions, ToSend};
+pub use relay::{Limits, Relay, RelayEvent, SessionId};
+pub use store::{Batch, MemoryStore, Operation, Store, StoreError, StoreErrorKind, Table};

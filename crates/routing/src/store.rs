@@ -1,0 +1,170 @@
+//! What the machines need of a disk.
+
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use core::{error::Error, fmt};
+
+/// A table of octet strings by octet strings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Messages that their recipients have not committed: by recipient and order.
+    Outbox,
+    /// Marks of what was committed: by sender and instance.
+    Inbox,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 2] = [Self::Outbox, Self::Inbox];
+
+    /// Its name on disk.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outbox => "outbox",
+            Self::Inbox => "inbox",
+        }
+    }
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Writes a value.
+    Put {
+        /// Where.
+        table: Table,
+        /// The key.
+        key: Vec<u8>,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// Removes a value, if it is there.
+    Delete {
+        /// Where.
+        table: Table,
+        /// The key.
+        key: Vec<u8>,
+    },
+}
+
+/// Changes that happen together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// In order.
+    pub operations: Vec<Operation>,
+}
+
+impl Batch {
+    /// Adds a write.
+    pub fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
+        self.operations.push(Operation::Put { table, key, value });
+    }
+
+    /// Adds a removal.
+    pub fn delete(&mut self, table: Table, key: Vec<u8>) {
+        self.operations.push(Operation::Delete { table, key });
+    }
+
+    /// Whether nothing is to be changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+}
+
+/// Keeps tables through crashes and power cuts. Calls block.
+pub trait Store: Send {
+    /// Calls `visit` with every key and value of a table, in the order of the keys.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn load(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError>;
+
+    /// Carries out all batches, in order. When it returns, they are on disk.
+    ///
+    /// # Errors
+    /// If they are not; none of them has happened then.
+    fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError>;
+}
+
+/// What has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// The disk is full. Retry when there is room.
+    Full,
+    /// This user may not read or write it.
+    Denied,
+    /// Another process has it open.
+    Locked,
+    /// What is there is no store, or is damaged.
+    Corrupt,
+    /// Anything else.
+    Other,
+}
+
+/// A store does not work.
+#[derive(Debug)]
+pub struct StoreError {
+    /// What has failed.
+    pub kind: StoreErrorKind,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl StoreError {
+    /// A failure and its cause.
+    #[must_use]
+    pub fn new(kind: StoreErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind, source: Some(source.into()) }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            StoreErrorKind::Full => "the disk is full",
+            StoreErrorKind::Denied => "the store may not be read or written by this user",
+            StoreErrorKind::Locked => "another process has the store open",
+            StoreErrorKind::Corrupt => "the store is damaged, or is none",
+            StoreErrorKind::Other => "the store failed",
+        })?;
+        match &self.source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+/// Tables in memory: for tests. A clone is what a copy of the disk would be.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    tables: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+}
+
+impl Store for MemoryStore {
+    fn load(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let rows = self.tables.range((table, Vec::new())..).take_while(|((found, _), _)| *found == table);
+        rows.for_each(|((_, key), value)| visit(key, value));
+        Ok(())
+    }
+
+    fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        for operation in batches.iter().flat_map(|batch| &batch.operations) {
+            match operation {
+                Operation::Put { table, key, value } => {
+                    self.tables.insert((*table, key.clone()), value.clone());
+                }
+                Operation::Delete { table, key } => {
+                    self.tables.remove(&(*table, key.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! Outbox and inbox over a bad network, with crashes of either end: everything arrives once and in order.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::prelude::*;
+use sealway_routing::{Batch, Inbox, MemoryStore, Outbox, SendOptions, Store, Table, Verdict};
+use sealway_wire::{IdentityId, Instance, MessageId, Timestamp};
+
+const SENDER: IdentityId = IdentityId([1; 32]);
+const RECIPIENT: IdentityId = IdentityId([2; 32]);
+
+fn write(store: &mut MemoryStore, batch: Batch) {
+    store.commit(&[batch]).unwrap();
+}
+
+fn load_outbox(store: &mut MemoryStore, instance: u8) -> Outbox {
+    let mut outbox = Outbox::new(RECIPIENT, Instance([instance; 4]));
+    store.load(Table::Outbox, &mut |key, value| assert!(outbox.load(key, value).is_some())).unwrap();
+    outbox
+}
+
+fn load_inbox(store: &mut MemoryStore) -> Inbox {
+    let mut inbox = Inbox::new(SENDER);
+    store.load(Table::Inbox, &mut |key, value| assert!(inbox.load(key, value))).unwrap();
+    inbox
+}
+
+/// Both ends with their disks, and what the application has seen.
+struct World {
+    now: Timestamp,
+    outbox: Outbox,
+    outbox_disk: MemoryStore,
+    inbox: Inbox,
+    inbox_disk: MemoryStore,
+    runs: u8,
+    pushed: Vec<Vec<u8>>,
+    committed: Vec<Vec<u8>>,
+    handed: BTreeSet<MessageId>,
+    in_hand: Vec<(MessageId, Vec<u8>)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let (mut outbox_disk, mut inbox_disk) = (MemoryStore::default(), MemoryStore::default());
+        Self {
+            now: Timestamp::from_micros(1),
+            outbox: load_outbox(&mut outbox_disk, 0),
+            outbox_disk,
+            inbox: load_inbox(&mut inbox_disk),
+            inbox_disk,
+            runs: 0,
+            pushed: Vec::new(),
+            committed: Vec::new(),
+            handed: BTreeSet::new(),
+            in_hand: Vec::new(),
+        }
+    }
+
+    fn push(&mut self) {
+        let body = u32::try_from(self.pushed.len()).unwrap().to_be_bytes().to_vec();
+        let (id, effects) = self.outbox.push(body.clone(), SendOptions::default(), true).unwrap();
+        write(&mut self.outbox_disk, effects.batch);
+        self.outbox.written(id);
+        self.pushed.push(body);
+    }
+
+    /// Sends what is due; `loses` says of each message whether it is lost.
+    fn send(&mut self, mut loses: impl FnMut() -> bool) {
+        while let Some(sent) = self.outbox.poll_send(self.now) {
+            if !loses() {
+                self.inbox.handle_message(sent.id, sent.lowest, sent.body);
+            }
+        }
+        while let Some(delivery) = self.inbox.poll_deliver() {
+            write(&mut self.inbox_disk, delivery.before);
+            let again = !self.handed.insert(delivery.id);
+            assert!(!again || delivery.redelivered, "{}: a message that was handed over before says so", delivery.id);
+            self.in_hand.push((delivery.id, delivery.body));
+        }
+    }
+
+    fn commit(&mut self, loses_ack: bool) {
+        let Some((id, body)) = (!self.in_hand.is_empty()).then(|| self.in_hand.remove(0)) else { return };
+        let (batch, marks) = self.inbox.done(id).unwrap();
+        write(&mut self.inbox_disk, batch);
+        self.committed.push(body);
+        self.inbox.written(id.instance, marks);
+        if !loses_ack {
+            let delivered = self.outbox.committed(self.now, &self.inbox.committed(id.instance).unwrap());
+            write(&mut self.outbox_disk, delivered.batch);
+        }
+    }
+
+    fn crash_sender(&mut self) {
+        self.runs += 1;
+        self.outbox = load_outbox(&mut self.outbox_disk, self.runs);
+    }
+
+    fn crash_recipient(&mut self) {
+        self.inbox = load_inbox(&mut self.inbox_disk);
+        self.in_hand.clear();
+        self.outbox.renew();
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push,
+    Send(u8),
+    Commit(bool),
+    Wait(u16),
+    CrashSender,
+    CrashRecipient,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => Just(Step::Push),
+        6 => (0_u8..=255).prop_map(Step::Send),
+        6 => any::<bool>().prop_map(Step::Commit),
+        3 => (0_u16..5000).prop_map(Step::Wait),
+        1 => Just(Step::CrashSender),
+        1 => Just(Step::CrashRecipient),
+    ];
+    proptest::collection::vec(step, 1..200)
+}
+
+proptest! {
+    #[test]
+    fn everything_arrives_once_and_in_order(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Push => world.push(),
+                Step::Send(pattern) => {
+                    let mut pattern = pattern;
+                    world.send(|| { pattern = pattern.rotate_left(1); pattern & 1 == 1 });
+                }
+                Step::Commit(loses_ack) => world.commit(loses_ack),
+                Step::Wait(millis) => world.now = world.now.after(Duration::from_millis(millis.into())),
+                Step::CrashSender => world.crash_sender(),
+                Step::CrashRecipient => world.crash_recipient(),
+            }
+        }
+        // The network heals.
+        for _ in 0..2000 {
+            world.now = world.now.after(Duration::from_secs(1));
+            world.send(|| false);
+            world.commit(false);
+            // A repeated message that is committed already is acknowledged again.
+            for run in 0..=world.runs {
+                if let Some(committed) = world.inbox.committed(Instance([run; 4])) {
+                    let delivered = world.outbox.committed(world.now, &committed);
+                    write(&mut world.outbox_disk, delivered.batch);
+                }
+            }
+            if world.outbox.is_empty() {
+                break;
+            }
+        }
+        prop_assert!(world.outbox.is_empty());
+        prop_assert_eq!(&world.committed, &world.pushed);
+        prop_assert_eq!(world.outbox.octets(), 0);
+    }
+
+    /// The inbox against a set: whatever numbers come, and in whatever order they are done, it tells exactly what is so.
+    #[test]
+    fn marks_equal_a_set(numbers in proptest::collection::vec(0_u32..1500, 1..150)) {
+        let mut inbox = Inbox::new(SENDER);
+        let instance = Instance([9; 4]);
+        let mut done = BTreeSet::new();
+        for number in numbers {
+            let id = MessageId { instance, number };
+            let mark = (0..).find(|number| !done.contains(number)).unwrap();
+            let verdict = inbox.handle_message(id, 0, b"");
+            prop_assert_eq!(verdict == Verdict::Committed, done.contains(&number));
+            if number > mark + 1024 {
+                prop_assert_eq!(verdict, Verdict::Later);
+            } else {
+                let (_, marks) = inbox.done(id).unwrap();
+                inbox.written(instance, marks);
+                done.insert(number);
+            }
+            let committed = inbox.committed(instance).unwrap();
+            let told: Vec<u32> = (0..1600).filter(|number| committed.contains(*number)).collect();
+            prop_assert!(told.iter().eq(&done));
+        }
+    }
+
+    #[test]
+    fn any_stored_rows_load_or_not_and_never_panic(key in proptest::collection::vec(1_u8..2, 30..44), value: Vec<u8>) {
+        Inbox::new(SENDER).load(&key, &value);
+        Outbox::new(SENDER, Instance([0; 4])).load(&key, &value);
+    }
+}
+
+#[test]
+fn what_expires_leaves_no_gap() {
+    let mut outbox = Outbox::new(RECIPIENT, Instance([0; 4]));
+    let mut inbox = Inbox::new(SENDER);
+    let now = Timestamp::from_micros(10);
+    for (body, expires) in [(b"a", None), (b"b", Some(Timestamp::from_micros(20))), (b"c", None)] {
+        let mut options = SendOptions::default();
+        options.expires = expires;
+        outbox.push(body.to_vec(), options, false).unwrap();
+    }
+    let sent = outbox.poll_send(now).unwrap();
+    inbox.handle_message(sent.id, sent.lowest, sent.body);
+    let id = inbox.poll_deliver().unwrap().id;
+    let (_, marks) = inbox.done(id).unwrap();
+    inbox.written(id.instance, marks);
+    outbox.committed(now, &inbox.committed(id.instance).unwrap());
+    assert_eq!(outbox.expire(Timestamp::from_micros(20)).ids.len(), 1);
+    let sent = outbox.poll_send(Timestamp::from_micros(21)).unwrap();
+    assert_eq!((sent.body, sent.lowest), (b"c".as_slice(), 2));
+    inbox.handle_message(sent.id, sent.lowest, sent.body);
+    assert_eq!(inbox.poll_deliver().unwrap().body, b"c");
+}
+
+#[test]
+fn a_newer_message_of_the_same_key_takes_the_place_of_one_that_was_not_sent() {
+    let mut outbox = Outbox::new(RECIPIENT, Instance([0; 4]));
+    let mut options = SendOptions::default();
+    options.supersedes = Some(b"level".to_vec());
+    outbox.push(b"1".to_vec(), options.clone(), false).unwrap();
+    let (_, superseded) = outbox.push(b"2".to_vec(), options.clone(), false).unwrap();
+    assert_eq!(superseded.ids.len(), 1);
+    assert_eq!(outbox.poll_send(Timestamp::from_micros(1)).unwrap().body, b"2");
+    let (_, superseded) = outbox.push(b"3".to_vec(), options, false).unwrap();
+    assert!(superseded.ids.is_empty(), "2 is under way");
+    assert_eq!(outbox.len(), 2);
+}
+
+#[test]
+fn an_inbox_is_bounded() {
+    let mut inbox = Inbox::new(SENDER);
+    let id = |number| MessageId { instance: Instance([0; 4]), number };
+    let accepted = (1..1000).filter(|number| inbox.handle_message(id(*number), 0, &[0; 16_000]) == Verdict::Accepted);
+    assert!(accepted.count() < 70, "a mebibyte of messages of 16,000 octets");
+    // The one that all wait for is taken all the same.
+    assert_eq!(inbox.handle_message(id(0), 0, &[0; 16_000]), Verdict::Accepted);
+    assert_eq!(inbox.poll_deliver().unwrap().id, id(0));
+}

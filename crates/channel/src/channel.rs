@@ -181,6 +181,10 @@ impl<P: CryptoProvider> Established<P> {
         }
     }
 
+    pub(crate) const fn start_was_sent(&self) -> bool {
+        self.own_start.counters[0].is_some()
+    }
+
     /// Whether the peer is known to have our START, and with it our instance.
     pub(crate) const fn start_is_known(&self) -> bool {
         self.own_start.acknowledged

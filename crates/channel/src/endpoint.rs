@@ -26,7 +26,7 @@ use crate::{
 
 /// A channel of an endpoint: to one peer, over any number of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelId(u64);
+pub struct ChannelId(pub u64);
 
 /// A way on which frames leave: the shell numbers them as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -204,6 +204,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         &self.owner
     }
 
+    /// The primitives and the randomness.
+    #[must_use]
+    pub fn provider(&self) -> &V::Provider {
+        self.vault.provider()
+    }
+
     /// Half-open handshakes that others have begun.
     #[must_use]
     pub fn half_open(&self) -> usize {
@@ -379,6 +385,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     #[must_use]
     pub fn is_open(&self, channel: ChannelId) -> bool {
         self.channels.get(&channel).is_some_and(|channel| channel.sending.is_some())
+    }
+
+    /// The path on which records of the channel leave.
+    #[must_use]
+    pub fn path(&mut self, channel: ChannelId) -> Option<PathId> {
+        self.channels.get_mut(&channel).and_then(Channel::current).map(|established| established.path)
     }
 
     /// The identity at the other end.
@@ -805,8 +817,15 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         None
     }
 
-    /// The next event.
+    /// The next event. That a session is there is told only after START has left on it, which is each side's first record:
+    /// drain [`poll_transmit`](Self::poll_transmit) first.
     pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(Event::Opened { channel, .. } | Event::Renewed { channel, .. }) = self.events.front()
+            && let Some(current) = self.channels.get_mut(channel).and_then(Channel::current)
+            && !current.start_was_sent()
+        {
+            return None;
+        }
         self.events.pop_front()
     }
 

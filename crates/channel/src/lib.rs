@@ -41,7 +41,7 @@ mod schedule;
 mod session;
 
 pub use channel::{Context, PostQuantum, Profile};
-pub use endpoint::{ChannelId, Config, Endpoint, Event, PathId, Received, Record, Source};
+pub use endpoint::{ChannelId, Config, Endpoint, Event, Outgoing, PathId, Received, Record, Source};
 pub use error::{FrameError, HandshakeError, OpenError, SendError};
 pub use lane::{EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_UNACKNOWLEDGED};
 pub use replay::WINDOW;

@@ -9,7 +9,7 @@ use sealway_wire::{
 
 /// A flow as the client names it, for as long as the client runs: labels change with each hop session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FlowId(u64);
+pub struct FlowId(pub u64);
 
 /// What a hop frame means to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -270,8 +270,13 @@ impl Outbox {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let again = self.under_way().filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min();
-        let expires = self.expiries.first().map(|(at, _)| *at);
-        again.into_iter().chain(expires).min()
+        again.into_iter().chain(self.next_expiry()).min()
+    }
+
+    /// When [`expire`](Self::expire) has something to do next.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.expiries.first().map(|(at, _)| *at)
     }
 
     /// The entries among which everything is that was sent: the window bounds how far ahead of the first that can be.

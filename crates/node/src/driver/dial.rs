@@ -1,0 +1,381 @@
+//! Links: connecting and staying connected, listening, and what becomes of a link that ends.
+
+use std::{sync::Arc, time::Duration};
+
+use sealway_channel::{ChannelId, PathId, Source};
+use sealway_identity::{Card, PayloadParts, Policy};
+use sealway_link::{FrameLink, LinkError, LinkErrorKind};
+use sealway_routing::Client;
+use sealway_vault::{CryptoProvider, Vault};
+use sealway_wire::{
+    Address, BoxName, IdentityId, Timestamp,
+    hop::{HopFrame, Registration, Senders},
+};
+use tokio::sync::oneshot;
+
+use super::{Driver, Report};
+use crate::{
+    NodeError,
+    links::{self, LinkEvent, LinkId, SendQueue},
+};
+
+/// Flows that a relay may begin towards us at a time.
+const INCOMING_FLOWS: usize = 1024;
+/// First delay before a connection is made again, doubled each time up to the second; a quarter of it at random.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(30);
+/// How often an idle relay is asked for a sign of life: NATs forget a silent connection after minutes.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long an accepted link may take to authenticate, and how many may be doing so.
+const PROOF_TIME: Duration = Duration::from_secs(10);
+const MAX_UNPROVED: usize = 1024;
+
+type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
+
+/// A link that is up.
+pub(super) struct Link {
+    pub(super) queue: Arc<SendQueue>,
+    pub(super) source: Source,
+    /// The dial that made it; none if it was accepted.
+    dial: Option<usize>,
+    /// By when somebody has to authenticate on it.
+    unproved: Option<Timestamp>,
+}
+
+/// A connection that is to be there always.
+pub(super) struct Dial {
+    pub(super) card: Card,
+    pub(super) purpose: Purpose,
+    link: Option<LinkId>,
+    pub(super) channel: Option<ChannelId>,
+    connecting: bool,
+    retry_at: Option<Timestamp>,
+    failures: u32,
+    keepalive_at: Option<Timestamp>,
+}
+
+pub(super) enum Purpose {
+    /// To a relay.
+    Relay(Attachment),
+    /// Straight to a peer.
+    Peer(IdentityId),
+}
+
+/// What we are at a relay.
+pub(super) struct Attachment {
+    pub(super) client: Client,
+    /// The relay has opened our box in this hop session.
+    pub(super) attached: bool,
+    waiting: Vec<Reply<()>>,
+}
+
+impl Dial {
+    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
+        self.retry_at.into_iter().chain(self.keepalive_at).min()
+    }
+
+    pub(super) const fn attachment(&mut self) -> Option<&mut Attachment> {
+        match &mut self.purpose {
+            Purpose::Relay(attachment) => Some(attachment),
+            Purpose::Peer(_) => None,
+        }
+    }
+}
+
+impl<V: Vault + Clone + 'static> Driver<V> {
+    // ---- commands ----
+
+    pub(super) fn listen(&mut self, address: String, reply: Reply<String>) {
+        let transports = self.transports.clone();
+        let reports = self.senders.reports.clone();
+        self.tasks.spawn(async move {
+            let listener = async {
+                let parsed = Address::parse(&address)?;
+                let transport = transports.iter().find(|transport| transport.supports(&parsed));
+                let unsupported = || LinkError::new(LinkErrorKind::Unsupported, parsed);
+                Ok::<_, NodeError>(transport.ok_or_else(unsupported)?.listen(&parsed).await?)
+            };
+            let mut listener = match listener.await {
+                Ok(listener) => listener,
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                    return;
+                }
+            };
+            let _ = reply.send(Ok(listener.address()));
+            loop {
+                match listener.accept().await {
+                    Ok(link) => {
+                        if reports.send(Report::Accepted { link }).await.is_err() {
+                            return;
+                        }
+                    }
+                    // One connection failed, or the process has no more file descriptors: pause, and go on.
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(FIRST_DELAY).await;
+                    }
+                }
+            }
+        });
+    }
+
+    pub(super) fn attach(&mut self, now: Timestamp, relay: Card, reply: Reply<()>) {
+        if relay.addresses().is_empty() {
+            let _ = reply.send(Err(NodeError::NoAddress));
+            return;
+        }
+        let known = self.dials.iter_mut().find(|dial| dial.card.id() == relay.id());
+        if let Some(attachment) = known.and_then(Dial::attachment) {
+            if attachment.attached {
+                let _ = reply.send(Ok(()));
+            } else {
+                attachment.waiting.push(reply);
+            }
+            return;
+        }
+        let attachment = Attachment { client: Client::new(INCOMING_FLOWS), attached: false, waiting: vec![reply] };
+        self.dial(now, relay, Purpose::Relay(attachment));
+    }
+
+    /// Keeps a connection to the identity on `card`.
+    pub(super) fn dial(&mut self, now: Timestamp, card: Card, purpose: Purpose) {
+        self.dials.push(Dial {
+            card,
+            purpose,
+            link: None,
+            channel: None,
+            connecting: false,
+            retry_at: Some(now),
+            failures: 0,
+            keepalive_at: None,
+        });
+        self.handle_deadlines(now);
+    }
+
+    // ---- deadlines ----
+
+    pub(super) fn handle_deadlines(&mut self, now: Timestamp) {
+        for index in 0..self.dials.len() {
+            let dial = &mut self.dials[index];
+            if dial.retry_at.is_some_and(|at| at <= now) && !dial.connecting && dial.link.is_none() {
+                dial.retry_at = None;
+                dial.connecting = true;
+                self.connect(index);
+            } else if let (Some(at), Some(channel)) = (dial.keepalive_at, dial.channel)
+                && at <= now
+            {
+                dial.keepalive_at = Some(now.after(KEEPALIVE));
+                self.endpoint.ping(now, channel);
+            }
+        }
+        while let Some((at, link)) = self.unproved.keys().next().copied() {
+            if at > now {
+                break;
+            }
+            tracing::debug!(?link, "nobody has authenticated in time");
+            self.drop_link(now, link);
+        }
+    }
+
+    fn connect(&mut self, dial: usize) {
+        let addresses = self.dials[dial].card.addresses().to_vec();
+        let transports = self.transports.clone();
+        let reports = self.senders.reports.clone();
+        self.tasks.spawn(async move {
+            let mut error = LinkError::new(LinkErrorKind::Unreachable, "a card without addresses");
+            for address in &addresses {
+                // Addresses were parsed when the card was.
+                let Ok(address) = Address::parse(address) else { continue };
+                let Some(transport) = transports.iter().find(|transport| transport.supports(&address)) else {
+                    error = LinkError::new(LinkErrorKind::Unsupported, address);
+                    continue;
+                };
+                match transport.connect(&address).await {
+                    Ok(link) => {
+                        let _ = reports.send(Report::Connected { dial, link }).await;
+                        return;
+                    }
+                    Err(failed) => error = failed,
+                }
+            }
+            let _ = reports.send(Report::NotConnected { dial, error }).await;
+        });
+    }
+
+    // ---- what tasks report ----
+
+    pub(super) fn handle_report(&mut self, report: Report) {
+        let now = self.clock.now();
+        match report {
+            Report::Connected { dial, link } => self.connected(now, dial, link),
+            Report::NotConnected { dial, error } => {
+                tracing::info!(%error, "not connected; another try follows");
+                self.dials[dial].connecting = false;
+                self.retry_later(now, dial);
+            }
+            Report::Accepted { link } => {
+                if self.unproved.len() >= MAX_UNPROVED {
+                    tracing::warn!("too many connections are waiting to authenticate; one is turned away");
+                    return;
+                }
+                let link = self.add_link(link, None);
+                let deadline = now.after(PROOF_TIME);
+                self.unproved.insert((deadline, link), ());
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.unproved = Some(deadline);
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, now: Timestamp, index: usize, link: Box<dyn FrameLink>) {
+        let link = self.add_link(link, Some(index));
+        let dial = &mut self.dials[index];
+        dial.connecting = false;
+        dial.link = Some(link);
+        let policy = Policy::only(&dial.card);
+        let opened = self.endpoint.open(now, &dial.card, &policy, PayloadParts::default(), PathId(link.0));
+        match opened {
+            Ok(channel) => {
+                self.dials[index].channel = Some(channel);
+                match self.dials[index].purpose {
+                    Purpose::Relay(_) => {
+                        self.by_hop.insert(channel, index);
+                        self.endpoint.set_hop_channel(channel);
+                    }
+                    Purpose::Peer(peer) => {
+                        self.by_channel.insert(channel, peer);
+                        if let Some(peer) = self.peers.get_mut(&peer) {
+                            peer.channel = Some(channel);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the card cannot be used");
+                self.drop_link(now, link);
+            }
+        }
+    }
+
+    fn add_link(&mut self, link: Box<dyn FrameLink>, dial: Option<usize>) -> LinkId {
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        let queue = Arc::new(SendQueue::new(self.room.clone()));
+        self.links.insert(id, Link { queue: queue.clone(), source: Source(link.source()), dial, unproved: None });
+        self.tasks.spawn(links::run(id, link, queue, self.senders.links.clone()));
+        // Finished tasks are taken out of the set, or it would grow for ever.
+        while self.tasks.try_join_next().is_some() {}
+        id
+    }
+
+    pub(super) fn handle_link_event(&mut self, event: LinkEvent) {
+        let now = self.clock.now();
+        match event {
+            LinkEvent::Frames { link, frames } => self.handle_frames(now, link, frames),
+            LinkEvent::Ended { link, error } => {
+                match error {
+                    Some(error) => tracing::info!(?link, %error, "a link has ended"),
+                    None => tracing::debug!(?link, "a link was closed"),
+                }
+                self.link_ended(now, link);
+            }
+        }
+    }
+
+    /// Closes a link after what is queued on it has left.
+    pub(super) fn drop_link(&mut self, now: Timestamp, link: LinkId) {
+        if let Some(link) = self.links.get(&link) {
+            link.queue.close();
+        }
+        self.link_ended(now, link);
+    }
+
+    fn link_ended(&mut self, now: Timestamp, id: LinkId) {
+        let Some(link) = self.links.remove(&id) else { return };
+        if let Some(deadline) = link.unproved {
+            self.unproved.remove(&(deadline, id));
+        }
+        let clients: Vec<ChannelId> =
+            self.served.iter().filter(|(_, served)| **served == id).map(|(channel, _)| *channel).collect();
+        for channel in clients {
+            self.client_detached(channel);
+        }
+        let Some(index) = link.dial else { return };
+        let dial = &mut self.dials[index];
+        if dial.link != Some(id) {
+            return;
+        }
+        dial.link = None;
+        dial.keepalive_at = None;
+        let channel = dial.channel;
+        if let Some(attachment) = dial.attachment() {
+            attachment.attached = false;
+            // A hop session lives as long as its link.
+            if let Some(channel) = channel {
+                self.endpoint.forget(channel);
+                self.by_hop.remove(&channel);
+            }
+            self.dials[index].channel = None;
+        }
+        self.retry_later(now, index);
+    }
+
+    fn retry_later(&mut self, now: Timestamp, index: usize) {
+        let dial = &mut self.dials[index];
+        let delay = (FIRST_DELAY * (1 << dial.failures.min(16))).min(MAX_DELAY);
+        dial.failures += 1;
+        // Clients that a relay's restart has cut off at once shall not come back at once.
+        let random = self.endpoint.provider().random().map_or(0, u16::from_be_bytes);
+        dial.retry_at = Some(now.after(delay + delay / 4 * u32::from(random) / u32::from(u16::MAX)));
+    }
+
+    /// Somebody has authenticated on the link that a channel uses.
+    pub(super) fn prove_link(&mut self, channel: ChannelId) -> Option<LinkId> {
+        let id = self.endpoint.path(channel).map(|path| LinkId(path.0))?;
+        let link = self.links.get_mut(&id)?;
+        if let Some(deadline) = link.unproved.take() {
+            self.unproved.remove(&(deadline, id));
+        }
+        Some(id)
+    }
+
+    // ---- a relay that we are attached to ----
+
+    pub(super) fn hop_opened(&mut self, now: Timestamp, channel: ChannelId) {
+        let Some(index) = self.by_hop.get(&channel).copied() else { return };
+        self.dials[index].keepalive_at = Some(now.after(KEEPALIVE));
+        if let Some(attachment) = self.dials[index].attachment() {
+            attachment.client.reset();
+        }
+        let register = HopFrame::Register { name: self.contact_box, senders: Senders::Attached };
+        self.send_hop_frame(now, channel, &register);
+    }
+
+    /// The handshake with a relay went unanswered, or the relay has closed: the link is no good.
+    pub(super) fn hop_failed(&mut self, now: Timestamp, channel: ChannelId) {
+        let link = self.by_hop.get(&channel).and_then(|index| self.dials[*index].link);
+        if let Some(link) = link {
+            self.drop_link(now, link);
+        }
+    }
+
+    pub(super) fn registered(&mut self, now: Timestamp, channel: ChannelId, name: BoxName, outcome: Registration) {
+        let Some(index) = self.by_hop.get(&channel).copied() else { return };
+        let own_box = self.contact_box;
+        let Some(attachment) = self.dials[index].attachment().filter(|_| name == own_box) else { return };
+        let is_open = outcome == Registration::Open;
+        attachment.attached = is_open;
+        for reply in attachment.waiting.drain(..) {
+            let _ = reply.send(if is_open { Ok(()) } else { Err(NodeError::Box(outcome)) });
+        }
+        if is_open {
+            tracing::info!(relay = %self.dials[index].card.id().short(), "attached");
+            self.dials[index].failures = 0;
+            self.relay_is_back(now, index);
+        } else {
+            tracing::error!(?outcome, "the relay does not give us our box");
+        }
+    }
+}

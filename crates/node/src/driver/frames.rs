@@ -1,0 +1,204 @@
+//! Frames in and out, through the layers: link, hop channel, hop protocol, end-to-end channel.
+
+use sealway_channel::{ChannelId, PathId, Received, Record, Source};
+use sealway_link::Frames;
+use sealway_routing::{ClientEvent, FlowId, RelayEvent};
+use sealway_vault::Vault;
+use sealway_wire::{IdentityId, Timestamp, hop::HopFrame};
+
+use super::Driver;
+use crate::links::LinkId;
+
+/// A path is a link, by its number, or a flow: this bit, the number of the dial, and the number of the flow.
+const FLOW: u64 = 1 << 63;
+const DIAL_SHIFT: u32 = 48;
+const FLOW_MASK: u64 = (1 << DIAL_SHIFT) - 1;
+
+/// The path of a flow over the relay of the dial `index`.
+pub(super) fn flow_path(index: usize, flow: FlowId) -> PathId {
+    PathId(FLOW | (index as u64) << DIAL_SHIFT | (flow.0 & FLOW_MASK))
+}
+
+fn as_flow(path: PathId) -> Option<(usize, FlowId)> {
+    let is_flow = path.0 & FLOW != 0;
+    let index = usize::try_from((path.0 & !FLOW) >> DIAL_SHIFT).ok()?;
+    is_flow.then_some((index, FlowId(path.0 & FLOW_MASK)))
+}
+
+impl<V: Vault + Clone + 'static> Driver<V> {
+    pub(super) fn handle_frames(&mut self, now: Timestamp, link: LinkId, mut frames: Frames) {
+        let Some(source) = self.links.get(&link).map(|link| link.source) else { return };
+        for index in 0..frames.len() {
+            if let Some(frame) = frames.get_mut(index) {
+                self.handle_frame(now, PathId(link.0), source, frame);
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, now: Timestamp, path: PathId, source: Source, frame: &mut [u8]) {
+        let received = self.endpoint.handle_frame(now, path, source, frame);
+        self.handle_events(now);
+        match received {
+            Ok(Received::Nothing) => {}
+            Ok(Received::Record { channel, lane, record }) => match record {
+                Record::Datagram(octets) if self.by_hop.contains_key(&channel) => {
+                    self.handle_hop_frame(now, channel, octets);
+                }
+                Record::Datagram(octets) if self.relay.is_some() => self.relay_frame(now, channel, octets),
+                // Peers send messages; nobody asked for bare datagrams.
+                Record::Datagram(_) => self.statistics.refused_frames += 1,
+                record => self.handle_record(now, channel, lane, record),
+            },
+            Err(error) => {
+                self.statistics.refused_frames += 1;
+                tracing::debug!(%error, "a frame was refused");
+            }
+        }
+    }
+
+    // ---- as a client of a relay ----
+
+    fn handle_hop_frame(&mut self, now: Timestamp, channel: ChannelId, octets: &[u8]) {
+        let Some(index) = self.by_hop.get(&channel).copied() else { return };
+        let frame = match HopFrame::decode(octets) {
+            Ok(frame) => frame,
+            Err(error) => {
+                self.statistics.refused_frames += 1;
+                tracing::warn!(%error, "the relay does not speak the hop protocol");
+                return;
+            }
+        };
+        let Some(attachment) = self.dials[index].attachment() else { return };
+        match attachment.client.handle(frame) {
+            ClientEvent::Frame { flow, frame, answer } => {
+                if let Some(answer) = answer {
+                    self.send_hop_frame(now, channel, &answer);
+                }
+                // Decrypted in place once more, in a buffer of its own: the outer record's belongs to its caller.
+                let mut inner = frame.to_vec();
+                let path = flow_path(index, flow);
+                self.handle_frame(now, path, Source(path.0), &mut inner);
+            }
+            ClientEvent::Absent { .. } => self.statistics.absent_frames += 1,
+            ClientEvent::Registered { name, outcome } => self.registered(now, channel, name, outcome),
+            ClientEvent::Answer(answer) => self.send_hop_frame(now, channel, &answer),
+            ClientEvent::Nothing => {}
+        }
+    }
+
+    pub(super) fn send_hop_frame(&mut self, now: Timestamp, channel: ChannelId, frame: &HopFrame<'_>) {
+        let mut hop = std::mem::take(&mut self.scratch.hop);
+        if let Ok(len) = frame.encode(&mut hop) {
+            self.send_datagram(now, channel, &hop[..len]);
+        }
+        self.scratch.hop = hop;
+    }
+
+    fn send_datagram(&mut self, now: Timestamp, channel: ChannelId, body: &[u8]) {
+        let mut outer = std::mem::take(&mut self.scratch.outer);
+        match self.endpoint.seal_datagram(now, channel, body, &mut outer) {
+            Ok(outgoing) => self.push_to_link(outgoing.path, &outer[..outgoing.len]),
+            Err(error) => {
+                self.statistics.dropped_frames += 1;
+                tracing::debug!(%error, "a hop frame was not sent");
+            }
+        }
+        self.scratch.outer = outer;
+    }
+
+    // ---- as a relay ----
+
+    fn relay_frame(&mut self, now: Timestamp, channel: ChannelId, octets: &[u8]) {
+        let Self { relay, endpoint, links, scratch, statistics, .. } = self;
+        let Some(relay) = relay else { return };
+        let handled = relay.handle(Self::session_of(channel), octets, |session, frame| {
+            let target = ChannelId(session.0);
+            let Ok(len) = frame.encode(&mut scratch.hop) else { return };
+            let sent = endpoint.seal_datagram(now, target, &scratch.hop[..len], &mut scratch.outer).ok();
+            let pushed = sent.is_some_and(|outgoing| {
+                let link = links.get(&LinkId(outgoing.path.0));
+                link.is_some_and(|link| link.queue.push(&scratch.outer[..outgoing.len]))
+            });
+            statistics.dropped_frames += u64::from(!pushed);
+        });
+        match handled {
+            Ok(RelayEvent::Forwarded) => statistics.forwarded_frames += 1,
+            Ok(RelayEvent::Absent | RelayEvent::NoSuchHop | RelayEvent::UnknownLabel) => statistics.absent_frames += 1,
+            Ok(event) => tracing::debug!(?channel, ?event, "hop"),
+            Err(error) => {
+                statistics.refused_frames += 1;
+                tracing::debug!(?channel, %error, "a client does not speak the hop protocol");
+            }
+        }
+    }
+
+    pub(super) fn client_attached(&mut self, channel: ChannelId, client: IdentityId) {
+        let Some(link) = self.prove_link(channel) else { return };
+        self.endpoint.set_hop_channel(channel);
+        self.served.insert(channel, link);
+        if let Some(relay) = &mut self.relay {
+            relay.attach(Self::session_of(channel), client);
+        }
+        tracing::info!(client = %client.short(), "attached");
+    }
+
+    /// A new session: of the same link, or of one that replaces a link which is dead.
+    pub(super) fn client_renewed(&mut self, channel: ChannelId, client: IdentityId) {
+        let old = self.served.get(&channel).copied();
+        let new = self.prove_link(channel);
+        if old == new {
+            return;
+        }
+        self.client_attached(channel, client);
+        if let Some(link) = old.and_then(|old| self.links.get(&old)) {
+            link.queue.close();
+        }
+    }
+
+    pub(super) fn client_detached(&mut self, channel: ChannelId) {
+        self.served.remove(&channel);
+        if let Some(relay) = &mut self.relay {
+            relay.detach(Self::session_of(channel));
+        }
+        self.endpoint.forget(channel);
+    }
+
+    // ---- out ----
+
+    /// Sends a frame of the endpoint on its path.
+    pub(super) fn transmit(&mut self, now: Timestamp, path: PathId, frame: &[u8]) {
+        let Some((index, flow)) = as_flow(path) else { return self.push_to_link(path, frame) };
+        let mut hop = std::mem::take(&mut self.scratch.hop);
+        let dial = self.dials.get_mut(index);
+        let channel = dial.as_ref().and_then(|dial| dial.channel);
+        let attachment = dial.and_then(|dial| dial.attachment()).filter(|attachment| attachment.attached);
+        let encoded = attachment.and_then(|attachment| attachment.client.encode(flow, frame, &mut hop));
+        match (channel, encoded) {
+            (Some(channel), Some(Ok(len))) => self.send_datagram(now, channel, &hop[..len]),
+            // The relay is away: the machines repeat what matters.
+            _ => self.statistics.dropped_frames += 1,
+        }
+        self.scratch.hop = hop;
+    }
+
+    fn push_to_link(&mut self, path: PathId, frame: &[u8]) {
+        let pushed = self.links.get(&LinkId(path.0)).is_some_and(|link| link.queue.push(frame));
+        self.statistics.dropped_frames += u64::from(!pushed);
+    }
+
+    /// Whether an outbox may send on a path now.
+    pub(super) fn has_room(&mut self, path: PathId) -> bool {
+        let link = match as_flow(path) {
+            None => Some(LinkId(path.0)),
+            Some((index, _)) => {
+                let dial = self.dials.get_mut(index);
+                let channel = dial.and_then(|dial| {
+                    let is_attached = dial.attachment().is_some_and(|attachment| attachment.attached);
+                    dial.channel.filter(|_| is_attached)
+                });
+                channel.and_then(|channel| self.endpoint.path(channel)).map(|path| LinkId(path.0))
+            }
+        };
+        link.and_then(|link| self.links.get(&link)).is_some_and(|link| link.queue.has_room())
+    }
+}

@@ -1,0 +1,504 @@
+//! Messages: the outbox and inbox of each peer, and the application's handle.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use sealway_channel::{ChannelId, Context, Record};
+use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
+use sealway_routing::{Batch, Delivered, Delivery, Inbox, Marks, Outbox, SendOptions, StoreError, Table, Verdict};
+use sealway_vault::Vault;
+use sealway_wire::{IdentityId, Instance, Lane, MessageId, Timestamp, content::Reliable};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use super::{Driver, Senders, dial::Purpose, frames::flow_path};
+use crate::{
+    NodeError, Receipt,
+    handle::{Channel, OUTBOX_UNITS},
+    writer::Written,
+};
+
+/// Messages that wait for the application in its handle.
+const HANDLE_QUEUE: usize = 64;
+/// When nothing was committed for so long although something is under way, a new session is made.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(10);
+/// Messages that one turn seals for a peer, so that one busy peer does not starve the others.
+const TURN: usize = 128;
+
+/// What a batch was written for.
+pub(crate) enum Stored {
+    /// A message of the outbox: now it may be sent.
+    Sent {
+        peer: IdentityId,
+        id: MessageId,
+        delivered: oneshot::Receiver<Result<(), NodeError>>,
+        reply: oneshot::Sender<Result<Receipt, NodeError>>,
+    },
+    /// A message of the inbox that is about to be handed over.
+    HandedOver { peer: IdentityId, delivery: Delivery },
+    /// The application has done with a message.
+    Done { peer: IdentityId, instance: Instance, marks: Marks, reply: oneshot::Sender<Result<(), NodeError>> },
+    /// Messages that need not be kept any longer.
+    Removed,
+}
+
+/// A message that the application hands in.
+pub(super) struct Submission {
+    pub(super) body: Vec<u8>,
+    pub(super) options: SendOptions,
+    pub(super) durable: bool,
+    pub(super) room: OwnedSemaphorePermit,
+    pub(super) reply: oneshot::Sender<Result<Receipt, NodeError>>,
+}
+
+/// A message that was taken and is not committed.
+struct Pending {
+    delivered: oneshot::Sender<Result<(), NodeError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// One peer.
+pub(super) struct Peer {
+    id: IdentityId,
+    outbox: Outbox,
+    inbox: Inbox,
+    pub(super) channel: Option<ChannelId>,
+    card: Option<Card>,
+    application: Option<mpsc::Sender<Delivery>>,
+    /// A message is being written as handed over: the next one waits, for the order.
+    handing_over: bool,
+    context: watch::Sender<Option<Context>>,
+    room: Arc<Semaphore>,
+    pending: HashMap<MessageId, Pending>,
+    /// There may be something to send or to hand over.
+    awake: bool,
+    /// The way to the peer takes nothing just now: deadlines of the outbox have to wait for it.
+    blocked: bool,
+}
+
+impl Peer {
+    pub(super) fn new(id: IdentityId, instance: Instance) -> Self {
+        Self {
+            id,
+            outbox: Outbox::new(id, instance),
+            inbox: Inbox::new(id),
+            channel: None,
+            card: None,
+            application: None,
+            handing_over: false,
+            context: watch::channel(None).0,
+            room: Arc::new(Semaphore::new(OUTBOX_UNITS)),
+            pending: HashMap::new(),
+            awake: true,
+            blocked: false,
+        }
+    }
+
+    pub(super) fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> bool {
+        match table {
+            Table::Outbox => self.outbox.load(key, value).is_some(),
+            Table::Inbox => self.inbox.load(key, value),
+        }
+    }
+
+    pub(super) const fn wake(&mut self) {
+        self.awake = true;
+        self.blocked = false;
+    }
+
+    pub(super) fn release(&mut self) {
+        if self.application.as_ref().is_some_and(mpsc::Sender::is_closed) {
+            self.application = None;
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
+        if self.blocked {
+            return self.outbox.next_expiry();
+        }
+        let overdue = self.outbox.waiting_since().map(|since| since.after(COMMIT_DEADLINE));
+        self.outbox.poll_timeout().into_iter().chain(overdue).min()
+    }
+
+    fn handle(&mut self, senders: &Senders) -> Channel {
+        let (sender, messages) = mpsc::channel(HANDLE_QUEUE);
+        self.application = Some(sender);
+        self.awake = true;
+        let commands = senders.commands.clone();
+        Channel::new(self.id, commands, messages, self.context.subscribe(), self.room.clone())
+    }
+
+    fn settle(&mut self, delivered: Delivered, outcome: impl Fn() -> Result<(), NodeError>) -> Batch {
+        for id in delivered.ids {
+            if let Some(pending) = self.pending.remove(&id) {
+                let _ = pending.delivered.send(outcome());
+            }
+        }
+        delivered.batch
+    }
+}
+
+impl<V: Vault + Clone + 'static> Driver<V> {
+    // ---- commands ----
+
+    pub(super) fn open(&mut self, now: Timestamp, card: &Card, policy: &Policy) -> Result<Channel, NodeError> {
+        let id = card.id();
+        if !policy.decide(&id).is_allow() {
+            return Err(NodeError::Open(sealway_channel::OpenError::NotAdmitted));
+        }
+        let instance = self.instance;
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
+        if peer.application.as_ref().is_some_and(|application| !application.is_closed()) {
+            return Err(NodeError::InUse);
+        }
+        peer.card = Some(card.clone());
+        self.endpoint.admit(policy);
+        if !self.open_over_relay(now, id)? && !self.dials.iter().any(|dial| dial.card.id() == id) {
+            if card.addresses().is_empty() {
+                return Err(NodeError::NoRoute);
+            }
+            self.dial(now, card.clone(), Purpose::Peer(id));
+        }
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
+        Ok(peer.handle(&self.senders))
+    }
+
+    /// Opens the channel to a peer over the first relay of its card that we know. `false`: there is none.
+    fn open_over_relay(&mut self, now: Timestamp, id: IdentityId) -> Result<bool, NodeError> {
+        let Some(card) = self.peers.get(&id).and_then(|peer| peer.card.clone()) else { return Ok(false) };
+        for relay in card.relays() {
+            let Some(index) = self.dials.iter().position(|dial| dial.card.id() == relay.id) else { continue };
+            let own_box = self.contact_box;
+            let Some(attachment) = self.dials[index].attachment() else { continue };
+            let path = flow_path(index, attachment.client.flow_to(relay.contact_box));
+            let payload = PayloadParts::with_mailbox(Mailbox { relay: relay.id, name: own_box });
+            let channel = self.endpoint.open(now, &card, &Policy::only(&card), payload, path)?;
+            self.by_channel.insert(channel, id);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.channel = Some(channel);
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// We are attached again: what went to the relay meanwhile is lost.
+    pub(super) fn relay_is_back(&mut self, now: Timestamp, index: usize) {
+        let relay = self.dials[index].card.id();
+        let over_relay =
+            |peer: &&Peer| peer.card.as_ref().is_some_and(|card| card.relays().iter().any(|entry| entry.id == relay));
+        let ids: Vec<IdentityId> = self.peers.values().filter(over_relay).map(|peer| peer.id).collect();
+        for id in ids {
+            let is_open = |channel| self.endpoint.is_open(channel);
+            if self.peers.get(&id).and_then(|peer| peer.channel).is_some_and(is_open) {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.outbox.renew();
+                    peer.wake();
+                }
+            } else if let Err(error) = self.open_over_relay(now, id) {
+                tracing::warn!(%error, "a channel cannot be opened again");
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, now: Timestamp, peer: IdentityId, submission: Submission) {
+        let Submission { body, options, durable, room, reply } = submission;
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            let _ = reply.send(Err(NodeError::Closed));
+            return;
+        };
+        if durable && self.writer.is_none() {
+            let _ = reply.send(Err(NodeError::NoStore));
+            return;
+        }
+        let pushed = match peer.outbox.push(body, options, durable) {
+            Ok(pushed) => pushed,
+            Err(error) => {
+                let _ = reply.send(Err(NodeError::Push(error)));
+                return;
+            }
+        };
+        let (id, superseded) = pushed;
+        let (delivered, receipt) = oneshot::channel();
+        let batch = peer.settle(superseded, || Err(NodeError::Dropped));
+        peer.pending.insert(id, Pending { delivered, _room: room });
+        peer.awake = true;
+        let peer = peer.id;
+        match &self.writer {
+            Some(writer) if durable => writer.write(batch, Stored::Sent { peer, id, delivered: receipt, reply }),
+            writer => {
+                if let (Some(writer), false) = (writer, batch.is_empty()) {
+                    writer.write(batch, Stored::Removed);
+                }
+                let _ = reply.send(Ok(Receipt::new(id, receipt)));
+            }
+        }
+        let _ = now;
+    }
+
+    pub(super) fn done(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        message: MessageId,
+        reply: oneshot::Sender<Result<(), NodeError>>,
+    ) {
+        let done = self.peers.get_mut(&id).and_then(|peer| peer.inbox.done(message));
+        let Some((batch, marks)) = done else {
+            let _ = reply.send(Err(NodeError::InUse));
+            return;
+        };
+        let stored = Stored::Done { peer: id, instance: message.instance, marks, reply };
+        match &self.writer {
+            Some(writer) => writer.write(batch, stored),
+            None => self.stored(now, stored),
+        }
+    }
+
+    // ---- the store ----
+
+    pub(super) fn handle_written(&mut self, written: Written<Stored>) {
+        let now = self.clock.now();
+        match written.result {
+            Ok(()) => written.what.into_iter().for_each(|what| self.stored(now, what)),
+            Err(error) => {
+                tracing::error!(%error, "the store failed");
+                written.what.into_iter().for_each(|what| self.not_stored(what, &error));
+            }
+        }
+    }
+
+    fn stored(&mut self, now: Timestamp, what: Stored) {
+        match what {
+            Stored::Sent { peer, id, delivered, reply } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.outbox.written(id);
+                    peer.awake = true;
+                }
+                let _ = reply.send(Ok(Receipt::new(id, delivered)));
+            }
+            Stored::HandedOver { peer, delivery } => self.hand_over(peer, delivery),
+            Stored::Done { peer, instance, marks, reply } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.inbox.written(instance, marks);
+                    peer.awake = true;
+                }
+                self.report_committed(now, peer, instance);
+                let _ = reply.send(Ok(()));
+            }
+            Stored::Removed => {}
+        }
+    }
+
+    fn not_stored(&mut self, what: Stored, error: &Arc<StoreError>) {
+        match what {
+            Stored::Sent { peer, id, reply, .. } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.outbox.withdraw(id);
+                    peer.pending.remove(&id);
+                }
+                let _ = reply.send(Err(NodeError::Store(error.clone())));
+            }
+            // It is handed over all the same: only the flag of a second time may be missing after a crash.
+            Stored::HandedOver { peer, delivery } => self.hand_over(peer, delivery),
+            Stored::Done { reply, .. } => {
+                let _ = reply.send(Err(NodeError::Store(error.clone())));
+            }
+            // They are removed after the next start, when they are offered and found committed.
+            Stored::Removed => {}
+        }
+    }
+
+    fn report_committed(&mut self, now: Timestamp, id: IdentityId, instance: Instance) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        if let (Some(channel), Some(committed)) = (peer.channel, peer.inbox.committed(instance)) {
+            self.endpoint.report_committed(now, channel, &committed);
+        }
+    }
+
+    // ---- channels ----
+
+    pub(super) fn peer_opened(
+        &mut self,
+        now: Timestamp,
+        channel: ChannelId,
+        peer: &sealway_identity::Peer,
+        context: Context,
+    ) {
+        let (id, instance) = (peer.id(), self.instance);
+        self.by_channel.insert(channel, id);
+        let entry = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
+        entry.channel = Some(channel);
+        entry.context.send_replace(Some(context));
+        entry.outbox.renew();
+        entry.wake();
+        if entry.application.is_none() && entry.card.is_none() {
+            let handle = entry.handle(&self.senders);
+            // Nobody accepts: the peer's messages wait at the peer.
+            if self.senders.accepted.try_send(handle).is_err() {
+                entry.application = None;
+            }
+        }
+        self.follow_mailbox(channel, peer);
+        let _ = now;
+    }
+
+    pub(super) fn peer_renewed(&mut self, channel: ChannelId, peer: &sealway_identity::Peer) {
+        if let Some(entry) = self.peers.get_mut(&peer.id()) {
+            entry.outbox.renew();
+            entry.wake();
+        }
+        self.follow_mailbox(channel, peer);
+    }
+
+    /// Frames for a peer that has named its box go there, whatever flow it came on: flows end with hop sessions.
+    fn follow_mailbox(&mut self, channel: ChannelId, peer: &sealway_identity::Peer) {
+        let Some(mailbox) = peer.mailbox() else { return };
+        let Some(index) = self.dials.iter().position(|dial| dial.card.id() == mailbox.relay) else { return };
+        if let Some(attachment) = self.dials[index].attachment() {
+            let path = flow_path(index, attachment.client.flow_to(mailbox.name));
+            self.endpoint.set_path(channel, path);
+        }
+    }
+
+    pub(super) fn peer_closed(&mut self, channel: ChannelId) {
+        let Some(id) = self.by_channel.remove(&channel) else { return };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.channel = None;
+        }
+    }
+
+    // ---- records ----
+
+    pub(super) fn handle_record(&mut self, now: Timestamp, channel: ChannelId, _lane: Lane, record: Record<'_>) {
+        let Some(id) = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel)) else { return };
+        let instance_of_ours = self.instance;
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance_of_ours));
+        match record {
+            Record::Message { instance, number, lowest, body } => {
+                let message = MessageId { instance, number };
+                match peer.inbox.handle_message(message, lowest, body) {
+                    Verdict::Accepted => peer.awake = true,
+                    Verdict::Committed => {
+                        self.statistics.repeated_messages += 1;
+                        self.report_committed(now, id, instance);
+                    }
+                    Verdict::Pending | Verdict::Later => {}
+                }
+            }
+            Record::Committed(committed) => {
+                let delivered = peer.outbox.committed(now, &committed);
+                let batch = peer.settle(delivered, || Ok(()));
+                peer.awake = true;
+                if let (Some(writer), false) = (&self.writer, batch.is_empty()) {
+                    writer.write(batch, Stored::Removed);
+                }
+            }
+            Record::Datagram(_) => {}
+        }
+    }
+
+    // ---- what is due ----
+
+    pub(super) fn pump_peers(&mut self, now: Timestamp) {
+        let due = |peer: &&Peer| peer.awake || peer.next_timeout().is_some_and(|at| at <= now);
+        let ids: Vec<IdentityId> = self.peers.values().filter(due).map(|peer| peer.id).collect();
+        for id in ids {
+            self.expire(now, id);
+            self.deliver(id);
+            self.send_due(now, id);
+        }
+    }
+
+    fn expire(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let expired = peer.outbox.expire(now);
+        let batch = peer.settle(expired, || Err(NodeError::Dropped));
+        if let (Some(writer), false) = (&self.writer, batch.is_empty()) {
+            writer.write(batch, Stored::Removed);
+        }
+        let overdue = peer.outbox.waiting_since().is_some_and(|since| now.since(since) >= COMMIT_DEADLINE);
+        if let (true, Some(channel)) = (overdue && !peer.blocked, peer.channel) {
+            peer.outbox.renew();
+            self.endpoint.missed_deadline(now, channel);
+        }
+    }
+
+    fn deliver(&mut self, id: IdentityId) {
+        while let Some(peer) = self.peers.get_mut(&id) {
+            let has_room = peer.application.as_ref().is_some_and(|application| application.capacity() > 0);
+            if peer.handing_over || !has_room {
+                return;
+            }
+            let Some(mut delivery) = peer.inbox.poll_deliver() else { return };
+            let before = std::mem::take(&mut delivery.before);
+            match &self.writer {
+                Some(writer) if !before.is_empty() => {
+                    peer.handing_over = true;
+                    writer.write(before, Stored::HandedOver { peer: id, delivery });
+                }
+                _ => self.hand_over(id, delivery),
+            }
+        }
+    }
+
+    fn hand_over(&mut self, id: IdentityId, delivery: Delivery) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.handing_over = false;
+        peer.awake = true;
+        self.statistics.delivered_messages += 1;
+        // Without a handle it stays uncommitted: it is handed over again after the next start.
+        let sent = peer.application.as_ref().map(|application| application.try_send(delivery));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::warn!(peer = %id.short(), "nobody takes the messages of this peer any more");
+            peer.application = None;
+        }
+    }
+
+    fn send_due(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(channel) = self.peers.get(&id).and_then(|peer| peer.channel) else {
+            self.block(id);
+            return;
+        };
+        let mut frame = std::mem::take(&mut self.scratch.inner);
+        for sent in 0.. {
+            let path = self.endpoint.path(channel);
+            let has_room = path.is_some_and(|path| self.has_room(path));
+            let Some(peer) = self.peers.get_mut(&id) else { break };
+            if sent == TURN {
+                // The rest in the next turn, which follows at once.
+                self.room.notify_one();
+                break;
+            }
+            if !has_room {
+                self.block(id);
+                break;
+            }
+            let Some(message) = peer.outbox.poll_send(now) else {
+                peer.awake = false;
+                break;
+            };
+            let reliable = Reliable {
+                instance: Some(message.id.instance),
+                number: message.id.number,
+                lowest: message.lowest,
+                body: message.body,
+            };
+            match self.endpoint.seal_message(now, channel, Lane::Live, reliable, &mut frame) {
+                Ok(outgoing) => self.transmit(now, outgoing.path, &frame[..outgoing.len]),
+                Err(error) => {
+                    tracing::debug!(%error, "a message was not sealed; it waits");
+                    self.block(id);
+                    break;
+                }
+            }
+        }
+        self.scratch.inner = frame;
+    }
+
+    /// Nothing goes to the peer until something about the way there changes, which wakes it.
+    fn block(&mut self, id: IdentityId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.awake = false;
+            peer.blocked = true;
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! What an application holds: the node, its channels, messages and receipts.
+
+use std::{fmt, sync::Arc};
+
+use sealway_channel::{Context, MAX_CONTENT};
+use sealway_identity::{Card, Policy};
+use sealway_routing::{Delivery, SendOptions};
+use sealway_wire::{BoxName, IdentityId, MessageId};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use crate::NodeError;
+
+/// Channels that others have opened and nobody has accepted yet.
+pub(crate) const ACCEPT_QUEUE: usize = 64;
+/// What a peer's outbox takes before senders wait: units of 256 octets, so many.
+pub(crate) const OUTBOX_UNITS: usize = 64 * 1024 * 4;
+const UNIT: usize = 256;
+/// Octets that a message's bookkeeping costs in a record: type, number, distance, instance.
+const MESSAGE_OVERHEAD: usize = 21;
+/// The longest message in octets.
+pub(crate) const MAX_MESSAGE: usize = MAX_CONTENT - MESSAGE_OVERHEAD;
+
+type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
+
+/// What the application asks of the driver.
+pub(crate) enum Command {
+    Listen {
+        address: String,
+        reply: Reply<String>,
+    },
+    Attach {
+        relay: Box<Card>,
+        reply: Reply<()>,
+    },
+    Open {
+        card: Box<Card>,
+        policy: Policy,
+        reply: Reply<Channel>,
+    },
+    Send {
+        peer: IdentityId,
+        body: Vec<u8>,
+        options: SendOptions,
+        durable: bool,
+        room: OwnedSemaphorePermit,
+        reply: Reply<Receipt>,
+    },
+    Done {
+        peer: IdentityId,
+        id: MessageId,
+        reply: Reply<()>,
+    },
+    Taken {
+        peer: IdentityId,
+    },
+    Released {
+        peer: IdentityId,
+    },
+    Statistics {
+        reply: oneshot::Sender<Statistics>,
+    },
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// What a node has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Links that are up.
+    pub links: u64,
+    /// Frames that were refused: forged, replayed, malformed, or of nobody we know.
+    pub refused_frames: u64,
+    /// Frames that found their link's queue full, or no link.
+    pub dropped_frames: u64,
+    /// Frames that a relay passed on.
+    pub forwarded_frames: u64,
+    /// Frames for boxes at which nobody was attached.
+    pub absent_frames: u64,
+    /// Messages handed to the application.
+    pub delivered_messages: u64,
+    /// Messages that had been committed before and came again.
+    pub repeated_messages: u64,
+}
+
+/// A running node. Clones are the same node. When the last one is dropped, the node goes on until it is shut down, or its
+/// runtime ends.
+#[derive(Clone)]
+pub struct Node {
+    commands: mpsc::Sender<Command>,
+    accepted: Arc<Mutex<mpsc::Receiver<Channel>>>,
+    id: IdentityId,
+    contact_box: BoxName,
+}
+
+impl Node {
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        accepted: mpsc::Receiver<Channel>,
+        id: IdentityId,
+        contact_box: BoxName,
+    ) -> Self {
+        Self { commands, accepted: Arc::new(Mutex::new(accepted)), id, contact_box }
+    }
+
+    /// The own identity.
+    #[must_use]
+    pub const fn id(&self) -> IdentityId {
+        self.id
+    }
+
+    /// The box at each relay for those who have our card.
+    #[must_use]
+    pub const fn contact_box(&self) -> BoxName {
+        self.contact_box
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NodeError> {
+        ask(&self.commands, command).await
+    }
+
+    /// Listens on an address, and returns it with the port that the system chose where it was 0.
+    ///
+    /// # Errors
+    /// If the address is malformed, of no transport of this node, or cannot be had.
+    pub async fn listen(&self, address: &str) -> Result<String, NodeError> {
+        let address = address.to_string();
+        self.ask(|reply| Command::Listen { address, reply }).await
+    }
+
+    /// Connects to a relay, and stays connected: a lost connection is made again, with growing delays. Returns when the
+    /// relay has given us our box for the first time.
+    ///
+    /// Cancel-safe: the attachment goes on without the caller.
+    ///
+    /// # Errors
+    /// If the card has no address, or the relay refuses our box. A relay that does not answer is waited for.
+    pub async fn attach(&self, relay: &Card) -> Result<(), NodeError> {
+        let relay = Box::new(relay.clone());
+        self.ask(|reply| Command::Attach { relay, reply }).await
+    }
+
+    /// Opens a channel to the identity on `card`, which `policy` has to admit: through a relay of the card that this node
+    /// is attached to, or else directly. Returns at once; the peer may be away. The peer is admitted to open from its side
+    /// too.
+    ///
+    /// # Errors
+    /// If the policy does not admit the card, no way leads there, or a handle exists already.
+    pub async fn open(&self, card: &Card, policy: Policy) -> Result<Channel, NodeError> {
+        let card = Box::new(card.clone());
+        self.ask(|reply| Command::Open { card, policy, reply }).await
+    }
+
+    /// The next channel that an admitted peer has opened and that has no handle here. `None`: the node has shut down.
+    ///
+    /// Cancel-safe.
+    pub async fn accept(&self) -> Option<Channel> {
+        self.accepted.lock().await.recv().await
+    }
+
+    /// What the node has counted.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn statistics(&self) -> Result<Statistics, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Statistics { reply }).await.map_err(|_| NodeError::Closed)?;
+        answer.await.map_err(|_| NodeError::Closed)
+    }
+
+    /// Sends what is queued, acknowledges what was committed, writes what is to be written, and ends the node. What no
+    /// peer has committed stays in the durable outbox.
+    pub async fn shutdown(&self) {
+        let (reply, ended) = oneshot::channel();
+        if self.commands.send(Command::Shutdown { reply }).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+async fn ask<T>(commands: &mpsc::Sender<Command>, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NodeError> {
+    let (reply, answer) = oneshot::channel();
+    commands.send(command(reply)).await.map_err(|_| NodeError::Closed)?;
+    answer.await.map_err(|_| NodeError::Closed)?
+}
+
+/// A channel to one peer. Messages are handed over in the order in which the peer has sent them.
+pub struct Channel {
+    peer: IdentityId,
+    commands: mpsc::Sender<Command>,
+    messages: mpsc::Receiver<Delivery>,
+    context: watch::Receiver<Option<Context>>,
+    room: Arc<Semaphore>,
+}
+
+impl Channel {
+    pub(crate) const fn new(
+        peer: IdentityId,
+        commands: mpsc::Sender<Command>,
+        messages: mpsc::Receiver<Delivery>,
+        context: watch::Receiver<Option<Context>>,
+        room: Arc<Semaphore>,
+    ) -> Self {
+        Self { peer, commands, messages, context, room }
+    }
+
+    /// The peer's identity.
+    #[must_use]
+    pub const fn peer(&self) -> IdentityId {
+        self.peer
+    }
+
+    /// Waits until the channel has been open for the first time, and tells how it came to be.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn opened(&mut self) -> Result<Context, NodeError> {
+        let context = self.context.wait_for(Option::is_some).await.map_err(|_| NodeError::Closed)?;
+        (*context).ok_or(NodeError::Closed)
+    }
+
+    /// Sends a message durably: when this returns, it is on disk, and it will reach the peer although either side
+    /// crashes. Waits while the outbox is full.
+    ///
+    /// Cancel-safe in this sense: a call that is dropped may or may not have sent the message.
+    ///
+    /// # Errors
+    /// [`NodeError::NoStore`], [`NodeError::Store`], [`NodeError::TooLong`] above 16,363 octets.
+    pub async fn send(&self, body: impl Into<Vec<u8>>) -> Result<Receipt, NodeError> {
+        self.send_with(body, SendOptions::default()).await
+    }
+
+    /// The same, with an end of its use, or a key under which a newer message takes its place.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_with(&self, body: impl Into<Vec<u8>>, options: SendOptions) -> Result<Receipt, NodeError> {
+        self.push(body.into(), options, true).await
+    }
+
+    /// Sends a message that lives in memory alone until the peer has committed it: it is lost if this process dies.
+    ///
+    /// # Errors
+    /// [`NodeError::TooLong`], [`NodeError::Closed`].
+    pub async fn send_live(&self, body: impl Into<Vec<u8>>) -> Result<Receipt, NodeError> {
+        self.push(body.into(), SendOptions::default(), false).await
+    }
+
+    async fn push(&self, body: Vec<u8>, options: SendOptions, durable: bool) -> Result<Receipt, NodeError> {
+        let got = body.len();
+        if got > MAX_MESSAGE {
+            return Err(NodeError::TooLong { limit: MAX_MESSAGE, got });
+        }
+        let units = u32::try_from(1 + got / UNIT).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(units).await.map_err(|_| NodeError::Closed)?;
+        let peer = self.peer;
+        ask(&self.commands, |reply| Command::Send { peer, body, options, durable, room, reply }).await
+    }
+
+    /// The next message. `None`: the channel or the node was closed.
+    ///
+    /// A message that is dropped without [`done`](Message::done) is handed over again after the next start.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn recv(&mut self) -> Result<Option<Message>, NodeError> {
+        let Some(delivery) = self.messages.recv().await else { return Ok(None) };
+        let peer = self.peer;
+        self.commands.send(Command::Taken { peer }).await.map_err(|_| NodeError::Closed)?;
+        let context = *self.context.borrow();
+        Ok(Some(Message { peer, delivery, context, commands: self.commands.clone() }))
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // If the queue of commands is full, the driver finds the handle gone when it hands the next message over.
+        let _ = self.commands.try_send(Command::Released { peer: self.peer });
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// A message of the peer.
+#[must_use = "a message that is not done with is handed over again"]
+pub struct Message {
+    peer: IdentityId,
+    delivery: Delivery,
+    context: Option<Context>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Message {
+    /// The message itself.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.delivery.body
+    }
+
+    /// Its sender.
+    #[must_use]
+    pub const fn peer(&self) -> IdentityId {
+        self.peer
+    }
+
+    /// Its id: the same however often it is handed over.
+    #[must_use]
+    pub const fn id(&self) -> MessageId {
+        self.delivery.id
+    }
+
+    /// Whether it may have been handed over before, by a run that ended before [`done`](Self::done).
+    #[must_use]
+    pub const fn redelivered(&self) -> bool {
+        self.delivery.redelivered
+    }
+
+    /// How the channel came to be.
+    #[must_use]
+    pub const fn context(&self) -> Option<Context> {
+        self.context
+    }
+
+    /// Commits the message: when this returns, that is on disk, it will not be handed over again, and the sender is told.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`]: it is not committed. [`NodeError::Closed`].
+    pub async fn done(self) -> Result<(), NodeError> {
+        let (peer, id) = (self.peer, self.delivery.id);
+        ask(&self.commands, |reply| Command::Done { peer, id, reply }).await
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let octets = self.delivery.body.len();
+        f.debug_struct("Message").field("id", &self.delivery.id).field("octets", &octets).finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a message that was sent.
+#[derive(Debug)]
+pub struct Receipt {
+    id: MessageId,
+    delivered: oneshot::Receiver<Result<(), NodeError>>,
+}
+
+impl Receipt {
+    pub(crate) const fn new(id: MessageId, delivered: oneshot::Receiver<Result<(), NodeError>>) -> Self {
+        Self { id, delivered }
+    }
+
+    /// The id of the message.
+    #[must_use]
+    pub const fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// Waits until the peer's application has committed the message.
+    ///
+    /// # Errors
+    /// [`NodeError::Dropped`] if it expired or was superseded; [`NodeError::Closed`] if the node ends first: a durable
+    /// message then stays in the outbox.
+    pub async fn delivered(self) -> Result<(), NodeError> {
+        self.delivered.await.map_err(|_| NodeError::Closed)?
+    }
+}

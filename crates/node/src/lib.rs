@@ -1,0 +1,25 @@
+//! The async shell of Sealway: one task that drives the state machines over any link. Clock and threads enter here.
+//!
+//! ```text
+//!  Node, Channel ──commands──► ┌────────────────────────────────┐ ◄──frames── link task ◄── TCP, ...
+//!               ◄──messages─── │ driver: Endpoint, Relay,       │ ──frames──► link task ──►
+//!                              │ Client, Outbox, Inbox          │ ──batches─► store thread (group commit)
+//!                              └────────────────────────────────┘ ◄──written──
+//! ```
+//!
+//! Every queue has a bound. A sender waits when its peer's outbox is full; a recipient that does not take its messages
+//! leaves them at the sender; a frame that finds its link's queue full is dropped, counted, and sent again by the outbox.
+#![forbid(unsafe_code)]
+
+mod builder;
+mod clock;
+mod driver;
+mod error;
+mod handle;
+mod links;
+mod writer;
+
+pub use builder::{Builder, RelayConfig};
+pub use error::NodeError;
+pub use handle::{Channel, Message, Node, Receipt, Statistics};
+pub use sealway_routing::SendOptions;

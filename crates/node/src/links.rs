@@ -1,0 +1,162 @@
+//! One task a link: frames from it to the driver, and from the driver's queue to it.
+
+use std::{
+    future::{Future, poll_fn},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+};
+
+use sealway_link::{FrameLink, Frames, LinkError};
+use tokio::sync::{Notify, mpsc};
+
+/// A link, as the driver numbers it. It is also the number of the path that leads over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LinkId(pub(crate) u64);
+
+/// What a link task tells the driver.
+pub(crate) enum LinkEvent {
+    Frames { link: LinkId, frames: Frames },
+    Ended { link: LinkId, error: Option<LinkError> },
+}
+
+/// Frames that the driver wants sent. At most [`QUEUE_LIMIT`] octets.
+pub(crate) struct SendQueue {
+    frames: Mutex<Frames>,
+    filled: Notify,
+    closing: AtomicBool,
+    /// The driver found it full, and waits.
+    wanted: AtomicBool,
+    /// Wakes the driver when a queue that it wanted has room.
+    room: Arc<Notify>,
+}
+
+const QUEUE_LIMIT: usize = 512 * 1024;
+/// What one turn takes from a link at most, so that one busy link does not starve the driver.
+const RECEIVE_LIMIT: usize = 64 * 1024;
+
+impl SendQueue {
+    pub(crate) fn new(room: Arc<Notify>) -> Self {
+        Self {
+            frames: Mutex::new(Frames::new()),
+            filled: Notify::new(),
+            closing: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            room,
+        }
+    }
+
+    /// Queues a frame. `false`: there is no room; it was not taken.
+    pub(crate) fn push(&self, frame: &[u8]) -> bool {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if frames.octets() + frame.len() > QUEUE_LIMIT {
+            return false;
+        }
+        frames.push(frame);
+        drop(frames);
+        self.filled.notify_one();
+        true
+    }
+
+    /// Whether a peer's outbox may add to the queue: half of it stays free for what cannot wait. If not, the driver is
+    /// woken when it may.
+    pub(crate) fn has_room(&self) -> bool {
+        let has_room = || self.frames.lock().unwrap_or_else(PoisonError::into_inner).octets() < QUEUE_LIMIT / 2;
+        if has_room() {
+            return true;
+        }
+        self.wanted.store(true, Ordering::Release);
+        has_room()
+    }
+
+    /// Everything queued is sent, then the link is closed.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.filled.notify_one();
+    }
+
+    fn take(&self, into: &mut Frames) {
+        std::mem::swap(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner), into);
+        if self.wanted.swap(false, Ordering::AcqRel) {
+            self.room.notify_one();
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+}
+
+/// Runs a link until it ends on either side.
+pub(crate) async fn run(
+    id: LinkId,
+    mut link: Box<dyn FrameLink>,
+    queue: Arc<SendQueue>,
+    events: mpsc::Sender<LinkEvent>,
+) {
+    let error = serve(id, &mut link, &queue, &events).await.err();
+    // The driver may be gone: then nobody wants to know.
+    let _ = events.send(LinkEvent::Ended { link: id, error }).await;
+}
+
+async fn serve(
+    id: LinkId,
+    link: &mut Box<dyn FrameLink>,
+    queue: &SendQueue,
+    events: &mpsc::Sender<LinkEvent>,
+) -> Result<(), LinkError> {
+    let mut outgoing = Frames::new();
+    let mut sent = 0;
+    let mut incoming = Frames::new();
+    let mut receiving = true;
+    loop {
+        if sent == outgoing.len() {
+            outgoing.clear();
+            sent = 0;
+            queue.take(&mut outgoing);
+        }
+        let filled = queue.filled.notified();
+        tokio::pin!(filled);
+        let is_idle = outgoing.is_empty();
+        if is_idle && queue.is_closing() {
+            return poll_fn(|cx| link.poll_close(cx)).await;
+        }
+        // Receives and sends at once; both keep their place when the other is ready first.
+        let step = poll_fn(|cx| {
+            while let Some(frame) = outgoing.get(sent) {
+                match link.poll_send(cx, frame) {
+                    Poll::Ready(Ok(())) => sent += 1,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            if let Poll::Ready(Err(error)) = link.poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
+            if receiving && let Poll::Ready(received) = link.poll_recv(cx, &mut incoming, RECEIVE_LIMIT) {
+                receiving = received?;
+                return Poll::Ready(Ok(()));
+            }
+            if sent == outgoing.len() && !is_idle {
+                return Poll::Ready(Ok(()));
+            }
+            if sent == outgoing.len() {
+                return filled.as_mut().poll(cx).map(Ok);
+            }
+            Poll::Pending
+        });
+        step.await?;
+        if !incoming.is_empty() {
+            // The bounded queue to the driver holds the link back when the driver is behind.
+            let frames = std::mem::take(&mut incoming);
+            if events.send(LinkEvent::Frames { link: id, frames }).await.is_err() {
+                return Ok(());
+            }
+        }
+        if !receiving {
+            return poll_fn(|cx| link.poll_close(cx)).await;
+        }
+    }
+}

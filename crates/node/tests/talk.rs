@@ -1,0 +1,260 @@
+//! Nodes over real sockets: directly, through a relay, across restarts of each.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::{Arc, Mutex};
+
+use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
+use sealway_identity::{Card, CardParts, Owner, Policy, RelayEntry};
+use sealway_node::{Builder, Channel, Node, NodeError, RelayConfig};
+use sealway_routing::{Batch, MemoryStore, Store, StoreError, StoreErrorKind, Table};
+use sealway_tcp::Tcp;
+use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault, Vault};
+use sealway_wire::BoxName;
+
+type TestVault = Arc<SoftwareVault<RustCrypto<OsEntropy>>>;
+
+/// A disk that survives the node that uses it.
+#[derive(Clone, Default)]
+struct Disk {
+    rows: Arc<Mutex<MemoryStore>>,
+    full: Arc<Mutex<bool>>,
+}
+
+impl Store for Disk {
+    fn load(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        self.rows.lock().unwrap().load(table, visit)
+    }
+
+    fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        if *self.full.lock().unwrap() {
+            return Err(StoreError::new(StoreErrorKind::Full, "no space left on device"));
+        }
+        self.rows.lock().unwrap().commit(batches)
+    }
+}
+
+/// A machine: what stays when its node ends.
+struct Machine {
+    vault: TestVault,
+    owner: Owner,
+    contact_box: BoxName,
+    disk: Disk,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let mut vault = SoftwareVault::new(RustCrypto::os());
+        let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).unwrap();
+        let contact_box = BoxName(vault.provider().random().unwrap());
+        Self { vault: Arc::new(vault), owner, contact_box, disk: Disk::default() }
+    }
+
+    fn builder(&self) -> Builder<TestVault> {
+        Builder::new(self.vault.clone(), self.owner.clone())
+            .transport(Tcp::default())
+            .store(self.disk.clone())
+            .contact_box(self.contact_box)
+    }
+
+    fn policy(&self) -> Policy {
+        Policy::ids([self.owner.id()])
+    }
+
+    fn card_at(&self, address: &str) -> Card {
+        self.owner.card(&self.vault, &CardParts { addresses: vec![address.into()], ..CardParts::default() }).unwrap()
+    }
+
+    fn card_behind(&self, relay: &Card) -> Card {
+        let entry = RelayEntry {
+            id: relay.id(),
+            channel_key: relay.attestation().channel_key,
+            contact_box: self.contact_box,
+            addresses: relay.addresses().to_vec(),
+        };
+        self.owner.card(&self.vault, &CardParts { relays: vec![entry], ..CardParts::default() }).unwrap()
+    }
+}
+
+const ANY_PORT: &str = "tcp://127.0.0.1:0";
+
+async fn run_relay(machine: &Machine, clients: &[&Machine], address: &str) -> (Node, String) {
+    let mut policy = Policy::nobody();
+    clients.iter().for_each(|client| policy.admit(client.owner.id()));
+    let relay = machine.builder().accept(policy).relay(RelayConfig::default()).start().await.unwrap();
+    let address = relay.listen(address).await.unwrap();
+    (relay, address)
+}
+
+async fn receive(channel: &mut Channel, count: usize) -> Vec<Vec<u8>> {
+    let mut received = Vec::new();
+    while received.len() < count {
+        let message = channel.recv().await.unwrap().expect("the channel is open");
+        received.push(message.body().to_vec());
+        message.done().await.unwrap();
+    }
+    received
+}
+
+fn numbers(count: u32) -> Vec<Vec<u8>> {
+    (0..count).map(|number| number.to_be_bytes().to_vec()).collect()
+}
+
+#[tokio::test]
+async fn two_nodes_talk_directly_and_the_accepting_one_needs_no_card() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_node = client.builder().start().await.unwrap();
+    let mut there = client_node.open(&card, Policy::only(&card)).await.unwrap();
+    there.opened().await.unwrap();
+    let mut here = server_node.accept().await.unwrap();
+    assert_eq!(here.peer(), client.owner.id());
+    let receipt = there.send(b"question".to_vec()).await.unwrap();
+    assert_eq!(receive(&mut here, 1).await, [b"question"]);
+    receipt.delivered().await.unwrap();
+    let receipt = here.send_live(b"answer".to_vec()).await.unwrap();
+    assert_eq!(receive(&mut there, 1).await, [b"answer"]);
+    receipt.delivered().await.unwrap();
+    client_node.shutdown().await;
+    server_node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_thousand_messages_through_a_relay_arrive_in_order_both_ways() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
+    let left_node = left.builder().start().await.unwrap();
+    let right_node = right.builder().start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let mut to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    let mut to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    for number in numbers(1000) {
+        to_right.send_live(number.clone()).await.unwrap();
+        to_left.send(number).await.unwrap();
+    }
+    assert_eq!(receive(&mut to_left, 1000).await, numbers(1000));
+    assert_eq!(receive(&mut to_right, 1000).await, numbers(1000));
+    let statistics = relay_node.statistics().await.unwrap();
+    assert!(statistics.forwarded_frames >= 2000 && statistics.links == 2, "{statistics:?}");
+}
+
+#[tokio::test]
+async fn what_was_sent_while_the_peer_was_away_arrives_once_after_either_restarts() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (_relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
+    // The right side was never there: ten messages are on the left one's disk, which then ends.
+    let left_node = left.builder().start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    let channel = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    for number in &numbers(10) {
+        channel.send(number.clone()).await.unwrap();
+    }
+    left_node.shutdown().await;
+    let left_node = left.builder().start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    let channel = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    for number in &numbers(20)[10..] {
+        channel.send(number.clone()).await.unwrap();
+    }
+    let mut received = Vec::new();
+    for part in [5, 15] {
+        let right_node = right.builder().start().await.unwrap();
+        right_node.attach(&relay_card).await.unwrap();
+        let mut channel = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+        received.extend(receive(&mut channel, part).await);
+        if part == 5 {
+            // One more was handed over, and not done with: it comes again, and says so.
+            let message = channel.recv().await.unwrap().unwrap();
+            assert_eq!((message.body(), message.redelivered()), (numbers(6)[5].as_slice(), false));
+        }
+        right_node.shutdown().await;
+    }
+    assert_eq!(received, numbers(20));
+}
+
+#[tokio::test]
+async fn a_relay_that_dies_and_comes_back_loses_nothing() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
+    let (left_node, right_node) = (left.builder().start().await.unwrap(), right.builder().start().await.unwrap());
+    left_node.attach(&relay_card).await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    let mut to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    to_right.send(b"before".to_vec()).await.unwrap();
+    assert_eq!(receive(&mut to_left, 1).await, [b"before"]);
+    relay_node.shutdown().await;
+    let receipt = to_right.send(b"while away".to_vec()).await.unwrap();
+    let (_relay_node, _) = run_relay(&relay, &[&left, &right], &address).await;
+    assert_eq!(receive(&mut to_left, 1).await, [b"while away"]);
+    receipt.delivered().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_not_admitted_gets_nowhere() {
+    let (relay, stranger, client) = (Machine::new(), Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&client], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let stranger_node = stranger.builder().start().await.unwrap();
+    let attaching = tokio::spawn(async move { stranger_node.attach(&relay_card).await });
+    // The refusal is counted at the relay; the stranger is told nothing.
+    while relay_node.statistics().await.unwrap().refused_frames == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!attaching.is_finished());
+    attaching.abort();
+}
+
+#[tokio::test]
+async fn errors_say_what_is_missing() {
+    let (machine, other) = (Machine::new(), Machine::new());
+    let node = Builder::new(machine.vault.clone(), machine.owner.clone()).transport(Tcp::default());
+    let node = node.start().await.unwrap();
+    let nowhere = other.owner.card(&other.vault, &CardParts::default()).unwrap();
+    let error = |error: NodeError| error.to_string();
+    let no_route = node.open(&nowhere, Policy::only(&nowhere)).await.map(drop).map_err(error);
+    assert_eq!(no_route, Err("the card names no relay that this node is attached to, and no address".into()));
+    let not_admitted = node.open(&nowhere, Policy::nobody()).await.map(drop).map_err(error);
+    assert_eq!(not_admitted, Err("the policy does not admit the identity on the card".into()));
+    assert_eq!(node.attach(&nowhere).await.map_err(error), Err("the card has no address to connect to".into()));
+    assert_eq!(node.listen("udp://1.2.3.4:5").await.map_err(error), Err("address scheme: malformed".into()));
+    let card = other.card_at("tcp://127.0.0.1:1");
+    let channel = node.open(&card, Policy::only(&card)).await.unwrap();
+    let again = node.open(&card, Policy::only(&card)).await.map(drop).map_err(error);
+    assert_eq!(again, Err("a handle of this channel exists already".into()));
+    let no_store = channel.send(b"durable".to_vec()).await.map(drop).map_err(error);
+    assert_eq!(no_store, Err("this node has no store, so nothing can be sent durably".into()));
+    let long = channel.send_live(vec![0; 20_000]).await.map(drop).map_err(error);
+    assert_eq!(long, Err("a message of 20000 octets, the limit is 16363".into()));
+    node.shutdown().await;
+    assert_eq!(node.listen(ANY_PORT).await.map_err(error), Err("the node has shut down".into()));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_and_not_a_loss() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_node = client.builder().start().await.unwrap();
+    let channel = client_node.open(&card, Policy::only(&card)).await.unwrap();
+    *client.disk.full.lock().unwrap() = true;
+    let refused = channel.send(b"refused".to_vec()).await.unwrap_err();
+    assert!(refused.to_string().starts_with("the disk is full") && refused.is_retryable(), "{refused}");
+    *client.disk.full.lock().unwrap() = false;
+    channel.send(b"taken".to_vec()).await.unwrap();
+    let mut here = server_node.accept().await.unwrap();
+    assert_eq!(receive(&mut here, 1).await, [b"taken"]);
+    // The recipient's disk is full: what is not on disk is not committed, and says so.
+    *server.disk.full.lock().unwrap() = true;
+    let receipt = channel.send(b"later".to_vec()).await.unwrap();
+    let message = here.recv().await.unwrap().unwrap();
+    assert!(message.done().await.is_err());
+    drop(receipt);
+}

@@ -405,6 +405,10 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         Some(self.sessions.drain(..=at).map(|ended| ended.session.local).collect())
     }
 
+    pub(crate) const fn silent_since(&self) -> Option<Timestamp> {
+        self.silent_since
+    }
+
     /// Whether a PING is due; it counts as sent then.
     pub(crate) fn take_due_ping(&mut self, now: Timestamp) -> bool {
         if core::mem::take(&mut self.ping_wanted) {

@@ -291,6 +291,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.handle_channel(now, channel);
     }
 
+    /// Since when something was sent on the channel and nothing of the peer has opened.
+    #[must_use]
+    pub fn silent_since(&self, channel: ChannelId) -> Option<Timestamp> {
+        self.channels.get(&channel).and_then(Channel::silent_since)
+    }
+
     /// Asks the peer for a sign of life.
     pub fn ping(&mut self, now: Timestamp, channel: ChannelId) {
         if let Some(found) = self.channels.get_mut(&channel) {

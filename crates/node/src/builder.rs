@@ -26,6 +26,23 @@ pub struct RelayConfig {
     pub limits: sealway_routing::Limits,
 }
 
+/// The keys and the name of a machine, wherever they come from.
+pub trait Keys {
+    /// Where the private keys are.
+    type Vault: Vault + Clone + 'static;
+
+    /// The vault, the identity whose keys are in it, and the box that its card names, if one does.
+    fn into_parts(self) -> (Self::Vault, Owner, Option<BoxName>);
+}
+
+impl<V: Vault + Clone + 'static> Keys for (V, Owner) {
+    type Vault = V;
+
+    fn into_parts(self) -> (V, Owner, Option<BoxName>) {
+        (self.0, self.1, None)
+    }
+}
+
 /// Sets a node up. Without anything but an identity it admits nobody and reaches nobody.
 pub struct Builder<V> {
     pub(crate) vault: V,
@@ -38,18 +55,8 @@ pub struct Builder<V> {
 }
 
 impl<V: Vault + Clone + 'static> Builder<V> {
-    /// A node of the identity `owner`, whose keys are in `vault`.
-    #[must_use]
-    pub const fn new(vault: V, owner: Owner) -> Self {
-        Self {
-            vault,
-            owner,
-            contact_box: None,
-            transports: Vec::new(),
-            store: None,
-            accept: Policy::nobody(),
-            relay: None,
-        }
+    pub(crate) const fn new(vault: V, owner: Owner, contact_box: Option<BoxName>) -> Self {
+        Self { vault, owner, contact_box, transports: Vec::new(), store: None, accept: Policy::nobody(), relay: None }
     }
 
     /// Adds a medium.

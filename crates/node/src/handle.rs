@@ -8,7 +8,7 @@ use sealway_routing::{Delivery, SendOptions};
 use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use crate::NodeError;
+use crate::{Builder, Keys, NodeError};
 
 /// Channels that others have opened and nobody has accepted yet.
 pub(crate) const ACCEPT_QUEUE: usize = 64;
@@ -102,6 +102,13 @@ impl Node {
         contact_box: BoxName,
     ) -> Self {
         Self { commands, accepted: Arc::new(Mutex::new(accepted)), id, contact_box }
+    }
+
+    /// Sets a node up with the keys of a machine.
+    #[must_use]
+    pub fn builder<K: Keys>(keys: K) -> Builder<K::Vault> {
+        let (vault, owner, contact_box) = keys.into_parts();
+        Builder::new(vault, owner, contact_box)
     }
 
     /// The own identity.

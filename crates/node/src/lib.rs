@@ -19,7 +19,7 @@ mod handle;
 mod links;
 mod writer;
 
-pub use builder::{Builder, RelayConfig};
+pub use builder::{Builder, Keys, RelayConfig};
 pub use error::NodeError;
 pub use handle::{Channel, Message, Node, Receipt, Statistics};
 pub use sealway_routing::SendOptions;

@@ -50,7 +50,7 @@ impl Machine {
     }
 
     fn builder(&self) -> Builder<TestVault> {
-        Builder::new(self.vault.clone(), self.owner.clone())
+        Node::builder((self.vault.clone(), self.owner.clone()))
             .transport(Tcp::default())
             .store(self.disk.clone())
             .contact_box(self.contact_box)
@@ -215,7 +215,7 @@ async fn who_is_not_admitted_gets_nowhere() {
 #[tokio::test]
 async fn errors_say_what_is_missing() {
     let (machine, other) = (Machine::new(), Machine::new());
-    let node = Builder::new(machine.vault.clone(), machine.owner.clone()).transport(Tcp::default());
+    let node = Node::builder((machine.vault.clone(), machine.owner.clone())).transport(Tcp::default());
     let node = node.start().await.unwrap();
     let nowhere = other.owner.card(&other.vault, &CardParts::default()).unwrap();
     let error = |error: NodeError| error.to_string();

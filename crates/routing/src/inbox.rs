@@ -10,9 +10,9 @@ use sealway_wire::{
 use crate::{Batch, Table};
 
 /// Messages that wait for an earlier one, or for the application, at most.
-const MAX_WAITING: usize = 256;
+const MAX_WAITING: usize = 512;
 /// Octets that wait, at most.
-const MAX_WAITING_OCTETS: usize = 1024 * 1024;
+const MAX_WAITING_OCTETS: usize = 2 * 1024 * 1024;
 /// Runs of the peer that are remembered; the one that was heard of least recently goes.
 const MAX_INSTANCES: usize = 64;
 /// A message may have been handed over before a crash if its number is below a bound that is written so far ahead.
@@ -208,10 +208,17 @@ impl Inbox {
             return Verdict::Pending;
         }
         let beyond = id.number - progress.marks.mark > COMMIT_WINDOW;
-        // The message that the application waits for always finds a place.
-        let full = progress.waiting.len() >= MAX_WAITING || self.octets + body.len() > MAX_WAITING_OCTETS;
-        if beyond || (full && id.number != progress.next) {
+        if beyond {
             return Verdict::Later;
+        }
+        // An earlier message takes the place of later ones, which the sender repeats: the one that the application waits
+        // for always finds a place.
+        while progress.waiting.len() >= MAX_WAITING || self.octets + body.len() > MAX_WAITING_OCTETS {
+            match progress.waiting.last_entry() {
+                Some(latest) if *latest.key() > id.number => self.octets -= latest.remove().len(),
+                _ if id.number == progress.next => break,
+                _ => return Verdict::Later,
+            }
         }
         self.octets += body.len();
         progress.waiting.insert(id.number, body.to_vec());

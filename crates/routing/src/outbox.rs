@@ -10,8 +10,8 @@ use sealway_wire::{IdentityId, Instance, MessageId, Reader, Timestamp, content::
 
 use crate::{Batch, Table};
 
-/// Messages that may be under way at once.
-const IN_FLIGHT: usize = 512;
+/// Messages that may be under way at once: no more than an inbox has places for.
+const IN_FLIGHT: usize = 256;
 /// Octets that may be under way at once.
 const OCTETS_IN_FLIGHT: usize = 1024 * 1024;
 /// The time after which an unanswered message is sent again, before the round trip is known, and its bounds. RFC 6298.
@@ -91,8 +91,6 @@ pub struct Outbox {
     expiries: BTreeSet<(Timestamp, u64)>,
     octets: usize,
     round_trip: Option<RoundTrip>,
-    /// Since when something is under way and nothing was committed.
-    waiting_since: Option<Timestamp>,
 }
 
 impl Outbox {
@@ -108,7 +106,6 @@ impl Outbox {
             expiries: BTreeSet::new(),
             octets: 0,
             round_trip: None,
-            waiting_since: None,
         }
     }
 
@@ -220,14 +217,12 @@ impl Outbox {
         let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
         entry.offered = true;
         entry.sent = Some(Sent { first, again: now.after(wait), times: times + 1 });
-        self.waiting_since.get_or_insert(now);
         Some(ToSend { id: entry.id, lowest, body: &entry.body })
     }
 
     /// The peer has opened a new session: what it has not committed is sent again, at once.
     pub fn renew(&mut self) {
         self.entries.values_mut().for_each(|entry| entry.sent = None);
-        self.waiting_since = None;
     }
 
     /// The peer has committed these.
@@ -246,24 +241,13 @@ impl Outbox {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
         let orders = self.under_way().filter(|(_, entry)| done(entry)).map(|(order, _)| *order).collect();
-        let delivered = self.remove_all(orders);
-        if !delivered.ids.is_empty() {
-            let more_under_way = self.under_way().any(|(_, entry)| entry.sent.is_some());
-            self.waiting_since = more_under_way.then_some(now);
-        }
-        delivered
+        self.remove_all(orders)
     }
 
     /// Gives up what has expired.
     pub fn expire(&mut self, now: Timestamp) -> Delivered {
         let orders = self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, order)| *order).collect();
         self.remove_all(orders)
-    }
-
-    /// Since when something is under way and the peer has committed nothing.
-    #[must_use]
-    pub const fn waiting_since(&self) -> Option<Timestamp> {
-        self.waiting_since
     }
 
     /// When [`poll_send`](Self::poll_send) or [`expire`](Self::expire) has something to do next, if nothing else happens.

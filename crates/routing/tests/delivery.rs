@@ -237,7 +237,7 @@ fn an_inbox_is_bounded() {
     let mut inbox = Inbox::new(SENDER);
     let id = |number| MessageId { instance: Instance([0; 4]), number };
     let accepted = (1..1000).filter(|number| inbox.handle_message(id(*number), 0, &[0; 16_000]) == Verdict::Accepted);
-    assert!(accepted.count() < 70, "a mebibyte of messages of 16,000 octets");
+    assert!(accepted.count() < 135, "two mebibytes of messages of 16,000 octets");
     // The one that all wait for is taken all the same.
     assert_eq!(inbox.handle_message(id(0), 0, &[0; 16_000]), Verdict::Accepted);
     assert_eq!(inbox.poll_deliver().unwrap().id, id(0));

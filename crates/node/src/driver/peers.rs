@@ -18,8 +18,8 @@ use crate::{
 
 /// Messages that wait for the application in its handle.
 const HANDLE_QUEUE: usize = 64;
-/// When nothing was committed for so long although something is under way, a new session is made.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(10);
+/// When nothing at all was heard of the peer for so long although messages are under way, a new session is made.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// Messages that one turn seals for a peer, so that one busy peer does not starve the others.
 const TURN: usize = 128;
 
@@ -114,8 +114,7 @@ impl Peer {
         if self.blocked {
             return self.outbox.next_expiry();
         }
-        let overdue = self.outbox.waiting_since().map(|since| since.after(COMMIT_DEADLINE));
-        self.outbox.poll_timeout().into_iter().chain(overdue).min()
+        self.outbox.poll_timeout()
     }
 
     fn handle(&mut self, senders: &Senders) -> Channel {
@@ -415,9 +414,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let (Some(writer), false) = (&self.writer, batch.is_empty()) {
             writer.write(batch, Stored::Removed);
         }
-        let overdue = peer.outbox.waiting_since().is_some_and(|since| now.since(since) >= COMMIT_DEADLINE);
-        if let (true, Some(channel)) = (overdue && !peer.blocked, peer.channel) {
-            peer.outbox.renew();
+        // A message is repeated as long as it is not committed, so this is asked often enough.
+        if let Some(channel) = peer.channel.filter(|_| !peer.blocked && !peer.outbox.is_empty())
+            && self.endpoint.silent_since(channel).is_some_and(|since| now.since(since) >= DEADLINE)
+        {
             self.endpoint.missed_deadline(now, channel);
         }
     }

@@ -13,17 +13,28 @@ use tokio::sync::mpsc;
 use crate::{
     Node, NodeError,
     clock::Clock,
+    danger::RelayTap,
     driver::{self, Driver},
     handle::ACCEPT_QUEUE,
     writer::Writer,
 };
 
 /// What a relay is set up with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct RelayConfig {
     /// Limits of each client.
     pub limits: sealway_routing::Limits,
+    /// What reads and tampers with what passes through. None, but for demonstrations.
+    pub tap: Option<Arc<dyn RelayTap>>,
+}
+
+impl RelayConfig {
+    /// Has `tap` read everything, and tamper with it.
+    #[must_use]
+    pub fn with_tap(self, tap: impl RelayTap + 'static) -> Self {
+        Self { tap: Some(Arc::new(tap)), ..self }
+    }
 }
 
 /// The keys and the name of a machine, wherever they come from.
@@ -90,7 +101,7 @@ impl<V: Vault + Clone + 'static> Builder<V> {
 
     /// Forwards frames between those whom [`accept`](Self::accept) lets attach.
     #[must_use]
-    pub const fn relay(mut self, config: RelayConfig) -> Self {
+    pub fn relay(mut self, config: RelayConfig) -> Self {
         self.relay = Some(config);
         self
     }

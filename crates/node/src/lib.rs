@@ -13,6 +13,7 @@
 
 mod builder;
 mod clock;
+pub mod danger;
 mod driver;
 mod error;
 mod handle;

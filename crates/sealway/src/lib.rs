@@ -37,6 +37,7 @@ pub use sealway_channel::{Context, PostQuantum, Profile};
 pub use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
 pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, RelayEntry, UnverifiedCard};
 pub use sealway_link::{LinkError, Transport};
+pub use sealway_node::danger;
 pub use sealway_node::{Builder, Channel, Message, Node, NodeError, Receipt, RelayConfig, SendOptions, Statistics};
 pub use sealway_routing::{Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redb")]
@@ -44,5 +45,5 @@ pub use sealway_store_redb::RedbStore;
 #[cfg(feature = "tcp")]
 pub use sealway_tcp::Tcp;
 pub use sealway_vault::{Algorithm, CryptoProvider, Secret, Vault};
-pub use sealway_vault_file::{FileVaultError, Unlock};
+pub use sealway_vault_file::{FileVaultError, Unlock, write_private};
 pub use sealway_wire::{BoxName, DecodeError, IdentityId, MessageId};

@@ -284,6 +284,21 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
+    /// A frame was refused. On a link that loses and forges nothing by itself that means that somebody tampers with it, or
+    /// that the two ends no longer agree where frames begin: a new connection is the cure. Strangers are left to their
+    /// deadline, for an end that comes at once would tell them something.
+    pub(super) fn link_is_damaged(&mut self, now: Timestamp, id: LinkId) {
+        let is_served = self.served.values().any(|served| *served == id);
+        let is_attached = self
+            .dials
+            .iter_mut()
+            .any(|dial| dial.link == Some(id) && dial.attachment().is_some_and(|attachment| attachment.attached));
+        if is_served || is_attached {
+            tracing::info!(link = ?id, "a frame on an authenticated link was refused; the link is made anew");
+            self.drop_link(now, id);
+        }
+    }
+
     /// Closes a link after what is queued on it has left.
     pub(super) fn drop_link(&mut self, now: Timestamp, link: LinkId) {
         if let Some(link) = self.links.get(&link) {

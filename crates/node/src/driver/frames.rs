@@ -38,6 +38,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn handle_frame(&mut self, now: Timestamp, path: PathId, source: Source, frame: &mut [u8]) {
         let received = self.endpoint.handle_frame(now, path, source, frame);
         self.handle_events(now);
+        if received.is_err() && as_flow(path).is_none() {
+            self.link_is_damaged(now, LinkId(path.0));
+        }
         match received {
             Ok(Received::Nothing) => {}
             Ok(Received::Record { channel, lane, record }) => match record {
@@ -109,17 +112,32 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     // ---- as a relay ----
 
     fn relay_frame(&mut self, now: Timestamp, channel: ChannelId, octets: &[u8]) {
-        let Self { relay, endpoint, links, scratch, statistics, .. } = self;
+        let Self { relay, tap, endpoint, links, scratch, statistics, .. } = self;
         let Some(relay) = relay else { return };
+        if let Some(tap) = tap {
+            tap.saw(octets);
+        }
         let handled = relay.handle(Self::session_of(channel), octets, |session, frame| {
-            let target = ChannelId(session.0);
-            let Ok(len) = frame.encode(&mut scratch.hop) else { return };
-            let sent = endpoint.seal_datagram(now, target, &scratch.hop[..len], &mut scratch.outer).ok();
-            let pushed = sent.is_some_and(|outgoing| {
-                let link = links.get(&LinkId(outgoing.path.0));
-                link.is_some_and(|link| link.queue.push(&scratch.outer[..outgoing.len]))
-            });
-            statistics.dropped_frames += u64::from(!pushed);
+            let mut pass_on = |frame: &HopFrame<'_>| {
+                let Ok(len) = frame.encode(&mut scratch.hop) else { return };
+                let sent = endpoint.seal_datagram(now, ChannelId(session.0), &scratch.hop[..len], &mut scratch.outer);
+                let pushed = sent.is_ok_and(|outgoing| {
+                    let link = links.get(&LinkId(outgoing.path.0));
+                    link.is_some_and(|link| link.queue.push(&scratch.outer[..outgoing.len]))
+                });
+                statistics.dropped_frames += u64::from(!pushed);
+            };
+            match (tap.as_ref(), *frame) {
+                (Some(tap), HopFrame::Forward { label, frame }) => {
+                    let instead = tap.passes_on(session.0, frame);
+                    instead.iter().for_each(|frame| pass_on(&HopFrame::Forward { label, frame }));
+                }
+                (Some(tap), HopFrame::Routed { back, route, frame }) => {
+                    let instead = tap.passes_on(session.0, frame);
+                    instead.iter().for_each(|frame| pass_on(&HopFrame::Routed { back, route, frame }));
+                }
+                _ => pass_on(frame),
+            }
         });
         match handled {
             Ok(RelayEvent::Forwarded) => statistics.forwarded_frames += 1,

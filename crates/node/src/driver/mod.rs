@@ -30,6 +30,7 @@ use self::{dial::Dial, dial::Link, peers::Peer, peers::Stored};
 use crate::{
     RelayConfig,
     clock::Clock,
+    danger::RelayTap,
     handle::{Channel, Command, Statistics},
     links::{LinkEvent, LinkId},
     writer::{Writer, Written},
@@ -62,6 +63,7 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     dials: Vec<Dial>,
     by_hop: HashMap<ChannelId, usize>,
     relay: Option<Relay>,
+    tap: Option<Arc<dyn RelayTap>>,
     /// The link of each attached client, where we are a relay.
     served: HashMap<ChannelId, LinkId>,
     peers: HashMap<IdentityId, Peer>,
@@ -149,6 +151,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             unproved: BTreeMap::new(),
             dials: Vec::new(),
             by_hop: HashMap::new(),
+            tap: relay.as_ref().and_then(|config| config.tap.clone()),
             relay: relay.map(|config| Relay::new(config.limits)),
             served: HashMap::new(),
             peers: HashMap::new(),

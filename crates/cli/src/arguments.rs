@@ -1,0 +1,168 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// End-to-end encrypted channels for machines that cannot reach each other directly.
+///
+/// Logs go to standard error; SEALWAY_LOG=error|warn|info|debug|trace|off sets how much.
+#[derive(Debug, Parser)]
+#[command(name = "sealway", version)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes identities.
+    #[command(subcommand)]
+    Identity(IdentityCommand),
+    /// Shows contact cards.
+    #[command(subcommand)]
+    Card(CardCommand),
+    /// Runs a relay.
+    #[command(subcommand)]
+    Relay(RelayCommand),
+    /// Waits for peers and prints what they send, a line a message.
+    Listen(Listen),
+    /// Opens a channel: each line of standard input is a message, each message received a line of standard output.
+    Open(Open),
+    /// Shows what Sealway does, on recorded data.
+    #[command(subcommand)]
+    Demo(DemoCommand),
+    /// One process of a demonstration.
+    #[command(hide = true)]
+    DemoRole(DemoRole),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityCommand {
+    /// Makes an identity in a new vault, and writes its card beside it.
+    New(New),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CardCommand {
+    /// Prints the card of the identity in a vault.
+    Show(Show),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RelayCommand {
+    /// Forwards frames between the clients that it lets attach, and never sees what is in them.
+    Run(Relay),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoCommand {
+    /// A heart-rate monitor and a phone behind a relay that tampers, and the same over TLS.
+    HeartRate(HeartRate),
+}
+
+/// Which vault, and what opens it.
+#[derive(Debug, Args)]
+pub(crate) struct Vault {
+    /// The file with the private keys.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vault: PathBuf,
+    /// The file whose first line is the passphrase. Also: the variable SEALWAY_PASSPHRASE. Without either, a key file
+    /// beside the vault (FILE.key) opens it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// The key file, if it is not FILE.key.
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// An address at which the machine itself listens, for its card: tcp://host:port. Repeatable.
+    #[arg(long = "at", value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<String>,
+    /// The card of a relay at which the machine is to be found. Repeatable.
+    #[arg(long = "relay", value_name = "CARD")]
+    pub(crate) relays: Vec<String>,
+    /// Where the card is written [default: FILE.card].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) card: Option<PathBuf>,
+    /// Where the recovery key is written [default: FILE.recovery].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Relay {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// An address to listen on: tcp://host:port. Repeatable.
+    #[arg(long = "listen", value_name = "ADDRESS", required = true)]
+    pub(crate) listen: Vec<String>,
+    /// The relay's data file [default: FILE.data].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+    /// Who may attach: an identity (64 hexadecimal digits), a card, or a file with a card. Repeatable; without any, nobody.
+    #[arg(long = "allow", value_name = "ID|CARD")]
+    pub(crate) allow: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listen {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// Who may talk to us: an identity, a card, or a file with a card. Repeatable; without any, nobody. With a card we
+    /// also open the channel from our side.
+    #[arg(long = "from", value_name = "ID|CARD")]
+    pub(crate) from: Vec<String>,
+    /// An address to listen on, beside the relays of our card. Repeatable.
+    #[arg(long = "listen", value_name = "ADDRESS")]
+    pub(crate) listen: Vec<String>,
+    /// The data file: messages on the way, and what was received [default: FILE.data].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Open {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// The peer: its card, or a file with its card.
+    #[arg(value_name = "CARD")]
+    pub(crate) peer: String,
+    /// The data file: messages on the way, and what was received [default: FILE.data].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HeartRate {
+    /// Keeps the folder with captures, logs and data, and says where it is.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// The seed of all damage, for a run that repeats it.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Which process of a demonstration this is.
+#[derive(Debug, Args)]
+pub(crate) struct DemoRole {
+    /// Its name.
+    pub(crate) role: String,
+    /// The demonstration's folder.
+    pub(crate) folder: PathBuf,
+    /// Where it listens, or the local address from which it connects.
+    pub(crate) address: String,
+    /// The seed of its damage.
+    #[arg(default_value_t = 0)]
+    pub(crate) seed: u64,
+}

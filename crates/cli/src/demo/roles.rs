@@ -1,0 +1,122 @@
+//! The processes of a demonstration: relay, monitor, phone. They are told what to do on standard input, and say what has
+//! happened on standard output.
+
+use std::net::IpAddr;
+
+use sealway::{Channel, Node, Policy, RedbStore, RelayConfig, Tcp};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    sync::mpsc,
+};
+
+use super::{
+    files::{Folder, lines},
+    reading::Reading,
+    tamper::Tampering,
+};
+use crate::failure::Failure;
+
+/// The relay: lets monitor and phone attach, and tampers with what they send each other.
+pub(crate) async fn relay(folder: &Folder, address: &str, seed: u64) -> Result<(), Failure> {
+    let policy = Policy::ids([folder.card("monitor")?.id(), folder.card("phone")?.id()]);
+    let tampering = Tampering::new(folder.append("relay.seen")?, folder.append("relay.damage")?, seed);
+    let node = Node::builder(folder.identity("relay")?)
+        .transport(Tcp::default())
+        .accept(policy)
+        .relay(RelayConfig::default().with_tap(tampering))
+        .start()
+        .await?;
+    println!("listening on {}", node.listen(&format!("tcp://{address}")).await?);
+    crate::talk::interrupted().await
+}
+
+/// Attaches to the relay from a local address and opens the channel to the other end.
+async fn channel(folder: &Folder, name: &str, peer: &str, local: &str) -> Result<(Node, Channel), Failure> {
+    let local: IpAddr = local.parse().map_err(Failure::given)?;
+    let (relay, peer) = (folder.card("relay")?, folder.card(peer)?);
+    let node = Node::builder(folder.identity(name)?)
+        .transport(Tcp::default().from_local_address(local))
+        .store(RedbStore::open(&folder.path(&format!("{name}.data")))?)
+        .start()
+        .await?;
+    let attaching = node.clone();
+    tokio::spawn(async move { attaching.attach(&relay).await });
+    // Not before there is a relay to route over; it need not have answered.
+    let channel = loop {
+        match node.open(&peer, Policy::only(&peer)).await {
+            Err(sealway::NodeError::NoRoute) => tokio::task::yield_now().await,
+            other => break other?,
+        }
+    };
+    Ok((node, channel))
+}
+
+/// The monitor: `send FROM TO` sends readings; settings of the phone are written down and said.
+pub(crate) async fn monitor(folder: &Folder, local: &str) -> Result<(), Failure> {
+    let (_node, mut channel) = channel(folder, "monitor", "phone", local).await?;
+    let readings = Reading::recorded();
+    let settings = folder.append("monitor.settings")?;
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    println!("ready");
+    loop {
+        tokio::select! {
+            order = orders.next_line() => {
+                let Some(order) = order.map_err(Failure::failed)? else { return Ok(()) };
+                let bounds: Vec<usize> = order.split(' ').skip(1).filter_map(|word| word.parse().ok()).collect();
+                let [from, to] = bounds[..] else { continue };
+                for reading in readings.get(from..to).unwrap_or_default() {
+                    channel.send(reading.encode()).await?;
+                    println!("sent {}", reading.sequence);
+                }
+            }
+            message = channel.recv() => {
+                let Some(message) = message? else { return Ok(()) };
+                let text = String::from_utf8_lossy(message.body()).into_owned();
+                let known = message.redelivered() && lines(&folder.path("monitor.settings")).last() == Some(&text);
+                if !known {
+                    settings.write(format!("{text}\n").as_bytes());
+                }
+                message.done().await?;
+                println!("setting {text}");
+            }
+        }
+    }
+}
+
+/// The phone: `set TEXT` sends a setting; readings are written to its file, and said.
+pub(crate) async fn phone(folder: &Folder, local: &str) -> Result<(), Failure> {
+    let (_node, mut channel) = channel(folder, "phone", "monitor", local).await?;
+    let file = folder.append("phone.csv")?;
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    let (delivered, mut deliveries) = mpsc::unbounded_channel();
+    println!("ready");
+    loop {
+        tokio::select! {
+            order = orders.next_line() => {
+                let Some(order) = order.map_err(Failure::failed)? else { return Ok(()) };
+                let text = order.trim_start_matches("set ").to_string();
+                let receipt = channel.send(text.clone()).await?;
+                println!("set {text}");
+                let delivered = delivered.clone();
+                tokio::spawn(async move {
+                    if receipt.delivered().await.is_ok() {
+                        let _ = delivered.send(text);
+                    }
+                });
+            }
+            Some(text) = deliveries.recv() => println!("acknowledged {text}"),
+            message = channel.recv() => {
+                let Some(message) = message? else { return Ok(()) };
+                // What is no reading is written down all the same: the count of forgeries shall see it.
+                let line = Reading::decode(message.body()).map_or_else(|| "not a reading".into(), |reading| reading.line());
+                // The process may have ended between this line and `done`.
+                let known = message.redelivered() && lines(&folder.path("phone.csv")).last() == Some(&line);
+                if !known {
+                    file.write(format!("{line}\n").as_bytes());
+                }
+                message.done().await?;
+                println!("reading {line}");
+            }
+        }
+    }
+}

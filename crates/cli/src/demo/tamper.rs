@@ -1,0 +1,108 @@
+//! A relay that does its worst: damage to the end-to-end frames that it carries.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use sealway::danger::RelayTap;
+
+use super::files::Appender;
+
+/// Kinds of damage, as they are counted.
+pub(crate) const KINDS: [&str; 6] = ["flipped", "dropped", "duplicated", "reordered", "replayed", "injected"];
+
+/// Writes down all that the relay decrypts, and damages every eighth frame in turn in one of six ways.
+pub(crate) struct Tampering {
+    seen: Appender,
+    damage: Appender,
+    state: Mutex<State>,
+}
+
+struct State {
+    random: u64,
+    frames: u64,
+    /// A frame that waits to be overtaken by the next one to the same client.
+    held: HashMap<u64, Vec<u8>>,
+    /// Frames to come again later.
+    kept: HashMap<u64, Vec<Vec<u8>>>,
+}
+
+const EVERY: u64 = 8;
+const KEPT: usize = 16;
+
+impl Tampering {
+    pub(crate) fn new(seen: Appender, damage: Appender, seed: u64) -> Self {
+        let state = State { random: seed | 1, frames: 0, held: HashMap::new(), kept: HashMap::new() };
+        Self { seen, damage, state: Mutex::new(state) }
+    }
+}
+
+impl State {
+    /// xorshift64: damage needs no good randomness, only the same each time.
+    fn below(&mut self, bound: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        usize::try_from(self.random % u64::try_from(bound.max(1)).unwrap_or(1)).unwrap_or(0)
+    }
+
+    fn damage(&mut self, to: u64, frame: &[u8]) -> (Option<&'static str>, Vec<Vec<u8>>) {
+        self.frames += 1;
+        let kept = self.kept.entry(to).or_default();
+        if kept.len() == KEPT {
+            kept.remove(0);
+        }
+        kept.push(frame.to_vec());
+        if let Some(held) = self.held.remove(&to) {
+            return (None, vec![frame.to_vec(), held]);
+        }
+        if self.frames % EVERY != EVERY - 1 {
+            return (None, vec![frame.to_vec()]);
+        }
+        let kind = usize::try_from(self.frames / EVERY).unwrap_or(0) % KINDS.len();
+        let instead = match KINDS[kind] {
+            "flipped" => {
+                let mut flipped = frame.to_vec();
+                let bit = self.below(frame.len() * 8);
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                vec![flipped]
+            }
+            "dropped" => vec![],
+            "duplicated" => vec![frame.to_vec(), frame.to_vec()],
+            "reordered" => {
+                self.held.insert(to, frame.to_vec());
+                vec![]
+            }
+            "replayed" => {
+                let at = self.below(self.kept.get(&to).map_or(0, Vec::len));
+                let old = self.kept.get(&to).and_then(|kept| kept.get(at)).cloned();
+                std::iter::once(frame.to_vec()).chain(old).collect()
+            }
+            // A record of the same session with a later counter and a body of the relay's own.
+            _ => {
+                let mut forged = frame.to_vec();
+                for octet in forged.iter_mut().skip(5) {
+                    *octet = u8::try_from(self.below(256)).unwrap_or(0);
+                }
+                vec![frame.to_vec(), forged]
+            }
+        };
+        (Some(KINDS[kind]), instead)
+    }
+}
+
+impl RelayTap for Tampering {
+    fn saw(&self, hop_frame: &[u8]) {
+        self.seen.write(hop_frame);
+    }
+
+    fn passes_on(&self, to: u64, frame: &[u8]) -> Vec<Vec<u8>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kind, instead) = state.damage(to, frame);
+        if let Some(kind) = kind {
+            self.damage.write(format!("{kind}\n").as_bytes());
+        }
+        instead
+    }
+}

@@ -1,0 +1,51 @@
+//! The `sealway` program.
+//!
+//! Exit codes: 0 done; 1 the other side, the network or the disk did not do it; 2 the command line is wrong; 3 what was
+//! given (a vault, a card, a passphrase) is not what it must be.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod demo;
+mod failure;
+mod identity;
+mod logs;
+mod relay;
+mod talk;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    arguments::{Arguments, CardCommand, Command, DemoCommand, IdentityCommand, RelayCommand},
+    failure::Failure,
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    logs::start();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("the runtime cannot be started: {error}")).report(),
+    };
+    let outcome = runtime.block_on(run(arguments.command));
+    // Reading standard input cannot be cancelled: a thread that waits for a line must not keep the program.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Identity(IdentityCommand::New(new)) => identity::new(&new)?,
+        Command::Card(CardCommand::Show(show)) => identity::show_card(&show)?,
+        Command::Relay(RelayCommand::Run(run)) => relay::run(&run).await?,
+        Command::Listen(listen) => talk::listen(&listen).await?,
+        Command::Open(open) => talk::open(&open).await?,
+        Command::Demo(DemoCommand::HeartRate(options)) => return demo::run(options).await,
+        Command::DemoRole(role) => demo::run_role(&role).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

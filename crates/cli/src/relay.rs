@@ -1,0 +1,31 @@
+//! `relay run`.
+
+use sealway::{Node, RelayConfig, Tcp};
+
+use crate::{
+    arguments::Relay,
+    failure::Failure,
+    identity::{self, Named},
+    talk,
+};
+
+pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
+    let identity = identity::open(&options.vault)?;
+    let allowed = options.allow.iter().map(|text| Named::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    if allowed.is_empty() {
+        eprintln!("nobody may attach to this relay: name clients with --allow ID|CARD");
+    }
+    let node = Node::builder(identity)
+        .transport(Tcp::default())
+        .store(talk::store(&options.vault, options.data.as_deref())?)
+        .accept(identity::policy(&allowed))
+        .relay(RelayConfig::default())
+        .start()
+        .await?;
+    for address in &options.listen {
+        println!("listening on {}", node.listen(address).await?);
+    }
+    talk::interrupted().await?;
+    node.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! `listen` and `open`: lines in, lines out.
+
+use std::{io::Write, path::Path};
+
+use sealway::{Channel, Node, NodeError, Policy, Receipt, RedbStore, Tcp};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines, Stdin},
+    sync::mpsc,
+    task::JoinSet,
+};
+
+use crate::{
+    arguments::{Listen, Open, Vault},
+    failure::Failure,
+    identity::{self, Named},
+};
+
+/// The data file of a vault.
+pub(crate) fn store(vault: &Vault, data: Option<&Path>) -> Result<RedbStore, Failure> {
+    let default = identity::beside(&vault.vault, ".data");
+    let path = data.unwrap_or(&default);
+    RedbStore::open(path).map_err(|error| Failure::from(error).about(path))
+}
+
+pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
+    let identity = identity::open(&options.vault)?;
+    let from = options.from.iter().map(|text| Named::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    if from.is_empty() {
+        eprintln!("nobody may talk to us: name peers with --from ID|CARD");
+    }
+    let relays = identity.relays().to_vec();
+    if relays.is_empty() && options.listen.is_empty() {
+        return Err(Failure::given("the identity has no relay: give --listen ADDRESS, or make it with --relay CARD"));
+    }
+    let node = Node::builder(identity)
+        .transport(Tcp::default())
+        .store(store(&options.vault, options.data.as_deref())?)
+        .accept(identity::policy(&from))
+        .start()
+        .await?;
+    for address in &options.listen {
+        eprintln!("listening on {}", node.listen(address).await?);
+    }
+    attach(&node, &relays);
+    let mut channels = JoinSet::new();
+    for named in &from {
+        let Named::Card(card) = named else { continue };
+        match node.open(card, Policy::only(card)).await {
+            Ok(channel) => drop(channels.spawn(print(channel))),
+            // It can still come to us.
+            Err(NodeError::NoRoute) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let interrupted = interrupted();
+    tokio::pin!(interrupted);
+    let outcome = loop {
+        tokio::select! {
+            accepted = node.accept() => match accepted {
+                Some(channel) => drop(channels.spawn(print(channel))),
+                None => break Ok(()),
+            },
+            Some(ended) = channels.join_next() => {
+                if let Ok(Err(failure)) = ended {
+                    break Err(failure);
+                }
+            }
+            ended = &mut interrupted => break ended,
+        }
+    };
+    node.shutdown().await;
+    outcome
+}
+
+pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
+    let identity = identity::open(&options.vault)?;
+    let card = identity::card(&options.peer)?;
+    let relays = identity.relays().to_vec();
+    let node = Node::builder(identity)
+        .transport(Tcp::default())
+        .store(store(&options.vault, options.data.as_deref())?)
+        .start()
+        .await?;
+    attach(&node, &relays);
+    let mut channel = node.open(&card, Policy::only(&card)).await?;
+    let outcome = talk(&mut channel).await;
+    node.shutdown().await;
+    outcome
+}
+
+/// Connects to all relays. None of them is waited for: what is sent meanwhile waits in the outbox.
+fn attach(node: &Node, relays: &[sealway::Card]) {
+    for relay in relays {
+        let (node, relay) = (node.clone(), relay.clone());
+        tokio::spawn(async move {
+            if let Err(error) = node.attach(&relay).await {
+                eprintln!("relay {}: {error}", relay.id().short());
+            }
+        });
+    }
+}
+
+/// Sends lines and prints messages, until the input has ended and everything sent is committed, or Ctrl-C.
+async fn talk(channel: &mut Channel) -> Result<(), Failure> {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let (sent, receipts) = mpsc::channel(OUTSTANDING);
+    let mut sent = Some(sent);
+    let settled = tokio::spawn(settle(receipts));
+    let interrupted = interrupted();
+    tokio::pin!(settled, interrupted);
+    loop {
+        tokio::select! {
+            // The queue of receipts bounds what is sent and not committed: reading waits when it is full.
+            line = next_line(&mut lines, sent.clone()), if sent.is_some() => match line? {
+                Some((line, place)) => drop(place.send(channel.send(line).await?)),
+                None => sent = None,
+            },
+            message = channel.recv() => match message? {
+                Some(message) => print_line(message).await?,
+                None => return Ok(()),
+            },
+            ended = &mut settled => return ended.unwrap_or_else(|error| Err(Failure::failed(error))),
+            ended = &mut interrupted => return ended,
+        }
+    }
+}
+
+/// Messages that are sent and not committed, at most, before the next line is read.
+const OUTSTANDING: usize = 4096;
+
+/// The next line, once there is a place for its receipt. `None`: the input has ended.
+async fn next_line(
+    lines: &mut Lines<BufReader<Stdin>>,
+    sent: Option<mpsc::Sender<Receipt>>,
+) -> Result<Option<(String, mpsc::OwnedPermit<Receipt>)>, Failure> {
+    let Some(sent) = sent else { return std::future::pending().await };
+    // If the other end is gone, its outcome says why.
+    let Ok(place) = sent.reserve_owned().await else { return std::future::pending().await };
+    let line = lines.next_line().await.map_err(|error| Failure::failed(format!("standard input: {error}")))?;
+    Ok(line.map(|line| (line, place)))
+}
+
+/// Waits until everything that was sent is committed.
+async fn settle(mut receipts: mpsc::Receiver<Receipt>) -> Result<(), Failure> {
+    while let Some(receipt) = receipts.recv().await {
+        receipt.delivered().await?;
+    }
+    Ok(())
+}
+
+async fn print(mut channel: Channel) -> Result<(), Failure> {
+    while let Some(message) = channel.recv().await? {
+        print_line(message).await?;
+    }
+    Ok(())
+}
+
+/// Prints, and only then commits: what could not be printed is handed over again.
+async fn print_line(message: sealway::Message) -> Result<(), Failure> {
+    let failed = |error| Failure::failed(format!("standard output: {error}; the message stays for the next start"));
+    write_line(message.body()).map_err(failed)?;
+    Ok(message.done().await?)
+}
+
+fn write_line(line: &[u8]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(line)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Waits for Ctrl-C, or the signal by which service managers end a process.
+pub(crate) async fn interrupted() -> Result<(), Failure> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+        tokio::select! {
+            ended = tokio::signal::ctrl_c() => ended.map_err(Failure::failed),
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await.map_err(Failure::failed)
+}

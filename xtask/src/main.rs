@@ -1,2 +1,36 @@
-//! x
-fn main() {}
+//! The project's own commands. `cargo xtask` lists them.
+#![forbid(unsafe_code)]
+
+mod parts;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask test [--setup] [--no-skip]   runs every check and test that this machine can run, and names those it cannot;
+                                         --setup installs what is missing, --no-skip fails if anything was skipped
+cargo xtask setup                        installs what the tests need
+cargo xtask ci                           what CI runs: test --setup --no-skip
+cargo xtask tidy                         checks the house rules alone";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.split_first() {
+        Some((&"test", options)) if options.iter().all(|option| ["--setup", "--no-skip"].contains(option)) => {
+            parts::test(options.contains(&"--setup"), options.contains(&"--no-skip"))
+        }
+        Some((&"ci", [])) => parts::test(true, true),
+        Some((&"setup", [])) => tools::install_all(),
+        Some((&"tidy", [])) => tidy::check(),
+        _ => Err(USAGE.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The parts of the test command.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::{
+    tidy,
+    tools::{self, CLIPPY, GIT, RUSTFMT, Tool, output, run},
+};
+
+struct Part {
+    name: &'static str,
+    needs: &'static [Tool],
+    run: fn() -> Result<(), String>,
+}
+
+const PARTS: &[Part] = &[
+    Part { name: "formatting", needs: &[RUSTFMT], run: || run(&["cargo", "fmt", "--all", "--check"]) },
+    Part { name: "house rules", needs: &[], run: tidy::check },
+    Part { name: "lints", needs: &[CLIPPY], run: lints },
+    Part { name: "tests", needs: &[], run: || run(&["cargo", "test", "--workspace", "--quiet"]) },
+    Part { name: "examples", needs: &[], run: examples },
+    Part { name: "the core without std", needs: &[], run: without_std },
+    Part { name: "each crate alone", needs: &[], run: each_crate_alone },
+    Part { name: "documentation", needs: &[], run: documentation },
+    Part { name: "packages", needs: &[GIT], run: packages },
+    Part { name: "the demonstration", needs: &[], run: demonstration },
+];
+
+pub(crate) fn test(setup: bool, no_skip: bool) -> Result<(), String> {
+    if setup {
+        tools::install_all()?;
+    }
+    let mut skipped = Vec::new();
+    let mut passed = 0;
+    for part in PARTS {
+        if let Some(missing) = part.needs.iter().find(|tool| !tool.is_there()) {
+            skipped.push(format!(
+                "skipped: {}, for want of {}: {}",
+                part.name,
+                missing.name,
+                missing.install.join(" ")
+            ));
+            continue;
+        }
+        println!("== {}", part.name);
+        let start = Instant::now();
+        (part.run)().map_err(|error| format!("{}: {error}\n{passed} passed, 1 failed", part.name))?;
+        println!("== {}: {} s", part.name, start.elapsed().as_secs());
+        passed += 1;
+    }
+    skipped.iter().for_each(|line| println!("{line}"));
+    println!("{passed} passed, 0 failed, {} skipped", skipped.len());
+    if no_skip && !skipped.is_empty() { Err("parts were skipped, and --no-skip was given".into()) } else { Ok(()) }
+}
+
+fn lints() -> Result<(), String> {
+    run(&["cargo", "clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])
+}
+
+fn examples() -> Result<(), String> {
+    for example in ["identity_only", "channel_only", "two_nodes"] {
+        output(&["cargo", "run", "--quiet", "--package", "sealway", "--example", example])?;
+    }
+    Ok(())
+}
+
+/// Links the core into a static library with a panic handler of its own. With std anywhere in it, that fails.
+fn without_std() -> Result<(), String> {
+    run(&["cargo", "build", "--quiet", "--manifest-path", "xtask/bare/Cargo.toml", "--target-dir", "target/bare"])
+}
+
+/// Packages and their features, from cargo's metadata.
+pub(crate) fn metadata() -> Result<Value, String> {
+    let text = output(&["cargo", "metadata", "--format-version", "1", "--locked"])?;
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+pub(crate) fn members(metadata: &Value) -> impl Iterator<Item = &Value> {
+    let ids = metadata["workspace_members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    packages.iter().filter(|package| ids.contains(&package["id"]))
+}
+
+fn each_crate_alone() -> Result<(), String> {
+    let metadata = metadata()?;
+    for package in members(&metadata) {
+        let name = package["name"].as_str().unwrap_or_default();
+        let check = ["cargo", "check", "--quiet", "--package", name];
+        run(&check)?;
+        let features = package["features"].as_object();
+        let features = features.into_iter().flat_map(|features| features.keys()).filter(|name| *name != "default");
+        for (index, feature) in features.enumerate() {
+            if index == 0 {
+                run(&[&check[..], &["--no-default-features"]].concat())?;
+            }
+            run(&[&check[..], &["--no-default-features", "--features", feature]].concat())?;
+        }
+    }
+    Ok(())
+}
+
+fn documentation() -> Result<(), String> {
+    run(&["env", "RUSTDOCFLAGS=--deny warnings", "cargo", "doc", "--workspace", "--no-deps", "--quiet"])
+}
+
+fn packages() -> Result<(), String> {
+    run(&["cargo", "package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", "target/package-check"])
+}
+
+/// Runs the heart-rate demonstration as the README does; its exit code says whether its last line is as it must be.
+fn demonstration() -> Result<(), String> {
+    let text =
+        output(&["cargo", "run", "--quiet", "--release", "--package", "sealway-cli", "--", "demo", "heart-rate"])?;
+    println!("{}", text.lines().last().unwrap_or_default());
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! What the tests need beside cargo, and how it is installed.
+
+use std::process::{Command, Stdio};
+
+/// A tool that may be missing.
+pub(crate) struct Tool {
+    pub(crate) name: &'static str,
+    probe: &'static [&'static str],
+    pub(crate) install: &'static [&'static str],
+}
+
+pub(crate) const RUSTFMT: Tool = Tool {
+    name: "rustfmt",
+    probe: &["cargo", "fmt", "--version"],
+    install: &["rustup", "component", "add", "rustfmt"],
+};
+pub(crate) const CLIPPY: Tool = Tool {
+    name: "clippy",
+    probe: &["cargo", "clippy", "--version"],
+    install: &["rustup", "component", "add", "clippy"],
+};
+pub(crate) const GIT: Tool =
+    Tool { name: "git", probe: &["git", "--version"], install: &["apt-get", "install", "-y", "git"] };
+
+impl Tool {
+    pub(crate) fn is_there(&self) -> bool {
+        quietly(self.probe)
+    }
+
+    fn install(&self) -> bool {
+        println!("installing {}: {}", self.name, self.install.join(" "));
+        run(self.install).is_ok()
+    }
+}
+
+/// Installs what is missing.
+pub(crate) fn install_all() -> Result<(), String> {
+    let missing = [RUSTFMT, CLIPPY, GIT].into_iter().filter(|tool| !tool.is_there());
+    let failed: Vec<&str> = missing.filter(|tool| !tool.install()).map(|tool| tool.name).collect();
+    if failed.is_empty() { Ok(()) } else { Err(format!("could not be installed: {}", failed.join(", "))) }
+}
+
+fn quietly(words: &[&str]) -> bool {
+    command(words).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Runs a command in the project's folder.
+pub(crate) fn run(words: &[&str]) -> Result<(), String> {
+    match command(words).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("`{}` failed: {status}", words.join(" "))),
+        Err(error) => Err(format!("`{}` cannot be started: {error}", words.join(" "))),
+    }
+}
+
+/// Runs a command and returns its standard output.
+pub(crate) fn output(words: &[&str]) -> Result<String, String> {
+    let output = command(words).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("`{}` cannot be started: {error}", words.join(" ")))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(format!("`{}` failed: {}\n{text}", words.join(" "), output.status))
+    }
+}
+
+fn command(words: &[&str]) -> Command {
+    let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// The project's folder.
+pub(crate) fn root() -> &'static std::path::Path {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}

@@ -41,7 +41,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     for address in &options.listen {
         eprintln!("listening on {}", node.listen(address).await?);
     }
-    attach(&node, &relays);
+    attach(&node, &relays).await?;
     let mut channels = JoinSet::new();
     for named in &from {
         let Named::Card(card) = named else { continue };
@@ -81,7 +81,7 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
         .store(store(&options.vault, options.data.as_deref())?)
         .start()
         .await?;
-    attach(&node, &relays);
+    attach(&node, &relays).await?;
     let mut channel = node.open(&card, Policy::only(&card)).await?;
     let outcome = talk(&mut channel).await;
     node.shutdown().await;
@@ -89,15 +89,11 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
 }
 
 /// Connects to all relays. None of them is waited for: what is sent meanwhile waits in the outbox.
-fn attach(node: &Node, relays: &[sealway::Card]) {
+async fn attach(node: &Node, relays: &[sealway::Card]) -> Result<(), Failure> {
     for relay in relays {
-        let (node, relay) = (node.clone(), relay.clone());
-        tokio::spawn(async move {
-            if let Err(error) = node.attach(&relay).await {
-                eprintln!("relay {}: {error}", relay.id().short());
-            }
-        });
+        node.stay_attached(relay).await?;
     }
+    Ok(())
 }
 
 /// Sends lines and prints messages, until the input has ended and everything sent is committed, or Ctrl-C.

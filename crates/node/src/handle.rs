@@ -30,6 +30,7 @@ pub(crate) enum Command {
     },
     Attach {
         relay: Box<Card>,
+        wait: bool,
         reply: Reply<()>,
     },
     Open {
@@ -145,7 +146,17 @@ impl Node {
     /// If the card has no address, or the relay refuses our box. A relay that does not answer is waited for.
     pub async fn attach(&self, relay: &Card) -> Result<(), NodeError> {
         let relay = Box::new(relay.clone());
-        self.ask(|reply| Command::Attach { relay, reply }).await
+        self.ask(|reply| Command::Attach { relay, wait: true, reply }).await
+    }
+
+    /// The same without waiting: returns at once, while the first connection is being made. Channels over the relay can be
+    /// opened, and what is sent on them waits.
+    ///
+    /// # Errors
+    /// If the card has no address.
+    pub async fn stay_attached(&self, relay: &Card) -> Result<(), NodeError> {
+        let relay = Box::new(relay.clone());
+        self.ask(|reply| Command::Attach { relay, wait: false, reply }).await
     }
 
     /// Opens a channel to the identity on `card`, which `policy` has to admit: through a relay of the card that this node

@@ -39,15 +39,8 @@ async fn channel(folder: &Folder, name: &str, peer: &str, local: &str) -> Result
         .store(RedbStore::open(&folder.path(&format!("{name}.data")))?)
         .start()
         .await?;
-    let attaching = node.clone();
-    tokio::spawn(async move { attaching.attach(&relay).await });
-    // Not before there is a relay to route over; it need not have answered.
-    let channel = loop {
-        match node.open(&peer, Policy::only(&peer)).await {
-            Err(sealway::NodeError::NoRoute) => tokio::task::yield_now().await,
-            other => break other?,
-        }
-    };
+    node.stay_attached(&relay).await?;
+    let channel = node.open(&peer, Policy::only(&peer)).await?;
     Ok((node, channel))
 }
 

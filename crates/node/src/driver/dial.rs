@@ -120,21 +120,27 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         });
     }
 
-    pub(super) fn attach(&mut self, now: Timestamp, relay: Card, reply: Reply<()>) {
+    pub(super) fn attach(&mut self, now: Timestamp, relay: Card, wait: bool, reply: Reply<()>) {
         if relay.addresses().is_empty() {
             let _ = reply.send(Err(NodeError::NoAddress));
             return;
         }
+        let mut waiting = Vec::new();
+        if wait {
+            waiting.push(reply);
+        } else {
+            let _ = reply.send(Ok(()));
+        }
         let known = self.dials.iter_mut().find(|dial| dial.card.id() == relay.id());
         if let Some(attachment) = known.and_then(Dial::attachment) {
             if attachment.attached {
-                let _ = reply.send(Ok(()));
+                waiting.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
             } else {
-                attachment.waiting.push(reply);
+                attachment.waiting.extend(waiting);
             }
             return;
         }
-        let attachment = Attachment { client: Client::new(INCOMING_FLOWS), attached: false, waiting: vec![reply] };
+        let attachment = Attachment { client: Client::new(INCOMING_FLOWS), attached: false, waiting };
         self.dial(now, relay, Purpose::Relay(attachment));
     }
 

@@ -263,7 +263,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let now = self.clock.now();
         match command {
             Command::Listen { address, reply } => self.listen(address, reply),
-            Command::Attach { relay, reply } => self.attach(now, *relay, reply),
+            Command::Attach { relay, wait, reply } => self.attach(now, *relay, wait, reply),
             Command::Open { card, policy, reply } => {
                 let _ = reply.send(self.open(now, &card, &policy));
             }

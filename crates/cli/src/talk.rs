@@ -5,7 +5,7 @@ use std::{io::Write, path::Path};
 use sealway::{Channel, Node, NodeError, Policy, Receipt, RedbStore, Tcp};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines, Stdin},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 
@@ -43,10 +43,11 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     }
     attach(&node, &relays).await?;
     let mut channels = JoinSet::new();
+    let (stop, stopped) = watch::channel(false);
     for named in &from {
         let Named::Card(card) = named else { continue };
         match node.open(card, Policy::only(card)).await {
-            Ok(channel) => drop(channels.spawn(print(channel))),
+            Ok(channel) => drop(channels.spawn(print(channel, stopped.clone()))),
             // It can still come to us.
             Err(NodeError::NoRoute) => {}
             Err(error) => return Err(error.into()),
@@ -57,7 +58,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     let outcome = loop {
         tokio::select! {
             accepted = node.accept() => match accepted {
-                Some(channel) => drop(channels.spawn(print(channel))),
+                Some(channel) => drop(channels.spawn(print(channel, stopped.clone()))),
                 None => break Ok(()),
             },
             Some(ended) = channels.join_next() => {
@@ -68,6 +69,9 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
             ended = &mut interrupted => break ended,
         }
     };
+    // What was printed is committed before the end, or it would be printed again.
+    let _ = stop.send(true);
+    while channels.join_next().await.is_some() {}
     node.shutdown().await;
     outcome
 }
@@ -144,11 +148,16 @@ async fn settle(mut receipts: mpsc::Receiver<Receipt>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn print(mut channel: Channel) -> Result<(), Failure> {
-    while let Some(message) = channel.recv().await? {
-        print_line(message).await?;
+async fn print(mut channel: Channel, mut stopped: watch::Receiver<bool>) -> Result<(), Failure> {
+    loop {
+        tokio::select! {
+            message = channel.recv() => match message? {
+                Some(message) => print_line(message).await?,
+                None => return Ok(()),
+            },
+            _ = stopped.changed() => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Prints, and only then commits: what could not be printed is handed over again.

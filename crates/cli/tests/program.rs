@@ -1,0 +1,227 @@
+//! The program as a person uses it: what works, and what it says when something is wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+fn sealway(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+    command.current_dir(folder).env_remove("SEALWAY_PASSPHRASE").env_remove("SEALWAY_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    sealway(folder).args(arguments).output().unwrap()
+}
+
+fn made(folder: &Path, name: &str, more: &[&str]) {
+    let vault = format!("{name}.vault");
+    let output = run(folder, &[&["identity", "new", "--vault", &vault], more].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The exit code, and the one sentence.
+fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    sentence(&run(folder, arguments))
+}
+
+fn sentence(output: &Output) -> (i32, String) {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let said: Vec<&str> = text.lines().filter(|line| line.starts_with("sealway: ")).collect();
+    assert_eq!(said.len(), 1, "one sentence: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    (output.status.code().unwrap(), said[0].trim_start_matches("sealway: ").to_string())
+}
+
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Asks it to end, and waits.
+    fn stop(mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.0.wait().unwrap().success());
+    }
+
+    fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
+        BufReader::new(self.0.stdout.take().unwrap()).lines().map(Result::unwrap)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A relay that lets `left` and `right` attach, and their vaults.
+fn relay() -> (TempDir, Running) {
+    let folder = tempfile::tempdir().unwrap();
+    // A port that is free now; the relay takes it at once.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("tcp://127.0.0.1:{port}");
+    made(folder.path(), "relay", &["--at", &address]);
+    made(folder.path(), "left", &["--relay", "relay.vault.card"]);
+    made(folder.path(), "right", &["--relay", "relay.vault.card"]);
+    let arguments = ["relay", "run", "--vault", "relay.vault", "--listen", &address];
+    let allow = ["--allow", "left.vault.card", "--allow", "right.vault.card"];
+    let mut process = Running::start(sealway(folder.path()).args(arguments).args(allow));
+    assert_eq!(process.lines().next().unwrap(), format!("listening on {address}"));
+    (folder, process)
+}
+
+fn listen(folder: &Path) -> Running {
+    Running::start(sealway(folder).args(["listen", "--vault", "right.vault", "--from", "left.vault.card"]))
+}
+
+fn open(folder: &Path) -> Running {
+    let arguments = ["open", "--vault", "left.vault", "right.vault.card"];
+    Running::start(sealway(folder).args(arguments).stdin(Stdio::piped()))
+}
+
+#[cfg(unix)]
+#[test]
+fn lines_arrive_once_and_in_order_although_the_listener_was_away() {
+    let (folder, _relay) = relay();
+    let folder = folder.path();
+    let mut listener = listen(folder);
+    let mut opener = open(folder);
+    let mut input = opener.0.stdin.take().unwrap();
+    writeln!(input, "one\ntwo").unwrap();
+    assert_eq!(listener.lines().take(2).collect::<Vec<_>>(), ["one", "two"]);
+    listener.stop();
+    writeln!(input, "three\nfour").unwrap();
+    let mut listener = listen(folder);
+    assert_eq!(listener.lines().take(2).collect::<Vec<_>>(), ["three", "four"]);
+    // The input ends: the program waits until everything is committed, and no longer.
+    drop(input);
+    assert!(opener.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_passphrase_opens_what_it_closed_and_nothing_else_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("right"), "correct horse\n").unwrap();
+    std::fs::write(folder.join("wrong"), "battery staple\n").unwrap();
+    std::fs::write(folder.join("empty"), "").unwrap();
+    made(folder, "a", &["--passphrase-file", "right"]);
+    let show = |file| ["card", "show", "--vault", "a.vault", "--passphrase-file", file];
+    assert!(run(folder, &show("right")).status.success());
+    let (code, said) = refused(folder, &show("wrong"));
+    assert_eq!(code, 3);
+    assert!(said.starts_with("the vault a.vault does not open: the passphrase or key file is not its own"), "{said}");
+    assert_eq!(refused(folder, &show("empty")), (3, "the passphrase is empty; give at least one character".into()));
+    let (_, said) = refused(folder, &show("missing"));
+    assert!(said.starts_with("the passphrase missing cannot be read: No such file"), "{said}");
+    let (_, said) = refused(folder, &["card", "show", "--vault", "a.vault", "--key-file", "right"]);
+    assert_eq!(said, "right is no key file: it holds 64 hexadecimal digits");
+}
+
+#[test]
+fn what_is_no_vault_or_no_card_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    made(folder, "a", &[]);
+    let (code, said) = refused(folder, &["card", "show", "--vault", "none.vault"]);
+    assert_eq!(code, 3);
+    assert!(said.ends_with("make one with `sealway identity new --vault none.vault`"), "{said}");
+    let (_, said) = refused(folder, &["identity", "new", "--vault", "a.vault"]);
+    assert_eq!(said, "a.vault exists already; choose another name, or remove it");
+    let (_, said) = refused(folder, &["identity", "new", "--vault", "b.vault", "--at", "tcp://192.0.2.1"]);
+    assert_eq!(said, "address port: malformed");
+    assert!(!folder.join("b.vault").exists(), "nothing is left behind");
+    let (_, said) = refused(folder, &["open", "--vault", "a.vault", "sealway:AAAA"]);
+    assert_eq!(said, "sealway:AAAA: no card: COSE_Sign1: malformed");
+    let (_, said) = refused(folder, &["open", "--vault", "a.vault", "nobody.card"]);
+    assert!(said.starts_with("the card nobody.card cannot be read"), "{said}");
+    let (_, said) = refused(folder, &["open", "--vault", "a.vault", "a.vault.card"]);
+    assert_eq!(said, "the card names no relay that this node is attached to, and no address");
+    let (_, said) = refused(folder, &["listen", "--vault", "a.vault", "--from", "a.vault.card"]);
+    assert!(said.starts_with("the identity has no relay: give --listen ADDRESS"), "{said}");
+    // Cut off, and altered.
+    let whole = std::fs::read(folder.join("a.vault")).unwrap();
+    std::fs::write(folder.join("a.vault"), &whole[..30]).unwrap();
+    let (_, said) = refused(folder, &["card", "show", "--vault", "a.vault"]);
+    assert_eq!(said, "a.vault is no vault of this version, or was cut off (salt)");
+    std::fs::write(folder.join("a.vault"), [&whole[..whole.len() - 1], &[0]].concat()).unwrap();
+    let (_, said) = refused(folder, &["card", "show", "--vault", "a.vault"]);
+    assert!(said.contains("or the file was altered"), "{said}");
+}
+
+#[test]
+fn a_second_process_on_one_vault_or_store_is_told_so() {
+    let (folder, _relay) = relay();
+    let folder = folder.path();
+    let (code, said) = refused(folder, &["card", "show", "--vault", "relay.vault"]);
+    assert_eq!(code, 3);
+    assert_eq!(said, "another process uses the vault relay.vault; stop it first, or use another vault");
+    let arguments = ["open", "--vault", "left.vault", "right.vault.card", "--data", "relay.vault.data"];
+    let (code, said) = refused(folder, &arguments);
+    assert_eq!(code, 1);
+    assert!(said.starts_with("relay.vault.data: another process has the store open"), "{said}");
+    std::fs::write(folder.join("notes.txt"), "not a store").unwrap();
+    let arguments = ["open", "--vault", "left.vault", "right.vault.card", "--data", "notes.txt"];
+    let (_, said) = refused(folder, &arguments);
+    assert!(said.starts_with("notes.txt: the store is damaged, or is none"), "{said}");
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", occupied.local_addr().unwrap());
+    let arguments = ["listen", "--vault", "left.vault", "--listen", &address];
+    let (code, said) = refused(folder, &arguments);
+    assert_eq!(code, 1);
+    assert!(said.contains("is in use, or no address of this machine"), "{said}");
+}
+
+/// What could not be printed stays with the sender's outbox, and is printed by the next run.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_ends_the_listener_and_loses_nothing() {
+    let (folder, _relay) = relay();
+    let folder = folder.path();
+    let arguments = ["listen", "--vault", "right.vault", "--from", "left.vault.card"];
+    let mut listener = sealway(folder).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(listener.stdout.take());
+    let mut opener = open(folder);
+    writeln!(opener.0.stdin.take().unwrap(), "precious").unwrap();
+    let (code, said) = sentence(&listener.wait_with_output().unwrap());
+    assert_eq!(code, 1);
+    assert!(said.starts_with("standard output: Broken pipe"), "{said}");
+    let mut listener = listen(folder);
+    assert_eq!(listener.lines().next().unwrap(), "precious");
+    assert!(opener.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_relay_without_clients_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    made(folder.path(), "relay", &[]);
+    let arguments = ["relay", "run", "--vault", "relay.vault", "--listen", "tcp://127.0.0.1:0"];
+    let mut process = Running::start(sealway(folder.path()).args(arguments).stderr(Stdio::piped()));
+    let mut warning = String::new();
+    BufReader::new(process.0.stderr.as_mut().unwrap()).read_line(&mut warning).unwrap();
+    assert_eq!(warning, "nobody may attach to this relay: name clients with --allow ID|CARD\n");
+    assert!(process.lines().next().unwrap().starts_with("listening on tcp://127.0.0.1:"));
+}
+
+#[cfg(unix)]
+#[test]
+fn private_files_are_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    made(folder.path(), "a", &[]);
+    for name in ["a.vault", "a.vault.key", "a.vault.recovery"] {
+        let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}

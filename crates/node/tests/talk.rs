@@ -10,6 +10,7 @@ use sealway_routing::{Batch, MemoryStore, Store, StoreError, StoreErrorKind, Tab
 use sealway_tcp::Tcp;
 use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault, Vault};
 use sealway_wire::BoxName;
+use tokio::io::AsyncWriteExt;
 
 type TestVault = Arc<SoftwareVault<RustCrypto<OsEntropy>>>;
 
@@ -257,4 +258,27 @@ async fn a_full_disk_is_an_error_and_not_a_loss() {
     let message = here.recv().await.unwrap().unwrap();
     assert!(message.done().await.is_err());
     drop(receipt);
+}
+
+/// Garbage, a first message for somebody else, and one that is damaged: not one octet comes back, and nothing is kept.
+#[tokio::test]
+async fn a_prober_without_the_card_gets_no_octet() {
+    let (relay, client) = (Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&client], ANY_PORT).await;
+    let mut network = sealway_testkit::network::Network::pair(1);
+    network.open(0, 1);
+    network.drain();
+    let for_somebody_else = network.log[0].2.clone();
+    let mut prober = tokio::net::TcpStream::connect(address.trim_start_matches("tcp://")).await.unwrap();
+    let probes: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", &for_somebody_else, &[0x11; 1246], &[0x12; 1145], &[0x94; 64]];
+    for (count, probe) in (1..).zip(probes) {
+        let length = u16::try_from(probe.len()).unwrap().to_be_bytes();
+        prober.write_all(&[&length, probe].concat()).await.unwrap();
+        while relay_node.statistics().await.unwrap().refused_frames < count {
+            tokio::task::yield_now().await;
+        }
+        let mut octet = [0];
+        let read = prober.try_read(&mut octet).unwrap_err();
+        assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock, "not one octet, and no end that would tell something");
+    }
 }

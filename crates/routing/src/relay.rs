@@ -10,6 +10,8 @@ use sealway_wire::{
     hop::{HopFrame, Label, Registration, Senders},
 };
 
+use crate::{Batch, Table};
+
 /// A hop session, as the driver numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
@@ -31,7 +33,7 @@ impl Default for Limits {
 }
 
 /// What a relay counts. Each is something that a client did or that policy decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RelayEvent {
     /// A frame was passed on.
@@ -43,8 +45,16 @@ pub enum RelayEvent {
     UnknownLabel,
     /// A frame that names a relay which the operator has not configured, or goes on after a box.
     NoSuchHop,
-    /// A box was opened, or refused.
-    Registration(Registration),
+    /// A box was refused; the client has been told.
+    Refused(Registration),
+    /// A box is open as soon as this is written: then the client is to be told. A box that was forgotten could be taken by
+    /// whoever knows its name.
+    Registered {
+        /// The name of the box.
+        name: BoxName,
+        /// To be written.
+        batch: Batch,
+    },
     /// A label was given, or a notice taken.
     Control,
 }
@@ -71,6 +81,19 @@ struct Mailbox {
     senders: BTreeSet<IdentityId>,
 }
 
+impl Mailbox {
+    /// `owner 32 | sender 32 *`.
+    fn encode(&self) -> Vec<u8> {
+        core::iter::once(&self.owner).chain(&self.senders).flat_map(|id| id.0).collect()
+    }
+
+    fn decode(value: &[u8]) -> Option<Self> {
+        let (ids, []) = value.as_chunks::<32>() else { return None };
+        let (owner, senders) = ids.split_first()?;
+        Some(Self { owner: IdentityId(*owner), senders: senders.iter().map(|id| IdentityId(*id)).collect() })
+    }
+}
+
 /// Forwards frames between the clients that are attached to it. It never dials an address out of a frame.
 #[derive(Default)]
 pub struct Relay {
@@ -79,6 +102,8 @@ pub struct Relay {
     /// The newest session of each client.
     attached: BTreeMap<IdentityId, SessionId>,
     boxes: BTreeMap<BoxName, Mailbox>,
+    /// How many boxes each client has.
+    owned: BTreeMap<IdentityId, usize>,
     clock: u64,
 }
 
@@ -140,33 +165,53 @@ impl Relay {
                 flows.filter(|flow| flow.theirs == Some(label)).for_each(|flow| flow.theirs = None);
                 RelayEvent::Control
             }
-            HopFrame::Register { name, senders } => {
-                let outcome = self.register(session, name, senders);
-                send(session, &HopFrame::Registered { name, outcome });
-                RelayEvent::Registration(outcome)
-            }
+            HopFrame::Register { name, senders } => match self.register(session, name, senders) {
+                Ok(batch) => RelayEvent::Registered { name, batch },
+                Err(outcome) => {
+                    send(session, &HopFrame::Registered { name, outcome });
+                    RelayEvent::Refused(outcome)
+                }
+            },
             // Only relays say these.
             HopFrame::Absent { .. } | HopFrame::Registered { .. } => RelayEvent::Control,
         })
     }
 
-    fn register(&mut self, session: SessionId, name: BoxName, senders: Senders<'_>) -> Registration {
-        let Some(owner) = self.sessions.get(&session).map(|session| session.identity) else {
-            return Registration::Quota;
-        };
-        if self.boxes.get(&name).is_some_and(|taken| taken.owner != owner) {
-            return Registration::Taken;
-        }
-        let owned = self.boxes.values().filter(|mailbox| mailbox.owner == owner).count();
-        if !self.boxes.contains_key(&name) && owned >= self.limits.boxes {
-            return Registration::Quota;
+    fn register(&mut self, session: SessionId, name: BoxName, senders: Senders<'_>) -> Result<Batch, Registration> {
+        let owner = self.sessions.get(&session).map(|session| session.identity).ok_or(Registration::Quota)?;
+        match self.boxes.get(&name) {
+            Some(taken) if taken.owner != owner => return Err(Registration::Taken),
+            Some(_) => {}
+            None if self.owned(owner) >= self.limits.boxes => return Err(Registration::Quota),
+            None => {}
         }
         let senders = match senders {
             Senders::Attached => BTreeSet::new(),
             Senders::Only(list) => list.ids().collect(),
         };
-        self.boxes.insert(name, Mailbox { owner, senders });
-        Registration::Open
+        let mailbox = Mailbox { owner, senders };
+        let mut batch = Batch::default();
+        batch.put(Table::Boxes, name.0.to_vec(), mailbox.encode());
+        self.insert(name, mailbox);
+        Ok(batch)
+    }
+
+    fn owned(&self, owner: IdentityId) -> usize {
+        self.owned.get(&owner).copied().unwrap_or(0)
+    }
+
+    fn insert(&mut self, name: BoxName, mailbox: Mailbox) {
+        let owner = mailbox.owner;
+        if self.boxes.insert(name, mailbox).is_none() {
+            *self.owned.entry(owner).or_default() += 1;
+        }
+    }
+
+    /// Takes a box back from the store. Returns whether the row is one.
+    pub fn load(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let (Ok(name), Some(mailbox)) = (key.try_into(), Mailbox::decode(value)) else { return false };
+        self.insert(BoxName(name), mailbox);
+        true
     }
 
     fn forward(
@@ -287,11 +332,5 @@ impl Relay {
         {
             session.by_theirs.remove(&theirs);
         }
-    }
-
-    /// Boxes that are open, with their owners.
-    #[must_use]
-    pub fn boxes(&self) -> Vec<(BoxName, IdentityId)> {
-        self.boxes.iter().map(|(name, mailbox)| (*name, mailbox.owner)).collect()
     }
 }

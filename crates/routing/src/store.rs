@@ -10,11 +10,13 @@ pub enum Table {
     Outbox,
     /// Marks of what was committed: by sender and instance.
     Inbox,
+    /// Boxes of a relay: by name, with their owners and who may send to them.
+    Boxes,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 2] = [Self::Outbox, Self::Inbox];
+    pub const ALL: [Self; 3] = [Self::Outbox, Self::Inbox, Self::Boxes];
 
     /// Its name on disk.
     #[must_use]
@@ -22,6 +24,7 @@ impl Table {
         match self {
             Self::Outbox => "outbox",
             Self::Inbox => "inbox",
+            Self::Boxes => "boxes",
         }
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
-use sealway_routing::{Client, ClientEvent, FlowId, Limits, Relay, RelayEvent, SessionId};
+use sealway_routing::{Client, ClientEvent, FlowId, Limits, MemoryStore, Relay, RelayEvent, SessionId, Store, Table};
 use sealway_wire::{
     BoxName, Hop, HopFrame, IdentityId, Route,
     hop::{Label, Registration, SenderList, Senders},
@@ -51,7 +51,7 @@ impl World {
                 answers.push((session, out[..len].to_vec()));
             })
             .unwrap();
-        self.events.push(event);
+        self.events.push(event.clone());
         for (session, octets) in answers {
             self.carried.push(octets.clone());
             self.at_client(usize::try_from(session.0).unwrap(), &octets);
@@ -87,6 +87,10 @@ impl World {
     }
 }
 
+fn is_open(event: &RelayEvent) -> bool {
+    matches!(event, RelayEvent::Registered { .. })
+}
+
 fn identity(client: usize) -> IdentityId {
     IdentityId([u8::try_from(client).unwrap(); 32])
 }
@@ -96,7 +100,7 @@ const BOX: BoxName = BoxName([7; 16]);
 #[test]
 fn frames_go_both_ways_and_cost_two_octets_once_labels_are_known() {
     let mut world = World::new(2, Limits::default());
-    assert_eq!(world.register(1, BOX, Senders::Attached), RelayEvent::Registration(Registration::Open));
+    assert!(is_open(&world.register(1, BOX, Senders::Attached)));
     let flow = world.clients[0].flow_to(BOX);
     assert_eq!(world.send(0, flow, b"one"), Some(1 + 1 + 18 + 3), "kind, label, route of one box");
     let (back, frame) = world.received[1][0].clone();
@@ -129,14 +133,36 @@ fn a_box_of_somebody_who_is_not_attached_is_absent_and_so_is_one_that_does_not_e
 fn nobody_takes_over_a_box() {
     let mut world = World::new(2, Limits::default());
     world.register(0, BOX, Senders::Attached);
-    assert_eq!(world.register(1, BOX, Senders::Attached), RelayEvent::Registration(Registration::Taken));
-    assert_eq!(world.register(0, BOX, Senders::Attached), RelayEvent::Registration(Registration::Open));
+    assert_eq!(world.register(1, BOX, Senders::Attached), RelayEvent::Refused(Registration::Taken));
+    assert!(is_open(&world.register(0, BOX, Senders::Attached)));
     let mut limits = Limits::default();
     limits.boxes = 2;
     let mut world = World::new(1, limits);
     let outcomes = (0..3).map(|name| world.register(0, BoxName([name; 16]), Senders::Attached));
     let outcomes: Vec<RelayEvent> = outcomes.collect();
-    assert_eq!(outcomes[2], RelayEvent::Registration(Registration::Quota));
+    assert_eq!(outcomes[2], RelayEvent::Refused(Registration::Quota));
+}
+
+/// After a restart of the relay the box is still its owner's.
+#[test]
+fn a_box_survives_in_the_store_with_its_owner_and_its_senders() {
+    let mut world = World::new(3, Limits::default());
+    let only = [identity(2).0];
+    let RelayEvent::Registered { batch, .. } = world.register(1, BOX, Senders::Only(SenderList::new(&only).unwrap()))
+    else {
+        panic!("the box is open")
+    };
+    let mut store = MemoryStore::default();
+    store.commit(&[batch]).unwrap();
+    let mut world = World::new(3, Limits::default());
+    store.load(Table::Boxes, &mut |key, value| assert!(world.relay.load(key, value))).unwrap();
+    assert_eq!(world.register(0, BOX, Senders::Attached), RelayEvent::Refused(Registration::Taken));
+    let (stranger, friend) = (world.clients[0].flow_to(BOX), world.clients[2].flow_to(BOX));
+    world.send(0, stranger, b"from a stranger");
+    world.send(2, friend, b"from a friend");
+    let bodies: Vec<&[u8]> = world.received[1].iter().map(|(_, frame)| frame.as_slice()).collect();
+    assert_eq!(bodies, [b"from a friend"]);
+    assert!(!world.relay.load(&[0; 15], &[0; 32]) && !world.relay.load(&[0; 16], &[0; 33]));
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use sealway_channel::{ChannelId, PathId, Received, Record, Source};
 use sealway_link::Frames;
-use sealway_routing::{ClientEvent, FlowId, RelayEvent};
+use sealway_routing::{Batch, ClientEvent, FlowId, RelayEvent};
 use sealway_vault::Vault;
-use sealway_wire::{IdentityId, Timestamp, hop::HopFrame};
+use sealway_wire::{
+    BoxName, IdentityId, Timestamp,
+    hop::{HopFrame, Registration},
+};
 
-use super::Driver;
+use super::{Driver, peers::Stored};
 use crate::links::LinkId;
 
 /// A path is a link, by its number, or a flow: this bit, the number of the dial, and the number of the flow.
@@ -142,12 +145,25 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         match handled {
             Ok(RelayEvent::Forwarded) => statistics.forwarded_frames += 1,
             Ok(RelayEvent::Absent | RelayEvent::NoSuchHop | RelayEvent::UnknownLabel) => statistics.absent_frames += 1,
+            Ok(RelayEvent::Registered { name, batch }) => self.box_registered(now, channel, name, batch),
             Ok(event) => tracing::debug!(?channel, ?event, "hop"),
             Err(error) => {
                 statistics.refused_frames += 1;
                 tracing::debug!(?channel, %error, "a client does not speak the hop protocol");
             }
         }
+    }
+
+    fn box_registered(&mut self, now: Timestamp, channel: ChannelId, name: BoxName, batch: Batch) {
+        match &self.writer {
+            Some(writer) => writer.write(batch, Stored::Registered { channel, name }),
+            None => self.box_is_open(now, channel, name),
+        }
+    }
+
+    pub(super) fn box_is_open(&mut self, now: Timestamp, channel: ChannelId, name: BoxName) {
+        let outcome = Registration::Open;
+        self.send_hop_frame(now, channel, &HopFrame::Registered { name, outcome });
     }
 
     pub(super) fn client_attached(&mut self, channel: ChannelId, client: IdentityId) {

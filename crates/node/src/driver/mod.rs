@@ -299,6 +299,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Takes back what the store has.
     pub(crate) fn load(&mut self, rows: &Rows) {
         for (table, key, value) in rows {
+            if *table == Table::Boxes {
+                let is_loaded = self.relay.as_mut().is_none_or(|relay| relay.load(key, value));
+                if !is_loaded {
+                    tracing::warn!("a box in the store cannot be read; it is left alone");
+                }
+                continue;
+            }
             let Some(id) = key.first_chunk::<32>().map(|id| IdentityId(*id)) else { continue };
             let instance = self.instance;
             let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));

@@ -6,7 +6,7 @@ use sealway_channel::{ChannelId, Context, Record};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
 use sealway_routing::{Batch, Delivered, Delivery, Inbox, Marks, Outbox, SendOptions, StoreError, Table, Verdict};
 use sealway_vault::Vault;
-use sealway_wire::{IdentityId, Instance, Lane, MessageId, Timestamp, content::Reliable};
+use sealway_wire::{BoxName, IdentityId, Instance, Lane, MessageId, Timestamp, content::Reliable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{Driver, Senders, dial::Purpose, frames::flow_path};
@@ -36,6 +36,8 @@ pub(crate) enum Stored {
     HandedOver { peer: IdentityId, delivery: Delivery },
     /// The application has done with a message.
     Done { peer: IdentityId, instance: Instance, marks: Marks, reply: oneshot::Sender<Result<(), NodeError>> },
+    /// A box of a client, where we are a relay.
+    Registered { channel: ChannelId, name: BoxName },
     /// Messages that need not be kept any longer.
     Removed,
 }
@@ -96,6 +98,7 @@ impl Peer {
         match table {
             Table::Outbox => self.outbox.load(key, value).is_some(),
             Table::Inbox => self.inbox.load(key, value),
+            Table::Boxes => false,
         }
     }
 
@@ -283,6 +286,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.report_committed(now, peer, instance);
                 let _ = reply.send(Ok(()));
             }
+            Stored::Registered { channel, name } => self.box_is_open(now, channel, name),
             Stored::Removed => {}
         }
     }
@@ -301,6 +305,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Stored::Done { reply, .. } => {
                 let _ = reply.send(Err(NodeError::Store(error.clone())));
             }
+            // The client is not told: it asks again when it attaches again.
+            Stored::Registered { .. } => {}
             // They are removed after the next start, when they are offered and found committed.
             Stored::Removed => {}
         }

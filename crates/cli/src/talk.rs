@@ -167,10 +167,15 @@ async fn print_line(message: sealway::Message) -> Result<(), Failure> {
     Ok(message.done().await?)
 }
 
-fn write_line(line: &[u8]) -> std::io::Result<()> {
+/// A line a message: control characters, with which a peer could draw on the terminal, are written as escapes.
+fn write_line(body: &[u8]) -> std::io::Result<()> {
+    let text = String::from_utf8_lossy(body);
+    let escaped =
+        |character: char| if character == '\t' { "\t".into() } else { character.escape_default().to_string() };
+    let line: String =
+        text.chars().map(|c| if c.is_control() { escaped(c) } else { c.to_string() }).chain(["\n".into()]).collect();
     let mut out = std::io::stdout().lock();
-    out.write_all(line)?;
-    out.write_all(b"\n")?;
+    out.write_all(line.as_bytes())?;
     out.flush()
 }
 

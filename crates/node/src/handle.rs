@@ -6,7 +6,7 @@ use sealway_channel::{Context, MAX_CONTENT};
 use sealway_identity::{Card, Policy};
 use sealway_routing::{Delivery, SendOptions};
 use sealway_wire::{BoxName, IdentityId, MessageId};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::{Builder, Keys, NodeError};
 
@@ -19,6 +19,11 @@ const UNIT: usize = 256;
 const MESSAGE_OVERHEAD: usize = 21;
 /// The longest message in octets.
 pub(crate) const MAX_MESSAGE: usize = MAX_CONTENT - MESSAGE_OVERHEAD;
+
+/// What a message of so many octets takes of its peer's outbox.
+pub(crate) fn units(octets: usize) -> u32 {
+    u32::try_from(1 + octets / UNIT).unwrap_or(u32::MAX)
+}
 
 type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
 
@@ -216,6 +221,8 @@ pub struct Channel {
     messages: mpsc::Receiver<Delivery>,
     context: watch::Receiver<Option<Context>>,
     room: Arc<Semaphore>,
+    /// Has the driver look after all peers.
+    wake: Arc<Notify>,
 }
 
 impl Channel {
@@ -225,8 +232,9 @@ impl Channel {
         messages: mpsc::Receiver<Delivery>,
         context: watch::Receiver<Option<Context>>,
         room: Arc<Semaphore>,
+        wake: Arc<Notify>,
     ) -> Self {
-        Self { peer, commands, messages, context, room }
+        Self { peer, commands, messages, context, room, wake }
     }
 
     /// The peer's identity.
@@ -278,7 +286,7 @@ impl Channel {
         if got > MAX_MESSAGE {
             return Err(NodeError::TooLong { limit: MAX_MESSAGE, got });
         }
-        let units = u32::try_from(1 + got / UNIT).unwrap_or(u32::MAX);
+        let units = units(got);
         let room = self.room.clone().acquire_many_owned(units).await.map_err(|_| NodeError::Closed)?;
         let peer = self.peer;
         ask(&self.commands, |reply| Command::Send { peer, body, options, durable, room, reply }).await
@@ -295,7 +303,10 @@ impl Channel {
     pub async fn recv(&mut self) -> Result<Option<Message>, NodeError> {
         let Some(delivery) = self.messages.recv().await else { return Ok(None) };
         let peer = self.peer;
-        self.commands.send(Command::Taken { peer }).await.map_err(|_| NodeError::Closed)?;
+        // Nothing is awaited here, or a caller that gives up in between would lose the message.
+        if self.commands.try_send(Command::Taken { peer }).is_err() {
+            self.wake.notify_one();
+        }
         let context = *self.context.borrow();
         Ok(Some(Message { peer, delivery, context, commands: self.commands.clone() }))
     }
@@ -357,7 +368,7 @@ impl Message {
     /// Commits the message: when this returns, that is on disk, it will not be handed over again, and the sender is told.
     ///
     /// # Errors
-    /// [`NodeError::Store`]: it is not committed. [`NodeError::Closed`].
+    /// [`NodeError::Store`] or [`NodeError::Closed`]: it may come again after the next start.
     pub async fn done(self) -> Result<(), NodeError> {
         let (peer, id) = (self.peer, self.delivery.id);
         ask(&self.commands, |reply| Command::Done { peer, id, reply }).await

@@ -267,6 +267,22 @@ impl Inbox {
         }
     }
 
+    /// What [`done`](Self::done) gave could not be written: what is not on disk counts as not done.
+    pub fn not_written(&mut self, instance: Instance) {
+        if let Some(progress) = self.progress.get_mut(&instance) {
+            progress.marks = progress.durable.clone();
+        }
+    }
+
+    /// Hands everything over again that was handed over and is not done with: the one it was given to is gone. Bodies come
+    /// from the sender, who repeats what is not committed.
+    pub fn rewind(&mut self) {
+        for progress in self.progress.values_mut() {
+            progress.before_start = progress.before_start.max(progress.next);
+            progress.next = progress.marks.mark;
+        }
+    }
+
     /// What the sender is told of an instance.
     #[must_use]
     pub fn committed(&self, instance: Instance) -> Option<Committed<'_>> {

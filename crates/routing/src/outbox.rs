@@ -145,11 +145,11 @@ impl Outbox {
         self.next_number = self.next_number.checked_add(1).ok_or(PushError::Exhausted)?;
         let mut superseded = Delivered::default();
         if options.supersedes.is_some() {
-            let older = |entry: &Entry| entry.sent.is_none() && entry.options.supersedes == options.supersedes;
+            let older = |entry: &Entry| !entry.offered && entry.options.supersedes == options.supersedes;
             superseded = self.remove(older);
         }
         let order = self.next_order;
-        self.next_order += 1;
+        self.next_order = self.next_order.saturating_add(1);
         if stored {
             superseded.batch.put(Table::Outbox, self.key(order), encode(id, &options, &body));
         }
@@ -177,7 +177,7 @@ impl Outbox {
         }
         let order = u64::from_be_bytes(order.try_into().ok()?);
         let (id, options, body) = decode(value)?;
-        self.next_order = self.next_order.max(order + 1);
+        self.next_order = self.next_order.max(order.saturating_add(1));
         self.insert(order, Entry { id, body, options, stored: true, ready: true, offered: true, sent: None });
         Some(id)
     }

@@ -75,6 +75,19 @@ struct Session {
     next_label: u32,
 }
 
+impl Session {
+    /// Takes note of the client's label for the flow that we call `mine`. Each of its labels names one flow.
+    fn name(&mut self, mine: Label, theirs: Option<Label>) {
+        let Some(flow) = self.flows.get_mut(&mine) else { return };
+        let old = core::mem::replace(&mut flow.theirs, theirs);
+        old.map(|old| self.by_theirs.remove(&old));
+        let displaced = theirs.and_then(|theirs| self.by_theirs.insert(theirs, mine));
+        if let Some(other) = displaced.filter(|other| *other != mine).and_then(|other| self.flows.get_mut(&other)) {
+            other.theirs = None;
+        }
+    }
+}
+
 struct Mailbox {
     owner: IdentityId,
     /// Empty: everybody who is attached.
@@ -155,14 +168,17 @@ impl Relay {
             HopFrame::Forward { label, frame } => self.forward(session, label, frame, &mut send),
             HopFrame::Routed { back, route, frame } => self.routed(session, back, route, frame, &mut send),
             HopFrame::Assign { back, label } => {
-                if let Some(flow) = self.sessions.get_mut(&session).and_then(|session| session.flows.get_mut(&back)) {
-                    flow.theirs = Some(label);
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.name(back, Some(label));
                 }
                 RelayEvent::Control
             }
             HopFrame::Unknown { label } => {
-                let flows = self.sessions.get_mut(&session).into_iter().flat_map(|session| session.flows.values_mut());
-                flows.filter(|flow| flow.theirs == Some(label)).for_each(|flow| flow.theirs = None);
+                if let Some(session) = self.sessions.get_mut(&session)
+                    && let Some(mine) = session.by_theirs.get(&label).copied()
+                {
+                    session.name(mine, None);
+                }
                 RelayEvent::Control
             }
             HopFrame::Register { name, senders } => match self.register(session, name, senders) {
@@ -295,14 +311,14 @@ impl Relay {
             self.remove_half(partner);
             self.remove_half((session, label));
         }
-        self.make_room(session);
-        self.make_room(target);
+        self.make_room(session, target);
+        self.make_room(target, session);
         let here = self.draw_label(session)?;
         let there = self.draw_label(target)?;
         let used = self.clock;
         let near = self.sessions.get_mut(&session)?;
-        near.flows.insert(here, Flow { theirs: Some(back), partner: (target, there), used });
-        near.by_theirs.insert(back, here);
+        near.flows.insert(here, Flow { theirs: None, partner: (target, there), used });
+        near.name(here, Some(back));
         let far = self.sessions.get_mut(&target)?;
         far.flows.insert(there, Flow { theirs: None, partner: (session, here), used });
         Some((here, (target, there)))
@@ -315,10 +331,16 @@ impl Relay {
         Some(label)
     }
 
-    fn make_room(&mut self, session: SessionId) {
+    /// Ends a flow of a session that has as many as it may: the oldest with the same partner, if there is one, so that
+    /// nobody drives out the flows of others.
+    fn make_room(&mut self, session: SessionId, partner: SessionId) {
         let limit = self.limits.flows;
         let full = self.sessions.get(&session).filter(|session| session.flows.len() >= limit);
-        let oldest = full.and_then(|session| session.flows.iter().min_by_key(|(_, flow)| flow.used));
+        let oldest = full.and_then(|session| {
+            let with_partner = session.flows.iter().filter(|(_, flow)| flow.partner.0 == partner);
+            let oldest = with_partner.min_by_key(|(_, flow)| flow.used);
+            oldest.or_else(|| session.flows.iter().min_by_key(|(_, flow)| flow.used))
+        });
         if let Some((label, partner)) = oldest.map(|(label, flow)| (*label, flow.partner)) {
             self.remove_half(partner);
             self.remove_half((session, label));

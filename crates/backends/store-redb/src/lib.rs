@@ -2,7 +2,10 @@
 //! return.
 #![forbid(unsafe_code)]
 
-use std::{io::ErrorKind, path::Path};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
@@ -18,7 +21,9 @@ const fn definition(table: Table) -> Definition {
 /// A store in one file.
 #[derive(Debug)]
 pub struct RedbStore {
-    database: Database,
+    path: PathBuf,
+    /// None after a failure: redb refuses everything from then on, so it is opened anew.
+    database: Option<Database>,
 }
 
 impl RedbStore {
@@ -28,36 +33,25 @@ impl RedbStore {
     /// [`StoreErrorKind::Locked`] if another process has it open, [`StoreErrorKind::Denied`], [`StoreErrorKind::Full`],
     /// [`StoreErrorKind::Corrupt`] if it is something else.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(path).map_err(|error| failure(StorageError::Io(error)))?;
-        let database = redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(open_failure)?;
-        Ok(Self { database })
-    }
-}
-
-/// Messages are written once and read back rarely.
-const CACHE: usize = 4 * 1024 * 1024;
-
-impl Store for RedbStore {
-    fn load(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        let read = self.database.begin_read().map_err(failure)?;
-        let table = match read.open_table(definition(table)) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-            Err(error) => return Err(StoreError::new(StoreErrorKind::Corrupt, error)),
-        };
-        for row in table.iter().map_err(failure)? {
-            let (key, value) = row.map_err(failure)?;
-            visit(key.value(), value.value());
+        let database = Some(open(path)?);
+        if let Some(folder) = path.parent().filter(|folder| cfg!(unix) && !folder.as_os_str().is_empty()) {
+            // The file itself has to survive a power cut too.
+            let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| failure(StorageError::Io(error)))?;
         }
-        Ok(())
+        Ok(Self { path: path.into(), database })
     }
 
-    fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
-        let mut write = self.database.begin_write().map_err(failure)?;
+    fn database(&mut self) -> Result<&Database, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        Ok(self.database.insert(database))
+    }
+
+    fn try_commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        let mut write = self.database()?.begin_write().map_err(failure)?;
         write.set_durability(Durability::Immediate).map_err(|error| StoreError::new(StoreErrorKind::Other, error))?;
         for wanted in Table::ALL {
             let operations = batches.iter().flat_map(|batch| &batch.operations);
@@ -65,8 +59,7 @@ impl Store for RedbStore {
             if operations.peek().is_none() {
                 continue;
             }
-            let corrupt = |error| StoreError::new(StoreErrorKind::Corrupt, error);
-            let mut table = write.open_table(definition(wanted)).map_err(corrupt)?;
+            let mut table = write.open_table(definition(wanted)).map_err(failure)?;
             for operation in operations {
                 match operation {
                     Operation::Put { key, value, .. } => {
@@ -79,6 +72,42 @@ impl Store for RedbStore {
             }
         }
         write.commit().map_err(failure)
+    }
+}
+
+fn open(path: &Path) -> Result<Database, StoreError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path).map_err(|error| failure(StorageError::Io(error)))?;
+    redb::Builder::new().set_cache_size(CACHE).create_file(file).map_err(open_failure)
+}
+
+/// Messages are written once and read back rarely.
+const CACHE: usize = 4 * 1024 * 1024;
+
+impl Store for RedbStore {
+    fn load(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let read = self.database()?.begin_read().map_err(failure)?;
+        let table = match read.open_table(definition(table)) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(error) => return Err(failure(error)),
+        };
+        for row in table.iter().map_err(failure)? {
+            let (key, value) = row.map_err(failure)?;
+            visit(key.value(), value.value());
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        let outcome = self.try_commit(batches);
+        if outcome.is_err() {
+            self.database = None;
+        }
+        outcome
     }
 }
 
@@ -105,7 +134,7 @@ fn failure(error: impl Into<redb::Error>) -> StoreError {
             ErrorKind::InvalidData | ErrorKind::UnexpectedEof => StoreErrorKind::Corrupt,
             _ => StoreErrorKind::Other,
         },
-        redb::Error::Corrupted(_) => StoreErrorKind::Corrupt,
+        redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. } => StoreErrorKind::Corrupt,
         _ => StoreErrorKind::Other,
     };
     StoreError::new(kind, error)

@@ -59,8 +59,11 @@ impl<P: CryptoProvider> FileVault<P> {
     /// [`FileVaultError::Unlock`] if passphrase or key file are wrong, or the file was altered;
     /// [`FileVaultError::Malformed`] if it is no vault, or cut off; [`FileVaultError::Locked`]; [`FileVaultError::Io`].
     pub fn open(path: &Path, unlock: Unlock, provider: P) -> Result<Self, FileVaultError> {
-        let octets = read(path)?;
+        // Not read before it is locked: another process may be writing it. Not locked before it is known to be there: the
+        // lock is a file too.
+        fs::metadata(path).map_err(|source| FileVaultError::Io { path: path.into(), source })?;
         let lock = lock::Lock::take(path)?;
+        let octets = read(path)?;
         let plaintext = format::open(path, &octets, &unlock, &provider)?;
         let (vault, documents) = contents::decode(path, &plaintext, provider)?;
         Ok(Self { path: path.into(), unlock, vault, documents, _lock: lock })
@@ -73,7 +76,7 @@ impl<P: CryptoProvider> FileVault<P> {
     pub fn save(&self) -> Result<(), FileVaultError> {
         let plaintext = contents::encode(&self.vault, &self.documents)?;
         let octets = format::seal(&plaintext, &self.unlock, self.vault.provider())?;
-        let temporary = self.path.with_extension("new");
+        let temporary = beside(&self.path, ".new");
         let written = write_private(&temporary, &octets).and_then(|()| fs::rename(&temporary, &self.path));
         written.and_then(|()| sync_folder(&self.path)).map_err(|source| {
             let _ = fs::remove_file(&temporary);
@@ -109,13 +112,24 @@ fn read(path: &Path) -> Result<Vec<u8>, FileVaultError> {
     fs::read(path).map_err(failed)
 }
 
-/// Writes a file that only its owner may read, and syncs it.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Writes a file that only its owner may read, and syncs it. A file or link of that name is removed first: its permissions
+/// would stay.
 ///
 /// # Errors
 /// As the system says.
 pub fn write_private(path: &Path, octets: &[u8]) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;

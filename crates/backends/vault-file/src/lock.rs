@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use crate::FileVaultError;
@@ -16,9 +16,7 @@ pub(crate) struct Lock {
 
 impl Lock {
     pub(crate) fn take(vault: &Path) -> Result<Self, FileVaultError> {
-        let mut name = vault.as_os_str().to_owned();
-        name.push(".lock");
-        let path = PathBuf::from(name);
+        let path = crate::beside(vault, ".lock");
         let failed = |source| FileVaultError::Io { path: path.clone(), source };
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {

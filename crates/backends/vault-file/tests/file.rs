@@ -89,7 +89,7 @@ fn a_disk_that_takes_nothing_leaves_the_old_vault_as_it_was() {
     vault.save().unwrap();
     let before = std::fs::read(&path).unwrap();
     // A folder in the place of the temporary file: it cannot be written, as on a full disk.
-    std::fs::create_dir(path.with_extension("new")).unwrap();
+    std::fs::create_dir(folder.path().join("vault.new")).unwrap();
     vault.set_document("identity", b"changed".to_vec()).unwrap();
     assert!(matches!(vault.save(), Err(FileVaultError::Io { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), before);

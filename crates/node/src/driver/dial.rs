@@ -29,6 +29,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long an accepted link may take to authenticate, and how many may be doing so.
 const PROOF_TIME: Duration = Duration::from_secs(10);
 const MAX_UNPROVED: usize = 1024;
+/// The same, from one source.
+const MAX_UNPROVED_OF_SOURCE: usize = 64;
 
 type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
 
@@ -66,6 +68,8 @@ pub(super) struct Attachment {
     pub(super) client: Client,
     /// The relay has opened our box in this hop session.
     pub(super) attached: bool,
+    /// The relay has refused our box, and why.
+    refused: Option<Registration>,
     waiting: Vec<Reply<()>>,
 }
 
@@ -133,14 +137,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let known = self.dials.iter_mut().find(|dial| dial.card.id() == relay.id());
         if let Some(attachment) = known.and_then(Dial::attachment) {
-            if attachment.attached {
+            if let Some(outcome) = attachment.refused {
+                waiting.into_iter().for_each(|reply| drop(reply.send(Err(NodeError::Box(outcome)))));
+            } else if attachment.attached {
                 waiting.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
             } else {
                 attachment.waiting.extend(waiting);
             }
             return;
         }
-        let attachment = Attachment { client: Client::new(INCOMING_FLOWS), attached: false, waiting };
+        let attachment = Attachment { client: Client::new(INCOMING_FLOWS), attached: false, refused: None, waiting };
         self.dial(now, relay, Purpose::Relay(attachment));
     }
 
@@ -172,7 +178,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 && at <= now
             {
                 dial.keepalive_at = Some(now.after(KEEPALIVE));
+                let asks_again = dial.attachment().is_some_and(|attachment| !attachment.attached);
                 self.endpoint.ping(now, channel);
+                if asks_again {
+                    self.register(now, channel);
+                }
             }
         }
         while let Some((at, link)) = self.unproved.keys().next().copied() {
@@ -185,6 +195,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn connect(&mut self, dial: usize) {
+        self.reap();
         let addresses = self.dials[dial].card.addresses().to_vec();
         let transports = self.transports.clone();
         let reports = self.senders.reports.clone();
@@ -221,7 +232,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.retry_later(now, dial);
             }
             Report::Accepted { link } => {
-                if self.unproved.len() >= MAX_UNPROVED {
+                let source = Source(link.source());
+                let of_source = self.links.values().filter(|link| link.unproved.is_some() && link.source == source);
+                if self.unproved.len() >= MAX_UNPROVED || of_source.count() >= MAX_UNPROVED_OF_SOURCE {
                     tracing::warn!("too many connections are waiting to authenticate; one is turned away");
                     return;
                 }
@@ -271,9 +284,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let queue = Arc::new(SendQueue::new(self.room.clone()));
         self.links.insert(id, Link { queue: queue.clone(), source: Source(link.source()), dial, unproved: None });
         self.tasks.spawn(links::run(id, link, queue, self.senders.links.clone()));
-        // Finished tasks are taken out of the set, or it would grow for ever.
-        while self.tasks.try_join_next().is_some() {}
+        self.reap();
         id
+    }
+
+    /// Finished tasks are taken out of the set, or it would grow for ever.
+    fn reap(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
     }
 
     pub(super) fn handle_link_event(&mut self, event: LinkEvent) {
@@ -359,6 +376,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(deadline) = link.unproved.take() {
             self.unproved.remove(&(deadline, id));
         }
+        if let Some(index) = link.dial {
+            let now = self.clock.now();
+            let dial = &mut self.dials[index];
+            dial.failures = 0;
+            dial.keepalive_at = Some(now.after(KEEPALIVE));
+        }
         Some(id)
     }
 
@@ -370,8 +393,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(attachment) = self.dials[index].attachment() {
             attachment.client.reset();
         }
+        self.register(now, channel);
+    }
+
+    fn register(&mut self, now: Timestamp, channel: ChannelId) {
         let register = HopFrame::Register { name: self.contact_box, senders: Senders::Attached };
         self.send_hop_frame(now, channel, &register);
+    }
+
+    pub(super) fn is_relay_of_ours(&self, id: IdentityId) -> bool {
+        self.dials.iter().any(|dial| dial.card.id() == id && matches!(dial.purpose, Purpose::Relay(_)))
     }
 
     /// The handshake with a relay went unanswered, or the relay has closed: the link is no good.
@@ -388,6 +419,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(attachment) = self.dials[index].attachment().filter(|_| name == own_box) else { return };
         let is_open = outcome == Registration::Open;
         attachment.attached = is_open;
+        attachment.refused = (!is_open).then_some(outcome);
         for reply in attachment.waiting.drain(..) {
             let _ = reply.send(if is_open { Ok(()) } else { Err(NodeError::Box(outcome)) });
         }

@@ -22,6 +22,11 @@ pub(super) fn flow_path(index: usize, flow: FlowId) -> PathId {
     PathId(FLOW | (index as u64) << DIAL_SHIFT | (flow.0 & FLOW_MASK))
 }
 
+/// Whether a path is a flow over the relay of the dial `index`.
+pub(super) fn is_flow_over(path: PathId, index: usize) -> bool {
+    as_flow(path).is_some_and(|(dial, _)| dial == index)
+}
+
 fn as_flow(path: PathId) -> Option<(usize, FlowId)> {
     let is_flow = path.0 & FLOW != 0;
     let index = usize::try_from((path.0 & !FLOW) >> DIAL_SHIFT).ok()?;
@@ -46,15 +51,21 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         match received {
             Ok(Received::Nothing) => {}
-            Ok(Received::Record { channel, lane, record }) => match record {
-                Record::Datagram(octets) if self.by_hop.contains_key(&channel) => {
-                    self.handle_hop_frame(now, channel, octets);
+            Ok(Received::Record { channel, record, .. }) => {
+                let is_hop = self.by_hop.contains_key(&channel);
+                let is_served = self.relay.is_some();
+                // A hop channel has a link of its own: one inside another would nest without end.
+                let on_link = as_flow(path).is_none();
+                match record {
+                    Record::Datagram(octets) if is_hop && on_link => self.handle_hop_frame(now, channel, octets),
+                    Record::Datagram(octets) if is_served && on_link => self.relay_frame(now, channel, octets),
+                    // Peers send messages, relays and their clients send datagrams.
+                    Record::Message { .. } | Record::Committed(_) if !is_hop && !is_served => {
+                        self.handle_record(now, channel, record);
+                    }
+                    _ => self.statistics.refused_frames += 1,
                 }
-                Record::Datagram(octets) if self.relay.is_some() => self.relay_frame(now, channel, octets),
-                // Peers send messages; nobody asked for bare datagrams.
-                Record::Datagram(_) => self.statistics.refused_frames += 1,
-                record => self.handle_record(now, channel, lane, record),
-            },
+            }
             Err(error) => {
                 self.statistics.refused_frames += 1;
                 tracing::debug!(%error, "a frame was refused");

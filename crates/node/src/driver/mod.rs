@@ -19,7 +19,7 @@ use sealway_channel::{ChannelId, Endpoint, Event, MAX_RECORD};
 use sealway_link::{FrameLink, LinkError, Transport};
 use sealway_routing::{Relay, SessionId, Table};
 use sealway_vault::Vault;
-use sealway_wire::{BoxName, IdentityId, Instance, Timestamp};
+use sealway_wire::{BoxName, IdentityId, Instance, Timestamp, content::CloseReason};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::JoinSet,
@@ -110,6 +110,8 @@ pub(crate) struct Senders {
     accepted: mpsc::Sender<Channel>,
     links: mpsc::Sender<LinkEvent>,
     reports: mpsc::Sender<Report>,
+    /// Has the driver look after all peers.
+    wake: Arc<Notify>,
 }
 
 /// The queues of a driver whose handles send on `commands` and `accepted`.
@@ -120,7 +122,8 @@ pub(crate) fn queues(
 ) -> (Senders, Queues) {
     let (link_sender, links) = mpsc::channel(256);
     let (report_sender, reports) = mpsc::channel(256);
-    let senders = Senders { commands: commands.0, accepted, links: link_sender, reports: report_sender };
+    let senders =
+        Senders { commands: commands.0, accepted, links: link_sender, reports: report_sender, wake: Arc::default() };
     (senders, Queues { commands: commands.1, written, links, reports })
 }
 
@@ -143,7 +146,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             instance,
             contact_box,
             transports,
-            senders,
             writer,
             store_thread,
             next_link: 0,
@@ -157,7 +159,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             peers: HashMap::new(),
             by_channel: HashMap::new(),
             statistics: Statistics::default(),
-            room: Arc::new(Notify::new()),
+            room: senders.wake.clone(),
+            senders,
             tasks: JoinSet::new(),
             scratch: Scratch::new(),
         }
@@ -226,11 +229,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Event::Opened { channel, peer, context } => {
                 if self.by_hop.contains_key(&channel) {
                     self.hop_opened(now, channel);
+                } else if self.is_relay_of_ours(peer.id()) {
+                    // We admit relays to answer us, not to call us as if they were peers.
+                    self.endpoint.close(channel, CloseReason::Policy);
                 } else if self.relay.is_some() {
                     self.client_attached(channel, peer.id());
                 } else {
                     self.prove_link(channel);
-                    self.peer_opened(now, channel, &peer, context);
+                    self.peer_opened(channel, &peer, context);
                 }
             }
             Event::Renewed { channel, peer } => {
@@ -251,6 +257,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 tracing::info!(?channel, ?reason, "the peer has closed the channel");
                 self.hop_failed(now, channel);
                 self.peer_closed(channel);
+                if let Some(link) = self.served.get(&channel).copied() {
+                    self.drop_link(now, link);
+                }
             }
             Event::CardSuperseded { channel } => {
                 tracing::warn!(?channel, "the card is older than the peer's channel key; a newer card is needed");
@@ -268,7 +277,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let _ = reply.send(self.open(now, &card, &policy));
             }
             Command::Send { peer, body, options, durable, room, reply } => {
-                self.send(now, peer, peers::Submission { body, options, durable, room, reply });
+                self.send(peer, peers::Submission { body, options, durable, room, reply });
             }
             Command::Done { peer, id, reply } => self.done(now, peer, id, reply),
             Command::Taken { peer } => {

@@ -9,10 +9,14 @@ use sealway_vault::Vault;
 use sealway_wire::{BoxName, IdentityId, Instance, Lane, MessageId, Timestamp, content::Reliable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::{Driver, Senders, dial::Purpose, frames::flow_path};
+use super::{
+    Driver, Senders,
+    dial::Purpose,
+    frames::{flow_path, is_flow_over},
+};
 use crate::{
     NodeError, Receipt,
-    handle::{Channel, OUTBOX_UNITS},
+    handle::{Channel, OUTBOX_UNITS, units},
     writer::Written,
 };
 
@@ -96,7 +100,15 @@ impl Peer {
 
     pub(super) fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> bool {
         match table {
-            Table::Outbox => self.outbox.load(key, value).is_some(),
+            Table::Outbox => {
+                let Some(id) = self.outbox.load(key, value) else { return false };
+                // It takes its room as if it had just been sent; who waited for its receipt is gone.
+                let units = units(value.len()).min(u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX));
+                if let Ok(room) = self.room.clone().try_acquire_many_owned(units) {
+                    self.pending.insert(id, Pending { delivered: oneshot::channel().0, _room: room });
+                }
+                true
+            }
             Table::Inbox => self.inbox.load(key, value),
             Table::Boxes => false,
         }
@@ -123,9 +135,11 @@ impl Peer {
     fn handle(&mut self, senders: &Senders) -> Channel {
         let (sender, messages) = mpsc::channel(HANDLE_QUEUE);
         self.application = Some(sender);
+        // What an earlier handle was given and has not done with comes again.
+        self.inbox.rewind();
         self.awake = true;
         let commands = senders.commands.clone();
-        Channel::new(self.id, commands, messages, self.context.subscribe(), self.room.clone())
+        Channel::new(self.id, commands, messages, self.context.subscribe(), self.room.clone(), senders.wake.clone())
     }
 
     fn settle(&mut self, delivered: Delivered, outcome: impl Fn() -> Result<(), NodeError>) -> Batch {
@@ -151,28 +165,31 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if peer.application.as_ref().is_some_and(|application| !application.is_closed()) {
             return Err(NodeError::InUse);
         }
-        peer.card = Some(card.clone());
-        self.endpoint.admit(policy);
-        if !self.open_over_relay(now, id)? && !self.dials.iter().any(|dial| dial.card.id() == id) {
+        if !self.open_over_relay(now, card)? {
             if card.addresses().is_empty() {
                 return Err(NodeError::NoRoute);
             }
-            self.dial(now, card.clone(), Purpose::Peer(id));
+            match self.dials.iter_mut().find(|dial| dial.card.id() == id) {
+                Some(dial) => dial.card = card.clone(),
+                None => self.dial(now, card.clone(), Purpose::Peer(id)),
+            }
         }
+        self.endpoint.admit(&Policy::only(card));
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
+        peer.card = Some(card.clone());
         Ok(peer.handle(&self.senders))
     }
 
     /// Opens the channel to a peer over the first relay of its card that we know. `false`: there is none.
-    fn open_over_relay(&mut self, now: Timestamp, id: IdentityId) -> Result<bool, NodeError> {
-        let Some(card) = self.peers.get(&id).and_then(|peer| peer.card.clone()) else { return Ok(false) };
+    fn open_over_relay(&mut self, now: Timestamp, card: &Card) -> Result<bool, NodeError> {
+        let id = card.id();
         for relay in card.relays() {
             let Some(index) = self.dials.iter().position(|dial| dial.card.id() == relay.id) else { continue };
             let own_box = self.contact_box;
             let Some(attachment) = self.dials[index].attachment() else { continue };
             let path = flow_path(index, attachment.client.flow_to(relay.contact_box));
             let payload = PayloadParts::with_mailbox(Mailbox { relay: relay.id, name: own_box });
-            let channel = self.endpoint.open(now, &card, &Policy::only(&card), payload, path)?;
+            let channel = self.endpoint.open(now, card, &Policy::only(card), payload, path)?;
             self.by_channel.insert(channel, id);
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.channel = Some(channel);
@@ -185,23 +202,24 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// We are attached again: what went to the relay meanwhile is lost.
     pub(super) fn relay_is_back(&mut self, now: Timestamp, index: usize) {
         let relay = self.dials[index].card.id();
-        let over_relay =
-            |peer: &&Peer| peer.card.as_ref().is_some_and(|card| card.relays().iter().any(|entry| entry.id == relay));
-        let ids: Vec<IdentityId> = self.peers.values().filter(over_relay).map(|peer| peer.id).collect();
+        let ids: Vec<IdentityId> = self.peers.keys().copied().collect();
         for id in ids {
-            let is_open = |channel| self.endpoint.is_open(channel);
-            if self.peers.get(&id).and_then(|peer| peer.channel).is_some_and(is_open) {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.outbox.renew();
-                    peer.wake();
-                }
-            } else if let Err(error) = self.open_over_relay(now, id) {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            let path = peer.channel.and_then(|channel| self.endpoint.path(channel));
+            if path.is_some_and(|path| is_flow_over(path, index)) {
+                peer.outbox.renew();
+                peer.wake();
+            } else if path.is_none()
+                && let Some(card) = peer.card.clone()
+                && card.relays().iter().any(|entry| entry.id == relay)
+                && let Err(error) = self.open_over_relay(now, &card)
+            {
                 tracing::warn!(%error, "a channel cannot be opened again");
             }
         }
     }
 
-    pub(super) fn send(&mut self, now: Timestamp, peer: IdentityId, submission: Submission) {
+    pub(super) fn send(&mut self, peer: IdentityId, submission: Submission) {
         let Submission { body, options, durable, room, reply } = submission;
         let Some(peer) = self.peers.get_mut(&peer) else {
             let _ = reply.send(Err(NodeError::Closed));
@@ -233,7 +251,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let _ = reply.send(Ok(Receipt::new(id, receipt)));
             }
         }
-        let _ = now;
     }
 
     pub(super) fn done(
@@ -302,7 +319,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             // It is handed over all the same: only the flag of a second time may be missing after a crash.
             Stored::HandedOver { peer, delivery } => self.hand_over(peer, delivery),
-            Stored::Done { reply, .. } => {
+            Stored::Done { peer, instance, reply, .. } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.inbox.not_written(instance);
+                }
                 let _ = reply.send(Err(NodeError::Store(error.clone())));
             }
             // The client is not told: it asks again when it attaches again.
@@ -321,13 +341,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     // ---- channels ----
 
-    pub(super) fn peer_opened(
-        &mut self,
-        now: Timestamp,
-        channel: ChannelId,
-        peer: &sealway_identity::Peer,
-        context: Context,
-    ) {
+    pub(super) fn peer_opened(&mut self, channel: ChannelId, peer: &sealway_identity::Peer, context: Context) {
         let (id, instance) = (peer.id(), self.instance);
         self.by_channel.insert(channel, id);
         let entry = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
@@ -335,18 +349,25 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         entry.context.send_replace(Some(context));
         entry.outbox.renew();
         entry.wake();
-        if entry.application.is_none() && entry.card.is_none() {
-            let handle = entry.handle(&self.senders);
-            // Nobody accepts: the peer's messages wait at the peer.
+        self.offer(id);
+        self.follow_mailbox(channel, peer);
+    }
+
+    /// Offers a peer that nobody here has opened a channel to, and that has no handle, to those who accept.
+    fn offer(&mut self, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.release();
+        if peer.application.is_none() && peer.card.is_none() {
+            let handle = peer.handle(&self.senders);
+            // Nobody accepts: the peer's messages wait at the peer, until its next session.
             if self.senders.accepted.try_send(handle).is_err() {
-                entry.application = None;
+                peer.application = None;
             }
         }
-        self.follow_mailbox(channel, peer);
-        let _ = now;
     }
 
     pub(super) fn peer_renewed(&mut self, channel: ChannelId, peer: &sealway_identity::Peer) {
+        self.offer(peer.id());
         if let Some(entry) = self.peers.get_mut(&peer.id()) {
             entry.outbox.renew();
             entry.wake();
@@ -373,7 +394,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     // ---- records ----
 
-    pub(super) fn handle_record(&mut self, now: Timestamp, channel: ChannelId, _lane: Lane, record: Record<'_>) {
+    pub(super) fn handle_record(&mut self, now: Timestamp, channel: ChannelId, record: Record<'_>) {
         let Some(id) = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel)) else { return };
         let instance_of_ours = self.instance;
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance_of_ours));
@@ -430,7 +451,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn deliver(&mut self, id: IdentityId) {
         while let Some(peer) = self.peers.get_mut(&id) {
-            let has_room = peer.application.as_ref().is_some_and(|application| application.capacity() > 0);
+            let takes = |application: &mpsc::Sender<Delivery>| !application.is_closed() && application.capacity() > 0;
+            let has_room = peer.application.as_ref().is_some_and(takes);
             if peer.handing_over || !has_room {
                 return;
             }
@@ -478,6 +500,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.block(id);
                 break;
             }
+            peer.blocked = false;
             let Some(message) = peer.outbox.poll_send(now) else {
                 peer.awake = false;
                 break;

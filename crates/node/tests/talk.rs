@@ -282,3 +282,64 @@ async fn a_prober_without_the_card_gets_no_octet() {
         assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock, "not one octet, and no end that would tell something");
     }
 }
+
+/// The accepting side has no card of the other, only its name in a policy: it still finds it after the relay was away.
+#[tokio::test]
+async fn a_peer_that_was_accepted_is_found_again_after_the_relay_was_away() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let right_card = right.card_behind(&relay_card);
+    let left_node = left.builder().start().await.unwrap();
+    let right_node = right.builder().accept(left.policy()).start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let mut to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    let mut to_left = right_node.accept().await.unwrap();
+    to_left.send(b"before".to_vec()).await.unwrap();
+    assert_eq!(receive(&mut to_right, 1).await, [b"before"]);
+    relay_node.shutdown().await;
+    let receipt = to_left.send(b"while away".to_vec()).await.unwrap();
+    let (_relay_node, _) = run_relay(&relay, &[&left, &right], &address).await;
+    assert_eq!(receive(&mut to_right, 1).await, [b"while away"]);
+    receipt.delivered().await.unwrap();
+}
+
+/// A card that leads nowhere does not keep its owner from coming to us.
+#[tokio::test]
+async fn a_peer_without_a_route_can_still_come() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let nowhere = client.owner.card(&client.vault, &CardParts::default()).unwrap();
+    let refused = server_node.open(&nowhere, Policy::only(&nowhere)).await;
+    assert!(matches!(refused, Err(NodeError::NoRoute)));
+    let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_node = client.builder().start().await.unwrap();
+    let channel = client_node.open(&card, Policy::only(&card)).await.unwrap();
+    channel.send(b"hello".to_vec()).await.unwrap();
+    let mut accepted = server_node.accept().await.unwrap();
+    assert_eq!(receive(&mut accepted, 1).await, [b"hello"]);
+}
+
+/// What a handle was given and did not do with is not lost with it.
+#[tokio::test]
+async fn a_handle_that_is_dropped_leaves_its_messages_to_the_next_one() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_node = client.builder().start().await.unwrap();
+    let channel = client_node.open(&card, Policy::only(&card)).await.unwrap();
+    for number in numbers(3) {
+        channel.send(number).await.unwrap();
+    }
+    let mut first = server_node.accept().await.unwrap();
+    assert_eq!(receive(&mut first, 1).await, numbers(1));
+    drop(first.recv().await.unwrap());
+    drop(first);
+    // The client makes a new session, and with it the server is offered the peer anew.
+    client_node.shutdown().await;
+    let client_node = client.builder().start().await.unwrap();
+    let _channel = client_node.open(&card, Policy::only(&card)).await.unwrap();
+    let mut second = server_node.accept().await.unwrap();
+    assert_eq!(receive(&mut second, 2).await, numbers(3)[1..]);
+}

@@ -1,0 +1,198 @@
+//! The three flights, on either side.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use sealway_identity::IdentityError;
+use sealway_vault::{CryptoProvider, Vault, VaultError};
+use sealway_wire::{
+    Cid, IdentityId, Timestamp,
+    handshake::{Message1, Message2, Message3},
+};
+
+use super::{ChannelId, Endpoint, Event, PathId, Source};
+use crate::{
+    FrameError, HandshakeError,
+    channel::{Attempt, Channel, Established, HANDSHAKE_TIME, Repeat},
+    half_open::State,
+    initiator::AwaitingMessage2,
+    responder::{Admission, HalfOpen, Refused},
+};
+
+const MAX_ANSWERS: usize = 256;
+
+impl<V: Vault + Clone + 'static> Endpoint<V> {
+    pub(super) fn handle_message1(
+        &mut self,
+        now: Timestamp,
+        path: PathId,
+        source: Source,
+        message: &Message1<'_>,
+    ) -> Result<(), FrameError> {
+        let provider = self.vault.provider();
+        if !self.gate.fits(provider, message) {
+            return Err(FrameError::Gate);
+        }
+        let key = provider.sha256(&[message.noise]);
+        if let Some(answer) = self.half_open.repeated(&key) {
+            let answer = answer.map(<[u8]>::to_vec);
+            answer.into_iter().for_each(|frame| self.answer(path, frame));
+            return Ok(());
+        }
+        let cid = self.draw_cid()?;
+        let random = u64::from_be_bytes(self.vault.provider().random()?);
+        let half_open = HalfOpen::accept(&self.vault, &self.owner, cid, message)?;
+        let frame = half_open.frame.clone();
+        self.half_open.insert(now, cid, key, source, half_open, random);
+        self.answer(path, frame);
+        Ok(())
+    }
+
+    pub(super) fn handle_message2(&mut self, now: Timestamp, message: &Message2<'_>) -> Result<(), FrameError> {
+        let id = *self.by_cid.get(&message.cid).ok_or(FrameError::UnknownConnection)?;
+        let channel = self.channels.get_mut(&id).ok_or(FrameError::UnknownConnection)?;
+        match core::mem::replace(&mut channel.attempt, Attempt::Idle) {
+            Attempt::Message1 { handshake, path, give_up, repeat } if handshake.cid == message.cid => {
+                match handshake.handle_message2(&self.vault, message) {
+                    Ok(finished) => {
+                        let finished = Box::new(finished);
+                        let (give_up, repeat) = (now.after(HANDSHAKE_TIME), Repeat::now(now));
+                        channel.attempt = Attempt::Message3 { finished, path, give_up, repeat };
+                    }
+                    Err((handshake, error)) => {
+                        channel.attempt = Attempt::Message1 { handshake, path, give_up, repeat };
+                        return Err(error.into());
+                    }
+                }
+            }
+            // S1.2 once more: S1.3 is repeated by its own timer.
+            other => channel.attempt = other,
+        }
+        self.reschedule(id);
+        Ok(())
+    }
+
+    pub(super) fn handle_message3(
+        &mut self,
+        now: Timestamp,
+        path: PathId,
+        message: &Message3<'_>,
+    ) -> Result<(), FrameError> {
+        let hash = self.vault.provider().sha256(&[&message.cid.0, message.proof, message.noise]);
+        if let Some(id) = self.by_cid.get(&message.cid).copied() {
+            return self.handle_repeated_message3(now, path, id, message.cid, &hash);
+        }
+        let entry = self.half_open.get_mut(message.cid).ok_or(FrameError::UnknownConnection)?;
+        if let State::AwaitingMessage3(half_open) = &mut entry.state {
+            let known = |id: &IdentityId| self.known.get(id).copied();
+            let admission = Admission { own: self.owner.id(), policy: &self.config.accept, known: &known };
+            match half_open.handle_message3(&self.vault, message, admission) {
+                Ok(accepted) => entry.state = State::Withheld(accepted),
+                Err(Refused::Keep(error)) => return Err(error.into()),
+                Err(Refused::Drop(error)) => {
+                    self.half_open.remove(message.cid);
+                    return Err(error.into());
+                }
+            }
+        }
+        let entry = self.half_open.get_mut(message.cid).ok_or(FrameError::UnknownConnection)?;
+        let State::Withheld(accepted) = &entry.state else { return Err(FrameError::UnknownConnection) };
+        if accepted.message3 != hash {
+            return Err(FrameError::Rejected);
+        }
+        // Simultaneous handshakes: the one that the lower id has begun survives.
+        let peer = accepted.session.peer.id();
+        let running = |channel: &Channel<V>| channel.attempt.is_running();
+        let own_runs = self.by_peer.get(&peer).and_then(|id| self.channels.get(id)).is_some_and(running);
+        if own_runs && self.owner.id() < peer {
+            return Err(FrameError::Yielding);
+        }
+        let removed = self.half_open.remove(message.cid).map(|entry| entry.state);
+        let Some(State::Withheld(accepted)) = removed else { return Err(FrameError::UnknownConnection) };
+        // It may have waited: a newer channel key can have become known since.
+        let rank = accepted.session.peer.attestation().rank();
+        if self.known.get(&peer).is_some_and(|known| rank < *known) {
+            return Err(HandshakeError::Identity(IdentityError::Superseded).into());
+        }
+        self.known.insert(peer, rank);
+        let id = self.channel_of(peer);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            if let Some(cid) = channel.attempt.cid() {
+                self.by_cid.remove(&cid);
+            }
+            // The peer's handshake takes the place of ours, unless it leads to nothing.
+            channel.attempt = match channel.wanted {
+                true => Attempt::Waiting { until: now.after(HANDSHAKE_TIME) },
+                false => Attempt::Idle,
+            };
+            let established = Established::new(now, accepted.session, path, Some(accepted.message3));
+            let gone = channel.establish(established);
+            gone.map(|cid| self.by_cid.remove(&cid));
+        }
+        self.by_cid.insert(message.cid, id);
+        self.reschedule(id);
+        Ok(())
+    }
+
+    /// A repeated S1.3 gets START anew: ours may have been lost.
+    fn handle_repeated_message3(
+        &mut self,
+        now: Timestamp,
+        path: PathId,
+        id: ChannelId,
+        cid: Cid,
+        hash: &[u8; 32],
+    ) -> Result<(), FrameError> {
+        let channel = self.channels.get_mut(&id).ok_or(FrameError::UnknownConnection)?;
+        let established = channel.by_cid(cid).ok_or(FrameError::UnknownConnection)?;
+        if established.message3.as_ref() != Some(hash) {
+            return Err(FrameError::Rejected);
+        }
+        established.repeat_start(now, path);
+        self.reschedule(id);
+        Ok(())
+    }
+
+    pub(super) fn begin(&mut self, now: Timestamp, id: ChannelId, jitter: u64) {
+        let cid = self.draw_cid();
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let (Some(card), Some(path)) = (&channel.card, channel.path) else { return };
+        if self.known.get(&channel.peer).is_some_and(|known| card.attestation().rank() < *known) {
+            // The peer has replaced the channel key on the card: whoever answers to it now is not the peer.
+            channel.card = None;
+            self.events.push_back(Event::CardSuperseded { channel: id });
+            return;
+        }
+        let payload = self.owner.payload(&channel.payload).map_err(|_| FrameError::Vault(VaultError::Malformed));
+        let begun = cid.and_then(|cid| {
+            AwaitingMessage2::begin(&self.vault, &self.owner, card, cid, payload?).map(|handshake| (cid, handshake))
+        });
+        match begun {
+            Ok((cid, handshake)) => {
+                let (give_up, repeat) = (now.after(HANDSHAKE_TIME), Repeat::now(now));
+                channel.attempt = Attempt::Message1 { handshake: Box::new(handshake), path, give_up, repeat };
+                self.by_cid.insert(cid, id);
+            }
+            Err(_) => {
+                // The vault or its randomness failed; it may work again later.
+                channel.fail(now, jitter);
+                self.events.push_back(Event::AttemptFailed { channel: id });
+            }
+        }
+    }
+
+    /// A connection id that no session or handshake of ours has.
+    fn draw_cid(&self) -> Result<Cid, FrameError> {
+        loop {
+            let cid = Cid(self.vault.provider().random()?);
+            if !self.by_cid.contains_key(&cid) && !self.half_open.contains(cid) {
+                return Ok(cid);
+            }
+        }
+    }
+
+    fn answer(&mut self, path: PathId, frame: Vec<u8>) {
+        if self.answers.len() < MAX_ANSWERS {
+            self.answers.push_back((path, frame));
+        }
+    }
+}

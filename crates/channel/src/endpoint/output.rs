@@ -1,0 +1,141 @@
+//! Deadlines, and what the endpoint has to say by itself.
+
+use alloc::vec::Vec;
+
+use sealway_vault::{CryptoProvider, Vault};
+use sealway_wire::{
+    Lane, Timestamp, VarInt,
+    content::{Ack, Content, Start},
+};
+
+use super::{ChannelId, Endpoint, Event, Outgoing};
+use crate::{
+    channel::{Channel, Due, Report},
+    lane::Plaintext,
+};
+
+impl<V: Vault + Clone + 'static> Endpoint<V> {
+    /// Acts on every deadline at or before `now`.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.half_open.expire(now);
+        let due: Vec<ChannelId> =
+            self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, channel)| *channel).collect();
+        for channel in due {
+            self.handle_channel(now, channel);
+        }
+    }
+
+    pub(super) fn handle_channel(&mut self, now: Timestamp, id: ChannelId) {
+        let jitter = self.vault.provider().random().map_or(0, u64::from_be_bytes);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        for cid in channel.retire(now) {
+            self.by_cid.remove(&cid);
+        }
+        let stale = channel.attempt.cid();
+        match channel.handle_timeout(now, jitter) {
+            Due::Nothing => {}
+            Due::Begin => self.begin(now, id, jitter),
+            Due::GaveUp => {
+                stale.map(|cid| self.by_cid.remove(&cid));
+                self.events.push_back(Event::AttemptFailed { channel: id });
+            }
+            Due::Unresponsive => self.events.push_back(Event::Unresponsive { channel: id }),
+        }
+        self.reschedule(id);
+    }
+
+    /// Writes the next frame of the handshake, START, ACK, PING or CLOSE into `out`, which has to hold 2048 octets.
+    pub fn poll_transmit(&mut self, now: Timestamp, out: &mut [u8]) -> Option<Outgoing> {
+        while let Some((path, frame)) = self.answers.pop_front() {
+            if let Some(len) = copy(&frame, out) {
+                return Some(Outgoing { path, len });
+            }
+        }
+        while let Some((at, id)) = self.deadlines.first().copied() {
+            if at > now {
+                break;
+            }
+            if let Some(outgoing) = self.transmit_for(now, id, out) {
+                self.reschedule(id);
+                return Some(outgoing);
+            }
+            // Nothing to send: the deadline is of another kind.
+            self.handle_channel(now, id);
+            if self.deadlines.first() == Some(&(at, id)) {
+                break;
+            }
+        }
+        None
+    }
+
+    fn transmit_for(&mut self, now: Timestamp, id: ChannelId, out: &mut [u8]) -> Option<Outgoing> {
+        let channel = self.channels.get_mut(&id)?;
+        if let Some((path, frame)) = channel.attempt.due_frame(now) {
+            return copy(frame, out).map(|len| Outgoing { path, len });
+        }
+        let provider = self.vault.provider();
+        let limit = channel.limit;
+        let stored = channel.sessions.iter().rev().nth(1).map_or(0, |before| before.session.stored_records());
+        for established in channel.sessions.iter_mut().rev() {
+            if established.start_is_due(now) {
+                let stored_before = VarInt::new(stored).unwrap_or(VarInt::MAX);
+                let start = Start { instance: self.config.instance, stored_before, credentials: &[] };
+                let plaintext = Content::Start(start);
+                let sealed = established.session.seal(provider, Lane::Live, Plaintext::Typed(&plaintext), limit, out);
+                if let Ok(sealed) = sealed {
+                    established.start_sent(sealed.counter);
+                    let outgoing = Outgoing { path: established.path, len: sealed.len };
+                    if channel.sending == Some(established.session.local) {
+                        channel.spoke(now);
+                    }
+                    return Some(outgoing);
+                }
+            }
+            while let Some(lane) = established.take_due_ack(now) {
+                let Some(opened) = established.session.opened(lane) else { continue };
+                let committed = channel.report.as_ref().map(Report::committed);
+                let content = Content::Ack(Ack { lane, opened, committed });
+                let sealed = established.session.seal(provider, Lane::Live, Plaintext::Typed(&content), limit, out);
+                if let Ok(sealed) = sealed {
+                    return Some(Outgoing { path: established.path, len: sealed.len });
+                }
+            }
+        }
+        if let Some(reason) = channel.closing {
+            let content = Content::Close(reason);
+            let sealed = self.seal(now, id, Lane::Live, Plaintext::Typed(&content), false, out).ok();
+            self.forget(id);
+            return sealed;
+        }
+        if channel.take_due_ping(now) {
+            return self.seal(now, id, Lane::Live, Plaintext::Typed(&Content::Ping), true, out).ok();
+        }
+        None
+    }
+
+    /// The next event. That a session is there is told only after START has left on it, which is each side's first record:
+    /// drain [`poll_transmit`](Self::poll_transmit) first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(Event::Opened { channel, .. } | Event::Renewed { channel, .. }) = self.events.front()
+            && let Some(current) = self.channels.get_mut(channel).and_then(Channel::current)
+            && !current.start_was_sent()
+        {
+            return None;
+        }
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) and [`poll_transmit`](Self::poll_transmit) want to be called next. A
+    /// moment in the past means now. Read it after draining both.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let answers = (!self.answers.is_empty()).then_some(Timestamp::from_micros(0));
+        let channels = self.deadlines.first().map(|(at, _)| *at);
+        answers.into_iter().chain(channels).chain(self.half_open.deadline()).min()
+    }
+}
+
+fn copy(frame: &[u8], out: &mut [u8]) -> Option<usize> {
+    out.get_mut(..frame.len())?.copy_from_slice(frame);
+    Some(frame.len())
+}

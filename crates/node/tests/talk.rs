@@ -295,7 +295,7 @@ async fn a_peer_that_was_accepted_is_found_again_after_the_relay_was_away() {
     left_node.attach(&relay_card).await.unwrap();
     right_node.attach(&relay_card).await.unwrap();
     let mut to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
-    let mut to_left = right_node.accept().await.unwrap();
+    let to_left = right_node.accept().await.unwrap();
     to_left.send(b"before".to_vec()).await.unwrap();
     assert_eq!(receive(&mut to_right, 1).await, [b"before"]);
     relay_node.shutdown().await;

@@ -14,7 +14,8 @@ use crate::{
 };
 
 pub(crate) fn new(options: &New) -> Result<(), Failure> {
-    let relays = options.relays.iter().map(|relay| card(relay)).collect::<Result<Vec<_>, _>>()?;
+    options.addresses.iter().try_for_each(|address| check_address(address))?;
+    let relays = options.relays.iter().map(|relay| relay_card(relay)).collect::<Result<Vec<_>, _>>()?;
     let path = &options.vault.vault;
     let card_path = options.card.clone().unwrap_or_else(|| beside(path, ".card"));
     let recovery_path = options.recovery.clone().unwrap_or_else(|| beside(path, ".recovery"));
@@ -51,6 +52,12 @@ pub(crate) fn open(vault: &Vault) -> Result<Identity, Failure> {
     }
     let unlock = match passphrase(vault)? {
         Some(passphrase) => Unlock::Passphrase(passphrase),
+        None if vault.key_file.is_none() && !key_path(vault).exists() => {
+            let key = key_path(vault);
+            let key = key.display();
+            let what = "give --passphrase-file, or the variable SEALWAY_PASSPHRASE, if a passphrase opens it";
+            return Err(Failure::given(format!("there is no key file {key}; {what}")));
+        }
         None => read_key_file(&key_path(vault))?,
     };
     Ok(Identity::open(&vault.vault, unlock)?)
@@ -66,6 +73,21 @@ pub(crate) fn card(text_or_path: &str) -> Result<Card, Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::given(format!("{text_or_path:.60}: no card: {error}"));
     let card = UnverifiedCard::from_uri(&text).map_err(|error| refused(&error))?;
     card.verify(&RustCrypto::os()).map_err(|error| refused(&error))
+}
+
+fn relay_card(text_or_path: &str) -> Result<Card, Failure> {
+    let card = card(text_or_path)?;
+    if card.addresses().is_empty() {
+        let what = "the card has no address to connect to: a relay's identity is made with --at ADDRESS";
+        return Err(Failure::given(format!("{text_or_path:.60}: {what}")));
+    }
+    Ok(card)
+}
+
+/// Refuses what is no address, and says what one looks like.
+pub(crate) fn check_address(text: &str) -> Result<(), Failure> {
+    let wrong = |error| Failure::given(format!("{text:.60} is no address ({error}): write tcp://host:port"));
+    sealway::Address::parse(text).map(drop).map_err(wrong)
 }
 
 /// An identity by its digits, or by a card.

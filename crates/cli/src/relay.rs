@@ -10,6 +10,7 @@ use crate::{
 };
 
 pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
+    options.listen.iter().try_for_each(|address| identity::check_address(address))?;
     let identity = identity::open(&options.vault)?;
     let allowed = options.allow.iter().map(|text| Named::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if allowed.is_empty() {

@@ -1,10 +1,10 @@
 //! `listen` and `open`: lines in, lines out.
 
-use std::{io::Write, path::Path};
+use std::{future::Future, io::Write, path::Path};
 
 use sealway::{Channel, Node, NodeError, Policy, Receipt, RedbStore, Tcp};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines, Stdin},
+    io::{AsyncBufReadExt, BufReader, Split, Stdin},
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -39,6 +39,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
         .start()
         .await?;
     for address in &options.listen {
+        identity::check_address(address)?;
         eprintln!("listening on {}", node.listen(address).await?);
     }
     attach(&node, &relays).await?;
@@ -102,17 +103,25 @@ async fn attach(node: &Node, relays: &[sealway::Card]) -> Result<(), Failure> {
 
 /// Sends lines and prints messages, until the input has ended and everything sent is committed, or Ctrl-C.
 async fn talk(channel: &mut Channel) -> Result<(), Failure> {
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
+    let mut number = 0_u64;
     let (sent, receipts) = mpsc::channel(OUTSTANDING);
     let mut sent = Some(sent);
-    let settled = tokio::spawn(settle(receipts));
+    let settled = tokio::spawn(settle(receipts, channel.flushed()));
     let interrupted = interrupted();
     tokio::pin!(settled, interrupted);
     loop {
         tokio::select! {
             // The queue of receipts bounds what is sent and not committed: reading waits when it is full.
             line = next_line(&mut lines, sent.clone()), if sent.is_some() => match line? {
-                Some((line, place)) => drop(place.send(channel.send(line).await?)),
+                Some((line, place)) => {
+                    number += 1;
+                    match channel.send(line).await {
+                        Ok(receipt) => drop(place.send(receipt)),
+                        Err(error @ NodeError::TooLong { .. }) => eprintln!("line {number} was not sent: {error}"),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
                 None => sent = None,
             },
             message = channel.recv() => match message? {
@@ -130,22 +139,25 @@ const OUTSTANDING: usize = 4096;
 
 /// The next line, once there is a place for its receipt. `None`: the input has ended.
 async fn next_line(
-    lines: &mut Lines<BufReader<Stdin>>,
+    lines: &mut Split<BufReader<Stdin>>,
     sent: Option<mpsc::Sender<Receipt>>,
-) -> Result<Option<(String, mpsc::OwnedPermit<Receipt>)>, Failure> {
+) -> Result<Option<(Vec<u8>, mpsc::OwnedPermit<Receipt>)>, Failure> {
     let Some(sent) = sent else { return std::future::pending().await };
     // If the other end is gone, its outcome says why.
     let Ok(place) = sent.reserve_owned().await else { return std::future::pending().await };
-    let line = lines.next_line().await.map_err(|error| Failure::failed(format!("standard input: {error}")))?;
+    let line = lines.next_segment().await.map_err(|error| Failure::failed(format!("standard input: {error}")))?;
     Ok(line.map(|line| (line, place)))
 }
 
-/// Waits until everything that was sent is committed.
-async fn settle(mut receipts: mpsc::Receiver<Receipt>) -> Result<(), Failure> {
+/// Waits until everything that was sent is committed, and what an earlier run has left.
+async fn settle(
+    mut receipts: mpsc::Receiver<Receipt>,
+    flushed: impl Future<Output = Result<(), NodeError>>,
+) -> Result<(), Failure> {
     while let Some(receipt) = receipts.recv().await {
         receipt.delivered().await?;
     }
-    Ok(())
+    Ok(flushed.await?)
 }
 
 async fn print(mut channel: Channel, mut stopped: watch::Receiver<bool>) -> Result<(), Failure> {

@@ -109,6 +109,25 @@ fn lines_arrive_once_and_in_order_although_the_listener_was_away() {
     assert!(opener.0.wait().unwrap().success());
 }
 
+/// Octets that are no text, and lines that are too long, end nothing; the program waits for a listener that comes later.
+#[cfg(unix)]
+#[test]
+fn a_bad_line_ends_nothing() {
+    let (folder, relay) = relay();
+    let folder = folder.path();
+    let mut opener = open(folder);
+    let mut input = opener.0.stdin.take().unwrap();
+    input.write_all(b"early\n\xff\xfe\n").unwrap();
+    input.write_all(&[vec![b'x'; 20_000], b"\nlast\n".to_vec()].concat()).unwrap();
+    drop(input);
+    let mut listener = listen(folder);
+    let mut lines = listener.lines();
+    assert_eq!(lines.next().unwrap(), "early");
+    assert_eq!([lines.next().unwrap(), lines.next().unwrap()], ["\u{fffd}\u{fffd}", "last"]);
+    assert!(opener.0.wait().unwrap().success());
+    drop((listener, relay));
+}
+
 #[test]
 fn a_passphrase_opens_what_it_closed_and_nothing_else_does() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,8 +159,10 @@ fn what_is_no_vault_or_no_card_is_named() {
     let (_, said) = refused(folder, &["identity", "new", "--vault", "a.vault"]);
     assert_eq!(said, "a.vault exists already; choose another name, or remove it");
     let (_, said) = refused(folder, &["identity", "new", "--vault", "b.vault", "--at", "tcp://192.0.2.1"]);
-    assert_eq!(said, "address port: malformed");
-    assert!(!folder.join("b.vault").exists(), "nothing is left behind");
+    assert_eq!(said, "tcp://192.0.2.1 is no address (address port: malformed): write tcp://host:port");
+    assert!(!folder.join("b.vault").exists() && !folder.join("b.vault.key").exists(), "nothing is left behind");
+    let (_, said) = refused(folder, &["identity", "new", "--vault", "b.vault", "--relay", "a.vault.card"]);
+    assert!(said.starts_with("a.vault.card: the card has no address to connect to"), "{said}");
     let (_, said) = refused(folder, &["open", "--vault", "a.vault", "sealway:AAAA"]);
     assert_eq!(said, "sealway:AAAA: no card: COSE_Sign1: malformed");
     let (_, said) = refused(folder, &["open", "--vault", "a.vault", "nobody.card"]);

@@ -1,6 +1,6 @@
 //! What an application holds: the node, its channels, messages and receipts.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
 use sealway_channel::{Context, MAX_CONTENT};
 use sealway_identity::{Card, Policy};
@@ -290,6 +290,20 @@ impl Channel {
         let room = self.room.clone().acquire_many_owned(units).await.map_err(|_| NodeError::Closed)?;
         let peer = self.peer;
         ask(&self.commands, |reply| Command::Send { peer, body, options, durable, room, reply }).await
+    }
+
+    /// Waits until the peer has committed everything that was sent to it, by this run or an earlier one. What is sent
+    /// meanwhile waits too.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub fn flushed(&self) -> impl Future<Output = Result<(), NodeError>> + Send + use<> {
+        // Each message holds its room until it is committed.
+        let room = self.room.clone();
+        let all = u32::try_from(OUTBOX_UNITS).unwrap_or(u32::MAX);
+        async move { room.acquire_many(all).await.map(drop).map_err(|_| NodeError::Closed) }
     }
 
     /// The next message. `None`: the channel or the node was closed.

@@ -46,4 +46,4 @@ pub use sealway_store_redb::RedbStore;
 pub use sealway_tcp::Tcp;
 pub use sealway_vault::{Algorithm, CryptoProvider, Secret, Vault};
 pub use sealway_vault_file::{FileVaultError, Unlock, write_private};
-pub use sealway_wire::{BoxName, DecodeError, IdentityId, MessageId, Timestamp};
+pub use sealway_wire::{Address, BoxName, DecodeError, IdentityId, MessageId, Timestamp};

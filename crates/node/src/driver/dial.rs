@@ -227,7 +227,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         match report {
             Report::Connected { dial, link } => self.connected(now, dial, link),
             Report::NotConnected { dial, error } => {
-                tracing::info!(%error, "not connected; another try follows");
+                // Once for each time that it begins, not for each try.
+                if self.dials[dial].failures == 0 {
+                    tracing::warn!(%error, "not connected; what is sent waits, and other tries follow");
+                }
                 self.dials[dial].connecting = false;
                 self.retry_later(now, dial);
             }
@@ -407,7 +410,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// The handshake with a relay went unanswered, or the relay has closed: the link is no good.
     pub(super) fn hop_failed(&mut self, now: Timestamp, channel: ChannelId) {
-        let link = self.by_hop.get(&channel).and_then(|index| self.dials[*index].link);
+        let dial = self.by_hop.get(&channel).map(|index| &self.dials[*index]);
+        if let Some(dial) = dial {
+            let relay = dial.card.id();
+            tracing::warn!(relay = %relay.short(), "the relay does not answer us: does it let this identity attach?");
+        }
+        let link = dial.and_then(|dial| dial.link);
         if let Some(link) = link {
             self.drop_link(now, link);
         }

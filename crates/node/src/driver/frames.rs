@@ -1,6 +1,6 @@
 //! Frames in and out, through the layers: link, hop channel, hop protocol, end-to-end channel.
 
-use sealway_channel::{ChannelId, PathId, Received, Record, Source};
+use sealway_channel::{ChannelId, FrameError, HandshakeError, PathId, Received, Record, Source};
 use sealway_link::Frames;
 use sealway_routing::{Batch, ClientEvent, FlowId, RelayEvent};
 use sealway_vault::Vault;
@@ -65,6 +65,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     }
                     _ => self.statistics.refused_frames += 1,
                 }
+            }
+            Err(error @ FrameError::Handshake(HandshakeError::Identity(_))) => {
+                self.statistics.refused_frames += 1;
+                tracing::warn!(%error, "somebody who has our card was refused");
             }
             Err(error) => {
                 self.statistics.refused_frames += 1;

@@ -106,6 +106,8 @@ fn documentation() -> Result<(), String> {
 }
 
 fn packages() -> Result<(), String> {
+    // Packages of one version are taken to be the same: what an earlier run has built would be used again.
+    let _ = std::fs::remove_dir_all(tools::root().join("target/package-check"));
     run(&["cargo", "package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", "target/package-check"])
 }
 

@@ -106,9 +106,13 @@ fn documentation() -> Result<(), String> {
 }
 
 fn packages() -> Result<(), String> {
-    // Packages of one version are taken to be the same: what an earlier run has built would be used again.
-    let _ = std::fs::remove_dir_all(tools::root().join("target/package-check"));
-    run(&["cargo", "package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", "target/package-check"])
+    // Cargo keeps the sources of a local registry by its path, in its home: with a path of its own, no run is given those of
+    // an earlier one.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let folder = format!("target/package-check-{}", now.as_nanos());
+    let outcome = run(&["cargo", "package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", &folder]);
+    let _ = std::fs::remove_dir_all(tools::root().join(&folder));
+    outcome
 }
 
 /// Runs the heart-rate demonstration as the README does; its exit code says whether its last line is as it must be.

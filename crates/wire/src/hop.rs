@@ -17,9 +17,6 @@ const REGISTERED: u8 = 0x07;
 /// The most hop identities that the owner of a box may list as its senders.
 pub const MAX_SENDERS: usize = 32;
 
-/// The octets that a hop frame adds to a forwarded frame at most, once the label is assigned: kind and label.
-pub const FORWARD_OVERHEAD: usize = 1 + 4;
-
 /// A flow's name on one hop session, assigned by the receiver of the frames: 1, 2 or 4 octets on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(u32);

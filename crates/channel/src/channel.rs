@@ -13,8 +13,8 @@ use core::time::Duration;
 use sealway_identity::{Card, PayloadParts};
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
-    Cid, IdentityId, Instance, Lane, Timestamp,
-    content::{CloseReason, Committed},
+    Cid, IdentityId, Instance, Timestamp, VarInt,
+    content::{CloseReason, Committed, Ranges},
 };
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     initiator::{AwaitingMessage2, Finished},
     lane::MAX_CONTENT,
     session::Session,
+    stored::{BOX_TIME, StoredLane},
 };
 
 /// How long each stage of our own handshake may take.
@@ -53,6 +54,8 @@ const ACK_RECORDS: u32 = 64;
 const COMMIT_DELAY: Duration = Duration::from_millis(10);
 /// The most sessions of one peer; the oldest goes.
 const MAX_SESSIONS: usize = 4;
+/// The most stored lanes that are kept beyond their sessions; the oldest goes.
+const MAX_KEPT: usize = 4;
 
 /// What an application may know about how a channel came to be. It is the context of policy decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,45 +140,38 @@ struct OwnStart {
 pub(crate) struct Established<P: CryptoProvider> {
     pub(crate) session: Session<P>,
     pub(crate) path: PathId,
-    since: Timestamp,
-    /// A record of the peer has opened.
-    pub(crate) confirmed: bool,
     own_start: OwnStart,
     /// SHA-256 of the S1.3 that made it, where we answered.
     pub(crate) message3: Option<[u8; 32]>,
     retire_at: Option<Timestamp>,
-    /// Records received since our last ACK on each lane, and when the ACK is due.
-    unacknowledged: [u32; 2],
-    ack_at: [Option<Timestamp>; 2],
+    /// Records of the live lane received since our last ACK, and when the ACK is due.
+    unacknowledged: u32,
+    ack_at: Option<Timestamp>,
+    /// Writes of its state that have not completed: START and ACK wait for them, so that what the peer knows to have
+    /// arrived survives a restart.
+    pub(crate) unsaved: u32,
 }
 
-const fn index(lane: Lane) -> usize {
-    match lane {
-        Lane::Live => 0,
-        Lane::Stored => 1,
-    }
+/// A stored lane beyond its session.
+pub(crate) struct Kept<P: CryptoProvider> {
+    pub(crate) stored: StoredLane<P>,
+    until: Timestamp,
 }
 
 impl<P: CryptoProvider> Established<P> {
-    pub(crate) fn new(now: Timestamp, session: Session<P>, path: PathId, message3: Option<[u8; 32]>) -> Self {
+    pub(crate) fn new(now: Timestamp, mut session: Session<P>, path: PathId, message3: Option<[u8; 32]>) -> Self {
+        session.stored.since = now;
         let own_start = OwnStart { repeat: Repeat::now(now), counters: [None; 2], acknowledged: false };
-        let (unacknowledged, ack_at) = ([0; 2], [None; 2]);
-        Self {
-            session,
-            path,
-            since: now,
-            confirmed: false,
-            own_start,
-            message3,
-            retire_at: None,
-            unacknowledged,
-            ack_at,
-        }
+        Self { session, path, own_start, message3, retire_at: None, unacknowledged: 0, ack_at: None, unsaved: 0 }
+    }
+
+    pub(crate) const fn is_confirmed(&self) -> bool {
+        self.session.stored.confirmed
     }
 
     /// Asks for START once more, as a repeated S1.3 does; it goes where that has come from.
     pub(crate) fn repeat_start(&mut self, now: Timestamp, path: PathId) {
-        if !self.confirmed {
+        if !self.is_confirmed() {
             self.own_start.repeat = Repeat::now(now);
             self.path = path;
         }
@@ -190,8 +186,12 @@ impl<P: CryptoProvider> Established<P> {
         self.own_start.acknowledged
     }
 
+    pub(crate) const fn wants_start(&self) -> bool {
+        !self.own_start.acknowledged
+    }
+
     pub(crate) fn start_is_due(&mut self, now: Timestamp) -> bool {
-        !self.own_start.acknowledged && self.own_start.repeat.is_due(now)
+        !self.own_start.acknowledged && self.unsaved == 0 && self.own_start.repeat.is_due(now)
     }
 
     pub(crate) fn start_sent(&mut self, counter: u64) {
@@ -200,57 +200,55 @@ impl<P: CryptoProvider> Established<P> {
 
     /// The responder's START is acknowledged by any record of the initiator, who sends none before it has opened.
     pub(crate) fn heard(&mut self) {
-        self.confirmed = true;
-        if self.session.role == Role::Responder {
+        self.session.stored.confirmed = true;
+        if self.session.role() == Role::Responder {
             self.own_start.acknowledged = true;
         }
     }
 
-    pub(crate) fn acknowledged(&mut self, lane: Lane, opened: &sealway_wire::content::Ranges) {
-        self.session.acknowledge(lane, opened);
+    /// The peer has opened these records of the live lane.
+    pub(crate) fn acknowledged(&mut self, opened: &Ranges) {
+        self.session.acknowledge(opened);
         let sent = self.own_start.counters.iter().flatten();
         let inside = |counter: &u64| opened.as_slice().iter().any(|(low, high)| (low..=high).contains(&counter));
-        if lane == Lane::Live && sent.into_iter().any(inside) {
+        if sent.into_iter().any(inside) {
             self.own_start.acknowledged = true;
         }
     }
 
     /// Takes note of a record that asks to be acknowledged.
-    pub(crate) fn wants_ack(&mut self, now: Timestamp, lane: Lane, at_once: bool) {
-        let at = index(lane);
-        self.unacknowledged[at] += 1;
-        let due = if at_once || self.unacknowledged[at] >= ACK_RECORDS { now } else { now.after(ACK_DELAY) };
-        self.ack_at[at] = Some(self.ack_at[at].map_or(due, |earlier| earlier.min(due)));
+    pub(crate) fn wants_ack(&mut self, now: Timestamp, at_once: bool) {
+        self.unacknowledged += 1;
+        let due = if at_once || self.unacknowledged >= ACK_RECORDS { now } else { now.after(ACK_DELAY) };
+        self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
     }
 
     /// Takes note that there are committed messages to tell of.
     pub(crate) fn wants_commit_ack(&mut self, now: Timestamp) {
-        let lane = if self.session.opened(Lane::Live).is_some() { Lane::Live } else { Lane::Stored };
-        let at = index(lane);
         let due = now.after(COMMIT_DELAY);
-        self.ack_at[at] = Some(self.ack_at[at].map_or(due, |earlier| earlier.min(due)));
+        self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
     }
 
-    /// The lane whose ACK is due; it counts as sent then.
-    pub(crate) fn take_due_ack(&mut self, now: Timestamp) -> Option<Lane> {
-        let lane = [Lane::Live, Lane::Stored]
-            .into_iter()
-            .find(|lane| self.ack_at[index(*lane)].is_some_and(|at| at <= now))?;
-        self.ack_at[index(lane)] = None;
-        self.unacknowledged[index(lane)] = 0;
-        Some(lane)
+    /// Whether an ACK is due; it counts as sent then.
+    pub(crate) fn take_due_ack(&mut self, now: Timestamp) -> bool {
+        let due = self.unsaved == 0 && self.ack_at.is_some_and(|at| at <= now);
+        if due {
+            self.ack_at = None;
+            self.unacknowledged = 0;
+        }
+        due
     }
 
     /// When a session of the age `age` is to be replaced by this side.
     fn replaced_at(&self, age: Duration) -> Timestamp {
-        self.since.after(match self.session.role {
+        self.session.stored.since.after(match self.session.role() {
             Role::Initiator => age,
             Role::Responder => age + RESPONDER_WAITS,
         })
     }
 
     fn ends_at(&self) -> Option<Timestamp> {
-        let unconfirmed = (!self.confirmed).then(|| self.since.after(UNCONFIRMED));
+        let unconfirmed = (!self.is_confirmed()).then(|| self.session.stored.since.after(UNCONFIRMED));
         self.retire_at.into_iter().chain(unconfirmed).min()
     }
 }
@@ -291,6 +289,8 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     failures: u32,
     /// In the order of establishment.
     pub(crate) sessions: Vec<Established<V::Provider>>,
+    /// Stored lanes of earlier sessions, and of earlier runs, in the same order.
+    pub(crate) kept: Vec<Kept<V::Provider>>,
     /// Our connection id of the session that we send on.
     pub(crate) sending: Option<Cid>,
     pub(crate) report: Option<Report>,
@@ -299,6 +299,10 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     pings: u32,
     pub(crate) ping_wanted: bool,
     pub(crate) closing: Option<CloseReason>,
+    /// When a record of the live lane has opened last.
+    pub(crate) heard_at: Option<Timestamp>,
+    /// It carries frames of other channels: nothing of it is kept.
+    pub(crate) is_hop: bool,
     /// The most content of a record.
     pub(crate) limit: usize,
     /// The deadline under which the endpoint keeps it.
@@ -324,19 +328,22 @@ impl<V: Vault + Clone + 'static> Channel<V> {
             wanted: false,
             failures: 0,
             sessions: Vec::new(),
+            kept: Vec::new(),
             sending: None,
             report: None,
             silent_since: None,
             pings: 0,
             ping_wanted: false,
             closing: None,
+            heard_at: None,
+            is_hop: false,
             limit: MAX_CONTENT,
             scheduled: None,
         }
     }
 
     pub(crate) fn by_cid(&mut self, cid: Cid) -> Option<&mut Established<V::Provider>> {
-        self.sessions.iter_mut().find(|established| established.session.local == cid)
+        self.sessions.iter_mut().find(|established| established.session.local() == cid)
     }
 
     /// The session that we send on.
@@ -345,27 +352,95 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         self.by_cid(cid)
     }
 
-    /// Adds a session; returns the connection id of the one that had to go, if one had to.
-    pub(crate) fn establish(&mut self, established: Established<V::Provider>) -> Option<Cid> {
-        let removed = if self.sessions.len() >= MAX_SESSIONS {
-            let oldest = self.sessions.iter().position(|old| Some(old.session.local) != self.sending);
-            oldest.map(|at| self.sessions.remove(at).session.local)
-        } else {
-            None
-        };
+    /// The stored lane of the session `cid`.
+    pub(crate) fn stored_by_cid(&mut self, cid: Cid) -> Option<&mut StoredLane<V::Provider>> {
+        self.stored_lanes().find(|stored| stored.local == cid)
+    }
+
+    fn stored_lanes(&mut self) -> impl Iterator<Item = &mut StoredLane<V::Provider>> {
+        let kept = self.kept.iter_mut().map(|kept| &mut kept.stored);
+        kept.chain(self.sessions.iter_mut().map(|established| &mut established.session.stored))
+    }
+
+    /// The stored lane that records are sealed on: of the latest session that the peer is known to have.
+    pub(crate) fn depositing(&mut self, now: Timestamp) -> Option<&mut StoredLane<V::Provider>> {
+        self.stored_lanes().filter(|stored| stored.may_seal(now)).max_by_key(|stored| stored.since)
+    }
+
+    /// Records sealed on the stored lane of the session before `cid`, as START tells it: 0 if there is none, the largest
+    /// number if it is not known any more.
+    pub(crate) fn sealed_before(&mut self, cid: Cid) -> VarInt {
+        // One that the peer may not have does not count: nothing was sealed under it.
+        let sealed = self.before(cid, true).map_or(Some(0), |stored| stored.sealed());
+        sealed.and_then(VarInt::new).unwrap_or(VarInt::MAX)
+    }
+
+    /// The peer says how many records it has sealed on the stored lane of the session before `cid`.
+    pub(crate) fn peer_sealed_before(&mut self, cid: Cid, sealed: VarInt) {
+        if let Some(before) = self.before(cid, false) {
+            before.sealed_by_peer = Some(sealed.get());
+        }
+    }
+
+    fn before(&mut self, cid: Cid, confirmed: bool) -> Option<&mut StoredLane<V::Provider>> {
+        let since = self.stored_by_cid(cid)?.since;
+        let earlier = self.stored_lanes().filter(|stored| stored.local != cid && stored.since <= since);
+        earlier.filter(|stored| stored.confirmed || !confirmed).max_by_key(|stored| stored.since)
+    }
+
+    /// A record of the stored lane `cid` has opened: once the last one has, the lane is kept only for repetitions.
+    pub(crate) fn stored_heard(&mut self, now: Timestamp, cid: Cid) {
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.stored.local == cid && kept.stored.is_exhausted()) {
+            kept.until = kept.until.min(now.after(RETIRE));
+        }
+    }
+
+    /// Takes a stored lane back from an earlier run. Returns the connection id of one that had to go.
+    pub(crate) fn restore(&mut self, stored: StoredLane<V::Provider>) -> Option<Cid> {
+        let until = stored.ends_at();
+        self.keep(stored, until)
+    }
+
+    /// Wipes the live lane of a session, and keeps its stored lane as long as it may bring something. Returns the
+    /// connection ids under which nothing opens any more.
+    fn end_live(&mut self, now: Timestamp, established: Established<V::Provider>, keeps: bool) -> Vec<Cid> {
+        let stored = established.session.stored;
+        if !keeps || stored.is_exhausted() {
+            return alloc::vec![stored.local];
+        }
+        let until = stored.ends_at().min(now.after(BOX_TIME));
+        self.keep(stored, until).into_iter().collect()
+    }
+
+    fn keep(&mut self, stored: StoredLane<V::Provider>, until: Timestamp) -> Option<Cid> {
+        let at = self.kept.iter().filter(|kept| kept.stored.since <= stored.since).count();
+        self.kept.insert(at, Kept { stored, until });
+        let surplus = self.kept.len() > MAX_KEPT;
+        // One that the peer was never heard under is the likeliest to bring nothing.
+        let unconfirmed = self.kept.iter().position(|kept| !kept.stored.confirmed);
+        surplus.then(|| self.kept.remove(unconfirmed.unwrap_or(0)).stored.local)
+    }
+
+    /// Adds a session; returns the connection ids of those that had to go.
+    pub(crate) fn establish(&mut self, now: Timestamp, established: Established<V::Provider>, keeps: bool) -> Vec<Cid> {
+        let surplus = self.sessions.len() >= MAX_SESSIONS;
+        let oldest = self.sessions.iter().position(|old| Some(old.session.local()) != self.sending);
+        let oldest = oldest.filter(|_| surplus).map(|at| self.sessions.remove(at));
+        let gone = oldest.map_or_else(Vec::new, |oldest| self.end_live(now, oldest, keeps));
         self.sessions.push(established);
-        removed
+        gone
     }
 
     /// Takes note of a record of the peer under the session `cid`. Returns whether sending has moved to that session.
     pub(crate) fn heard(&mut self, now: Timestamp, cid: Cid, is_start: bool) -> bool {
-        let Some(at) = self.sessions.iter().position(|established| established.session.local == cid) else {
+        let Some(at) = self.sessions.iter().position(|established| established.session.local() == cid) else {
             return false;
         };
+        self.heard_at = Some(now);
         self.sessions[at].heard();
         let current = self
             .sending
-            .and_then(|sending| self.sessions.iter().position(|established| established.session.local == sending));
+            .and_then(|sending| self.sessions.iter().position(|established| established.session.local() == sending));
         // A sign of life on an earlier session says nothing of the one that we send on.
         if current.is_none_or(|current| current <= at) {
             self.silent_since = None;
@@ -378,7 +453,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         }
         // The responder's first record comes before it knows that we have the session: only a later one, or the
         // initiator's first, shows that the peer sends here now.
-        if !is_start || self.sessions[at].session.role == Role::Responder {
+        if !is_start || self.sessions[at].session.role() == Role::Responder {
             for earlier in &mut self.sessions[..at] {
                 earlier.retire_at.get_or_insert(now.after(RETIRE));
             }
@@ -395,14 +470,37 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         }
     }
 
-    /// Removes the session `cid` and all before it, because the peer has ended it. Returns their connection ids, or `None`
-    /// if no later session is left.
-    pub(crate) fn end_up_to(&mut self, cid: Cid) -> Option<Vec<Cid>> {
-        let at = self.sessions.iter().position(|established| established.session.local == cid)?;
-        if at + 1 == self.sessions.len() {
-            return None;
+    /// Ends the live lanes of the session `cid` and all before it, because the peer has. Returns the connection ids that
+    /// are gone, and whether a later session is left.
+    pub(crate) fn end_up_to(&mut self, now: Timestamp, cid: Cid, keeps: bool) -> (Vec<Cid>, bool) {
+        let last = self.sessions.iter().position(|established| established.session.local() == cid);
+        let ended: Vec<_> = self.sessions.drain(..last.map_or(0, |last| last + 1)).collect();
+        let gone = ended.into_iter().flat_map(|ended| self.end_live(now, ended, keeps)).collect();
+        self.forget_sending();
+        (gone, !self.sessions.is_empty())
+    }
+
+    /// Ends what goes on by itself: stored lanes are kept for what is still to come.
+    pub(crate) fn stop(&mut self) {
+        self.attempt = Attempt::Idle;
+        self.wanted = false;
+        self.closing = None;
+        self.silent_since = None;
+        self.ping_wanted = false;
+    }
+
+    /// Removes the session `cid` with everything of it. Returns whether it was there.
+    pub(crate) fn abandon(&mut self, cid: Cid) -> bool {
+        let before = self.sessions.len();
+        self.sessions.retain(|established| established.session.local() != cid);
+        self.forget_sending();
+        self.sessions.len() < before
+    }
+
+    fn forget_sending(&mut self) {
+        if self.sending.is_some_and(|sending| !self.sessions.iter().any(|left| left.session.local() == sending)) {
+            self.sending = None;
         }
-        Some(self.sessions.drain(..=at).map(|ended| ended.session.local).collect())
     }
 
     pub(crate) const fn silent_since(&self) -> Option<Timestamp> {
@@ -425,15 +523,18 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         self.silent_since.map(|since| since.after(SILENCE + PING_TIME * self.pings))
     }
 
-    /// Removes sessions whose time is over, and returns their connection ids.
-    pub(crate) fn retire(&mut self, now: Timestamp) -> Vec<Cid> {
+    /// Removes sessions and stored lanes whose time is over, and returns the connection ids that are gone.
+    pub(crate) fn retire(&mut self, now: Timestamp, keeps: bool) -> Vec<Cid> {
+        let mut gone = Vec::new();
         let over = |established: &Established<_>| established.ends_at().is_some_and(|at| at <= now);
-        let cids = self.sessions.iter().filter(|established| over(established)).map(|old| old.session.local).collect();
-        self.sessions.retain(|established| !over(established));
-        if self.sending.is_some_and(|sending| !self.sessions.iter().any(|left| left.session.local == sending)) {
-            self.sending = None;
+        while let Some(at) = self.sessions.iter().position(over) {
+            let established = self.sessions.remove(at);
+            gone.extend(self.end_live(now, established, keeps));
         }
-        cids
+        gone.extend(self.kept.iter().filter(|kept| kept.until <= now).map(|kept| kept.stored.local));
+        self.kept.retain(|kept| kept.until > now);
+        self.forget_sending();
+        gone
     }
 
     /// What is to be done at `now` about handshakes.
@@ -487,7 +588,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         if self.wanted || !self.can_initiate() {
             return None;
         }
-        let current = self.sessions.iter().find(|established| Some(established.session.local) == self.sending)?;
+        let current = self.sessions.iter().find(|established| Some(established.session.local()) == self.sending)?;
         Some(current.replaced_at(IDLE_AGE))
     }
 
@@ -502,11 +603,12 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         };
         let sessions = self.sessions.iter().flat_map(|established| {
             let start = (!established.own_start.acknowledged).then_some(established.own_start.repeat.next);
-            let acks = established.ack_at.into_iter().flatten();
-            acks.chain(start).chain(established.ends_at())
+            let said = start.into_iter().chain(established.ack_at).filter(|_| established.unsaved == 0);
+            said.chain(established.ends_at())
         });
+        let kept = self.kept.iter().map(|kept| kept.until);
         let immediate = (self.ping_wanted || self.closing.is_some()).then_some(Timestamp::from_micros(0));
-        sessions.chain(attempt).chain(self.rekey_at()).chain(self.ping_at()).chain(immediate).min()
+        sessions.chain(kept).chain(attempt).chain(self.rekey_at()).chain(self.ping_at()).chain(immediate).min()
     }
 }
 
@@ -528,7 +630,7 @@ impl<V: Vault + Clone + 'static> Attempt<V> {
     pub(crate) fn cid(&self) -> Option<Cid> {
         match self {
             Self::Message1 { handshake, .. } => Some(handshake.cid),
-            Self::Message3 { finished, .. } => Some(finished.session.local),
+            Self::Message3 { finished, .. } => Some(finished.session.local()),
             Self::Idle | Self::Waiting { .. } => None,
         }
     }

@@ -2,22 +2,24 @@
 //!
 //! * [`handshake`]: the three flights, on either side.
 //! * [`record`]: sealing, opening, and what typed records mean.
+//! * [`state`]: what of a session survives a restart.
 //! * [`output`]: deadlines, and what the endpoint has to say by itself.
 
 mod handshake;
 mod output;
 mod record;
+mod state;
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
 
-use sealway_identity::{Card, Owner, PayloadParts, Peer, Policy};
-use sealway_vault::Vault;
+use sealway_identity::{Card, Mailbox, Owner, PayloadParts, Peer, Policy};
+use sealway_vault::{CryptoProvider, Vault, VaultError};
 use sealway_wire::{
     Cid, Frame, IdentityId, Instance, Lane, Timestamp,
-    content::{CloseReason, Committed, Content, Reliable},
+    content::{Ack, CloseReason, Committed, Content, Reliable},
 };
 
 use crate::{
@@ -49,13 +51,16 @@ pub struct Config {
     pub accept: Policy,
     /// The instance under which we number our messages: random, drawn anew at each start.
     pub instance: Instance,
+    /// Whether the shell writes what [`poll_saved`](Endpoint::poll_saved) gives: stored lanes then outlive their sessions
+    /// and restarts, and START and ACK wait for the writes.
+    pub keeps_state: bool,
 }
 
 impl Config {
     /// A configuration that admits nobody.
     #[must_use]
     pub const fn new(instance: Instance) -> Self {
-        Self { accept: Policy::nobody(), instance }
+        Self { accept: Policy::nobody(), instance, keeps_state: false }
     }
 }
 
@@ -93,6 +98,13 @@ pub enum Event {
     Unresponsive {
         /// The channel.
         channel: ChannelId,
+    },
+    /// A session's state cannot be sealed for keeping: its stored lane ends with this run. The vault is at fault.
+    NotKept {
+        /// The channel.
+        channel: ChannelId,
+        /// The failure.
+        error: VaultError,
     },
     /// The live lane has ended, by the peer or because it broke the protocol.
     Closed {
@@ -139,6 +151,37 @@ pub enum Record<'f> {
     Committed(Committed<'f>),
 }
 
+/// What of a session has to survive a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The peer.
+    pub peer: IdentityId,
+    /// Our connection id of the session: with the peer, the name under which its state is kept.
+    pub session: Cid,
+    /// The state, sealed under a key of the vault; none: what was kept is to be deleted.
+    pub state: Option<Vec<u8>>,
+}
+
+/// A stored lane that was taken back after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Its channel.
+    pub channel: ChannelId,
+    /// The peer.
+    pub peer: IdentityId,
+    /// Where frames for the peer can be left, if it has said so.
+    pub mailbox: Option<Mailbox>,
+}
+
+/// What may be left for a peer that is away: harmless when repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deposit<'a> {
+    /// A message.
+    Message(Reliable<'a>),
+    /// What the application has committed of the peer's messages.
+    Committed(Committed<'a>),
+}
+
 /// A frame that was written into the caller's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing {
@@ -165,6 +208,9 @@ pub struct Endpoint<V: Vault + Clone + 'static> {
     events: VecDeque<Event>,
     deadlines: BTreeSet<(Timestamp, ChannelId)>,
     next_channel: u64,
+    /// Under which state is sealed, once it was needed.
+    state_key: Option<<V::Provider as CryptoProvider>::AeadKey>,
+    saved: VecDeque<Saved>,
 }
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
@@ -186,6 +232,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             events: VecDeque::new(),
             deadlines: BTreeSet::new(),
             next_channel: 0,
+            state_key: None,
+            saved: VecDeque::new(),
         }
     }
 
@@ -262,6 +310,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub fn set_hop_channel(&mut self, channel: ChannelId) {
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.limit = MAX_CONTENT + HOP_ALLOWANCE;
+            channel.is_hop = true;
         }
     }
 
@@ -310,10 +359,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let Some(found) = self.channels.remove(&channel) else { return };
         self.by_peer.remove(&found.peer);
         found.scheduled.map(|at| self.deadlines.remove(&(at, channel)));
-        let cids = found.sessions.iter().map(|established| established.session.local).chain(found.attempt.cid());
-        cids.for_each(|cid| {
-            self.by_cid.remove(&cid);
-        });
+        found.attempt.cid().map(|cid| self.by_cid.remove(&cid));
+        let keeps = self.config.keeps_state && !found.is_hop;
+        let kept = found.kept.iter().map(|kept| kept.stored.local);
+        let gone = found.sessions.iter().map(|established| established.session.local()).chain(kept);
+        self.gone(found.peer, keeps, gone.collect());
     }
 
     /// Seals a datagram of the application, or a frame of a hop, into `out`.
@@ -330,10 +380,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         body: &[u8],
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
-        self.seal(now, channel, Lane::Live, Plaintext::Datagram(body), true, out)
+        self.seal(now, channel, Plaintext::Datagram(body), true, out)
     }
 
-    /// Seals a message that is repeated until the peer commits it.
+    /// Seals a message that is repeated until the peer commits it, for the live lane.
     ///
     /// `out` has to hold the body and at most 42 octets more. Works in place, without allocating.
     ///
@@ -343,16 +393,63 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         &mut self,
         now: Timestamp,
         channel: ChannelId,
-        lane: Lane,
         message: Reliable<'_>,
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
-        // The instance travels only where the peer does not know it from START.
-        let own = self.config.instance;
         let known = self.channels.get_mut(&channel).and_then(Channel::current).is_some_and(|now| now.start_is_known());
-        let instance = Some(message.instance.unwrap_or(own)).filter(|instance| !known || *instance != own);
-        let content = Content::Reliable(Reliable { instance, ..message });
-        self.seal(now, channel, lane, Plaintext::Typed(&content), true, out)
+        let content = Content::Reliable(self.with_instance(message, known));
+        self.seal(now, channel, Plaintext::Typed(&content), true, out)
+    }
+
+    /// The instance travels only where the peer knows it from START.
+    fn with_instance<'m>(&self, message: Reliable<'m>, start_is_known: bool) -> Reliable<'m> {
+        let own = self.config.instance;
+        let instance = Some(message.instance.unwrap_or(own)).filter(|instance| !start_is_known || *instance != own);
+        Reliable { instance, ..message }
+    }
+
+    /// Seals a record on the stored lane, for a box at a relay, and returns its length. Works in place, without allocating.
+    ///
+    /// `out` has to hold the body of a message and at most 56 octets more; 185 for what was committed.
+    ///
+    /// # Errors
+    /// [`SendError::NotOpen`] if the peer is not known to have a session, or the last one is older than
+    /// [`SEALING_TIME`](crate::SEALING_TIME); [`SendError::LaneStopped`] after [`MAX_STORED`](crate::MAX_STORED) records.
+    pub fn seal_deposit(
+        &mut self,
+        now: Timestamp,
+        channel: ChannelId,
+        deposit: Deposit<'_>,
+        out: &mut [u8],
+    ) -> Result<usize, SendError> {
+        let found = self.channels.get_mut(&channel).ok_or(SendError::UnknownChannel)?;
+        let limit = found.limit;
+        let session = found.depositing(now).ok_or(SendError::NotOpen)?.local;
+        let known = found.by_cid(session).is_some_and(|established| established.start_is_known());
+        let content = match deposit {
+            Deposit::Message(message) => Content::Reliable(self.with_instance(message, known)),
+            Deposit::Committed(committed) => Content::Ack(Ack { opened: None, committed: Some(committed) }),
+        };
+        let found = self.channels.get_mut(&channel).ok_or(SendError::UnknownChannel)?;
+        let stored = found.depositing(now).ok_or(SendError::NotOpen)?;
+        let sealed = stored.seal(self.vault.provider(), now, &content, limit, out);
+        if sealed == Err(SendError::LaneStopped) {
+            found.wanted |= found.can_initiate();
+            self.reschedule(channel);
+        }
+        sealed
+    }
+
+    /// Whether [`seal_deposit`](Self::seal_deposit) has a session to seal under.
+    #[must_use]
+    pub fn may_deposit(&mut self, now: Timestamp, channel: ChannelId) -> bool {
+        self.channels.get_mut(&channel).is_some_and(|channel| channel.depositing(now).is_some())
+    }
+
+    /// When a record of the live lane of the peer has opened last.
+    #[must_use]
+    pub fn heard_at(&self, channel: ChannelId) -> Option<Timestamp> {
+        self.channels.get(&channel).and_then(|channel| channel.heard_at)
     }
 
     /// Has the following ACKs tell what the application has committed of the peer's messages.

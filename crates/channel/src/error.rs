@@ -22,6 +22,10 @@ pub enum FrameError {
     TooFarAhead,
     /// Its tag does not verify.
     Rejected,
+    /// It is of another restart of the peer after 64 in one session: a new session is made.
+    Incarnations,
+    /// It is of a session that was restored, and policy does not admit the peer (yet).
+    NotAdmitted,
     /// Its handshake message is refused.
     Handshake(HandshakeError),
     /// It answers a handshake that our own, which goes first, is still running against. Its repetition may succeed.
@@ -67,6 +71,22 @@ pub enum SendError {
     },
     /// The caller's buffer is too short.
     Buffer(EncodeError),
+    /// The source of randomness failed.
+    Entropy,
+}
+
+/// Why what was kept of a session cannot be taken back. Delete it: a new session will be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StateError {
+    /// It was written by a version that this one does not know.
+    Version(u8),
+    /// It is damaged, or of another identity, or of an earlier channel key.
+    Rejected,
+    /// A field is not as it must be.
+    Decode(DecodeError),
+    /// The vault failed.
+    Vault(VaultError),
 }
 
 /// Why a channel cannot be opened.
@@ -90,6 +110,8 @@ impl fmt::Display for FrameError {
             Self::Replayed => f.write_str("the record was opened before, or is too old"),
             Self::TooFarAhead => f.write_str("the record's counter is too far ahead"),
             Self::Rejected => f.write_str("the record is not authentic"),
+            Self::Incarnations => f.write_str("the peer has restarted more than 64 times in one session"),
+            Self::NotAdmitted => f.write_str("policy does not admit the peer of this session"),
             Self::Handshake(error) => error.fmt(f),
             Self::Yielding => f.write_str("our own handshake goes first"),
             Self::Vault(error) => error.fmt(f),
@@ -118,6 +140,18 @@ impl fmt::Display for SendError {
             Self::LaneStopped => f.write_str("too many records are unacknowledged"),
             Self::TooLong { limit, got } => write!(f, "{got} octets, a record takes {limit}"),
             Self::Buffer(error) => error.fmt(f),
+            Self::Entropy => f.write_str("the source of randomness failed"),
+        }
+    }
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => write!(f, "state of version {version}, this program knows version 1"),
+            Self::Rejected => f.write_str("the state is damaged, or of another identity or channel key"),
+            Self::Decode(error) => error.fmt(f),
+            Self::Vault(error) => error.fmt(f),
         }
     }
 }
@@ -136,10 +170,23 @@ impl core::error::Error for FrameError {}
 impl core::error::Error for HandshakeError {}
 impl core::error::Error for SendError {}
 impl core::error::Error for OpenError {}
+impl core::error::Error for StateError {}
 
 impl From<DecodeError> for FrameError {
     fn from(error: DecodeError) -> Self {
         Self::Decode(error)
+    }
+}
+
+impl From<DecodeError> for StateError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<VaultError> for StateError {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
     }
 }
 

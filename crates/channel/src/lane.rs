@@ -7,7 +7,7 @@ use core::{ops::Range, time::Duration};
 
 use sealway_vault::{AeadKey, CryptoProvider, Secret, TAG_LEN};
 use sealway_wire::{
-    Cid, Counter, CounterWidth, Lane, MAX_HEADER_LEN, RecordHeader, Timestamp,
+    Cid, Counter, CounterWidth, Incarnation, Lane, MAX_HEADER_LEN, RecordHeader, Timestamp,
     content::{Content, Ranges},
 };
 
@@ -21,6 +21,8 @@ use crate::{
 pub const EPOCH_BITS: u32 = 20;
 /// How many epochs a receiver follows at once.
 pub const MAX_EPOCH_JUMP: u64 = 64;
+/// Records that one chain of the stored lane takes: all in epoch 0.
+pub const MAX_STORED: u64 = 1 << 16;
 /// Records that a lane may have unacknowledged before it stops.
 pub const MAX_UNACKNOWLEDGED: u64 = 1 << 26;
 /// Jumps over more than one epoch that a session tries in one second.
@@ -93,6 +95,8 @@ pub(crate) struct SendLane<P: CryptoProvider> {
     next: Counter,
     /// The first counter that the peer is not known to have passed.
     acknowledged: u64,
+    /// On a stored lane that was restored after a restart.
+    incarnation: Option<Incarnation>,
 }
 
 /// What [`SendLane::seal`] wrote.
@@ -104,7 +108,12 @@ pub(crate) struct Sealed {
 
 impl<P: CryptoProvider> SendLane<P> {
     pub(crate) const fn new(lane: Lane, chain: Secret<32>) -> Self {
-        Self { lane, chain, keys: None, next: Counter::ZERO, acknowledged: 0 }
+        Self { lane, chain, keys: None, next: Counter::ZERO, acknowledged: 0, incarnation: None }
+    }
+
+    /// A stored lane after a restart, under a chain that nobody has used.
+    pub(crate) fn restored(chain: Secret<32>, incarnation: Incarnation) -> Self {
+        Self { incarnation: Some(incarnation), ..Self::new(Lane::Stored, chain) }
     }
 
     /// How many records have been sealed.
@@ -134,12 +143,20 @@ impl<P: CryptoProvider> SendLane<P> {
     ) -> Result<Sealed, SendError> {
         let counter = self.next;
         let next = counter.next().ok_or(SendError::LaneStopped)?;
-        if counter.get().saturating_sub(self.acknowledged) >= MAX_UNACKNOWLEDGED {
-            return Err(SendError::LaneStopped);
-        }
-        let width = CounterWidth::covering(counter, self.acknowledged).ok_or(SendError::LaneStopped)?;
         let typed = matches!(plaintext, Plaintext::Typed(_));
-        let header = RecordHeader::new(self.lane, typed, cid, counter, width);
+        let header = match (self.lane, self.incarnation) {
+            (Lane::Live, _) => {
+                if counter.get().saturating_sub(self.acknowledged) >= MAX_UNACKNOWLEDGED {
+                    return Err(SendError::LaneStopped);
+                }
+                let width = CounterWidth::covering(counter, self.acknowledged).ok_or(SendError::LaneStopped)?;
+                RecordHeader::new(Lane::Live, typed, cid, counter, width)
+            }
+            // Whole, for what a relay has held back for a week has nothing near it to be counted from.
+            (Lane::Stored, _) if counter.get() >= MAX_STORED => return Err(SendError::LaneStopped),
+            (Lane::Stored, None) => RecordHeader::new(Lane::Stored, typed, cid, counter, CounterWidth::Four),
+            (Lane::Stored, Some(incarnation)) => RecordHeader::restored(Lane::Stored, cid, counter, incarnation),
+        };
         let start = header.encode(out)?;
         let end = start + plaintext.write(&mut out[start..])?;
         if end - start > limit {
@@ -202,8 +219,6 @@ impl Plaintext<'_> {
 pub(crate) struct Opened {
     /// Where in the frame its plaintext lies.
     pub(crate) plaintext: Range<usize>,
-    /// It cannot be the repetition of one that was opened before.
-    pub(crate) is_news: bool,
 }
 
 /// The receiving end of a lane.
@@ -228,12 +243,14 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         Self { chain, current: None, previous: None, next: 0, window, jumps: JumpLimit::new() }
     }
 
-    /// The records opened, highest first; `None` before the first.
+    /// The records of a lane with a window that were opened, highest first; `None` before the first.
     pub(crate) fn opened(&self) -> Option<Ranges> {
-        match &self.window {
-            Some(window) => window.opened(),
-            None => self.next.checked_sub(1).and_then(|largest| Ranges::new(largest, largest)),
-        }
+        self.window.as_ref().and_then(ReplayWindow::opened)
+    }
+
+    /// One more than the largest counter opened.
+    pub(crate) const fn reach(&self) -> u64 {
+        self.next
     }
 
     /// Opens one record in place.
@@ -269,17 +286,18 @@ impl<P: CryptoProvider> ReceiveLane<P> {
             self.current = Some(ahead.current);
             self.chain = ahead.chain;
         }
-        // The stored lane opens repetitions too: they are no sign of life.
-        let is_news = self.window.is_some() || counter.get() >= self.next;
         self.next = self.next.max(counter.get() + 1);
         if let Some(window) = &mut self.window {
             window.commit(counter.get());
         }
-        Ok(Opened { plaintext: start..end, is_news })
+        Ok(Opened { plaintext: start..end })
     }
 
     fn admits(&self, counter: Counter) -> bool {
-        self.window.as_ref().is_none_or(|window| window.admits(counter.get()))
+        match &self.window {
+            Some(window) => window.admits(counter.get()),
+            None => counter.get() < MAX_STORED,
+        }
     }
 
     fn known(&self, epoch: u64) -> Option<&EpochKeys<P>> {

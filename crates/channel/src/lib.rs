@@ -39,10 +39,14 @@ mod replay;
 mod responder;
 mod schedule;
 mod session;
+mod stored;
 
 pub use channel::{Context, PostQuantum, Profile};
-pub use endpoint::{ChannelId, Config, Endpoint, Event, Outgoing, PathId, Received, Record, Source};
-pub use error::{FrameError, HandshakeError, OpenError, SendError};
-pub use lane::{EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_UNACKNOWLEDGED};
+pub use endpoint::{
+    ChannelId, Config, Deposit, Endpoint, Event, Outgoing, PathId, Received, Record, Restored, Saved, Source,
+};
+pub use error::{FrameError, HandshakeError, OpenError, SendError, StateError};
+pub use lane::{EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_STORED, MAX_UNACKNOWLEDGED};
 pub use replay::WINDOW;
 pub use schedule::Role;
+pub use stored::{BOX_TIME, MAX_INCARNATIONS, SEALING_TIME};

@@ -5,6 +5,8 @@
 //!                                     ├─"live responder"───► chain
 //!                                     ├─"stored initiator"─► chain
 //!                                     ├─"stored responder"─► chain
+//!                                     ├─"restart initiator"► restart secret, from which chains of incarnations come
+//!                                     ├─"restart responder"► restart secret
 //!                                     └─"exporter"─────────► exporter secret
 //! ```
 
@@ -58,6 +60,18 @@ impl<'p, P: CryptoProvider> SessionKey<'p, P> {
                 (Lane::Live, Role::Responder) => "live responder",
                 (Lane::Stored, Role::Initiator) => "stored initiator",
                 (Lane::Stored, Role::Responder) => "stored responder",
+            },
+        )
+    }
+
+    /// The secret from which `sender` takes the chains of its stored lane after a restart.
+    pub(crate) fn restart(&self, sender: Role) -> Result<Secret<32>, HandshakeError> {
+        expand_secret(
+            self.provider,
+            &self.prk,
+            match sender {
+                Role::Initiator => "restart initiator",
+                Role::Responder => "restart responder",
             },
         )
     }

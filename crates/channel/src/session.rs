@@ -2,32 +2,22 @@
 
 use sealway_identity::Peer;
 use sealway_vault::{CryptoProvider, Secret};
-use sealway_wire::{Cid, Instance, Lane, RecordHeader, Timestamp, content::Ranges};
+use sealway_wire::{Cid, Lane, RecordHeader, Timestamp, content::Ranges};
 
 use crate::{
     FrameError, HandshakeError, Role, SendError,
     lane::{Opened, Plaintext, ReceiveLane, Sealed, SendLane},
     schedule::{self, SessionKey},
+    stored::StoredLane,
 };
 
 /// Keys and counters of one session.
 pub(crate) struct Session<P: CryptoProvider> {
-    pub(crate) role: Role,
-    /// Our connection id: the peer puts it on its records.
-    pub(crate) local: Cid,
-    /// The peer's connection id.
-    remote: Cid,
-    pub(crate) peer: Peer,
-    live: Lanes<P>,
-    stored: Lanes<P>,
-    exporter: Secret<32>,
-    /// The instance of the peer's START, once it has opened.
-    pub(crate) peer_instance: Option<Instance>,
-}
-
-struct Lanes<P: CryptoProvider> {
     send: SendLane<P>,
     receive: ReceiveLane<P>,
+    /// What of it outlives the live lane.
+    pub(crate) stored: StoredLane<P>,
+    exporter: Secret<32>,
 }
 
 impl<P: CryptoProvider> Session<P> {
@@ -38,34 +28,36 @@ impl<P: CryptoProvider> Session<P> {
         remote: Cid,
         peer: Peer,
     ) -> Result<Self, HandshakeError> {
-        let lanes = |lane| -> Result<Lanes<P>, HandshakeError> {
-            Ok(Lanes {
-                send: SendLane::new(lane, key.chain(lane, role)?),
-                receive: ReceiveLane::new(lane, key.chain(lane, role.other())?),
-            })
-        };
-        let (live, stored) = (lanes(Lane::Live)?, lanes(Lane::Stored)?);
-        let exporter = key.exporter()?;
-        Ok(Self { role, local, remote, peer, live, stored, exporter, peer_instance: None })
+        Ok(Self {
+            send: SendLane::new(Lane::Live, key.chain(Lane::Live, role)?),
+            receive: ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?),
+            stored: StoredLane::new(key, role, (local, remote), peer)?,
+            exporter: key.exporter()?,
+        })
     }
 
-    const fn lanes(&mut self, lane: Lane) -> &mut Lanes<P> {
-        match lane {
-            Lane::Live => &mut self.live,
-            Lane::Stored => &mut self.stored,
-        }
+    pub(crate) const fn role(&self) -> Role {
+        self.stored.role
     }
 
+    /// Our connection id: the peer puts it on its records.
+    pub(crate) const fn local(&self) -> Cid {
+        self.stored.local
+    }
+
+    pub(crate) const fn peer(&self) -> &Peer {
+        &self.stored.peer
+    }
+
+    /// Seals a record of the live lane.
     pub(crate) fn seal(
         &mut self,
         provider: &P,
-        lane: Lane,
         plaintext: Plaintext<'_>,
         limit: usize,
         out: &mut [u8],
     ) -> Result<Sealed, SendError> {
-        let remote = self.remote;
-        self.lanes(lane).send.seal(provider, remote, plaintext, limit, out)
+        self.send.seal(provider, self.stored.remote, plaintext, limit, out)
     }
 
     pub(crate) fn open(
@@ -75,28 +67,22 @@ impl<P: CryptoProvider> Session<P> {
         header: &RecordHeader,
         frame: &mut [u8],
     ) -> Result<Opened, FrameError> {
-        // An incarnation belongs to a lane that was restored after a restart, which this version does not do.
-        if header.incarnation.is_some() || (header.lane == Lane::Stored && !header.typed) {
-            return Err(FrameError::Rejected);
-        }
-        let local = self.local;
-        self.lanes(header.lane).receive.open(provider, now, local, header, frame)
-    }
-
-    pub(crate) fn opened(&self, lane: Lane) -> Option<Ranges> {
-        match lane {
-            Lane::Live => self.live.receive.opened(),
-            Lane::Stored => self.stored.receive.opened(),
+        match header.lane {
+            Lane::Stored => self.stored.open(provider, now, header, frame),
+            // No live lane is ever restored.
+            Lane::Live if header.incarnation.is_some() => Err(FrameError::Rejected),
+            Lane::Live => self.receive.open(provider, now, self.stored.local, header, frame),
         }
     }
 
-    pub(crate) fn acknowledge(&mut self, lane: Lane, opened: &Ranges) {
-        self.lanes(lane).send.acknowledge(opened);
+    /// The records of the live lane that were opened.
+    pub(crate) fn opened(&self) -> Option<Ranges> {
+        self.receive.opened()
     }
 
-    /// Records that we have sealed on the stored lane.
-    pub(crate) const fn stored_records(&self) -> u64 {
-        self.stored.send.sealed()
+    /// Takes note that the peer has opened records of the live lane. The stored lane's counters travel whole.
+    pub(crate) fn acknowledge(&mut self, opened: &Ranges) {
+        self.send.acknowledge(opened);
     }
 
     /// Octets that only the two ends of this session know.

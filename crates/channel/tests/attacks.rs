@@ -256,18 +256,21 @@ fn a_stolen_responder_key_does_not_let_the_thief_be_somebody_else() {
     }
 }
 
-/// With everything that both ends have left after a session, not one of its records opens.
+/// With everything that both ends have left after a session, on disk too, not one of its records opens.
 #[test]
-fn records_of_a_finished_session_do_not_open_for_who_takes_both_vaults_later() {
+fn records_of_an_earlier_session_do_not_open_for_who_takes_both_vaults_and_states_later() {
     let mut network = opened(20);
     network.send(0, 1, b"past");
+    network.send_message(0, 1, Lane::Stored, 0, b"kept a while");
     network.run(SECOND);
     let recorded: Vec<_> = network.log.clone();
-    // Both machines restart: vault and identity are all that is left, and the attacker has them.
+    // A later session, and the time that the old keys are kept.
+    network.open(0, 1);
+    network.run(SECOND * 300);
+    // Both machines restart: vault, identity and saved states are all that is left, and the attacker has them.
     network.restart(0);
     network.restart(1);
-    let admit = Policy::only(&network.machines[0].card);
-    network.machines[1].endpoint.admit(&admit);
+    network.machines[1].received.truncate(1);
     for (from, to, frame) in recorded {
         // The whole recorded conversation again: the responder's fresh ephemeral makes it worthless.
         let outcome = network.deliver(from, to, frame.clone());

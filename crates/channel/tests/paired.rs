@@ -38,14 +38,14 @@ fn the_flights_have_the_sizes_of_the_specification() {
 }
 
 #[test]
-fn records_cost_23_octets_and_messages_26() {
+fn records_cost_23_octets_and_messages_26_live_and_28_stored() {
     let mut network = opened(2);
     network.send(0, 1, b"1234");
     assert_eq!(network.log.last().unwrap().2.len(), 4 + 23);
     network.send_message(0, 1, Lane::Live, 0, b"1234");
     assert_eq!(network.log.last().unwrap().2.len(), 4 + 26);
     network.send_message(1, 0, Lane::Stored, 0, b"5678");
-    assert_eq!(network.log.last().unwrap().2.len(), 4 + 26);
+    assert_eq!(network.log.last().unwrap().2.len(), 4 + 28);
     network.run(SECOND);
     assert_eq!(network.machines[1].received, [b"1234", b"1234"]);
     assert_eq!(network.machines[0].received, [b"5678"]);

@@ -38,7 +38,7 @@ pub struct Attestation {
 }
 
 impl Attestation {
-    fn encode_claims(&self) -> Vec<u8> {
+    pub(crate) fn encode_claims(&self) -> Vec<u8> {
         cbor::to_vec(|encoder| {
             encoder.map(4 + u64::from(self.not_after.is_some()))?;
             if let Some(UnixTime(seconds)) = self.not_after {
@@ -51,7 +51,7 @@ impl Attestation {
         })
     }
 
-    fn decode_claims(octets: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn decode_claims(octets: &[u8]) -> Result<Self, DecodeError> {
         let mut items = Items::new(octets);
         items.map("attestation", 5)?;
         let not_after = if items.key_is(NOT_AFTER) { Some(UnixTime(items.number("attestation end")?)) } else { None };

@@ -145,6 +145,42 @@ impl Peer {
         Self { attestation: *card.attestation(), mailbox: None, unclocked }
     }
 
+    /// The octets that [`from_saved`](Self::from_saved) takes: for state that its owner seals and keeps.
+    #[must_use]
+    pub fn to_saved(&self) -> Vec<u8> {
+        cbor::to_vec(|encoder| {
+            let mailbox = self.mailbox.as_ref();
+            encoder.array(if mailbox.is_some() { 4 } else { 2 })?;
+            encoder.bytes(&self.attestation.encode_claims())?.u8(u8::from(self.unclocked))?;
+            if let Some(mailbox) = mailbox {
+                encoder.bytes(&mailbox.relay.0)?.bytes(&mailbox.name.0)?;
+            }
+            Ok(encoder)
+        })
+    }
+
+    /// A peer that was verified before. `octets` have to be authentic: nothing here is signed.
+    ///
+    /// # Errors
+    /// Names the field that is not as it must be.
+    pub fn from_saved(octets: &[u8]) -> Result<Self, DecodeError> {
+        const FIELD: &str = "saved peer";
+        let mut items = Items::new(octets);
+        let count = items.array(FIELD, 4)?;
+        let attestation = Attestation::decode_claims(items.bytes("saved attestation")?)?;
+        let unclocked = items.number("saved clock")? != 0;
+        let mailbox = match count {
+            2 => None,
+            4 => {
+                let relay = IdentityId(items.bytes_of("saved relay id")?);
+                Some(Mailbox { relay, name: BoxName(items.bytes_of("saved box")?) })
+            }
+            _ => return Err(cbor::malformed(FIELD)),
+        };
+        items.finish(FIELD)?;
+        Ok(Self { attestation, mailbox, unclocked })
+    }
+
     /// The identity.
     #[must_use]
     pub const fn id(&self) -> IdentityId {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sealway_channel::{Config, Endpoint};
 use sealway_identity::{Owner, Policy};
 use sealway_link::Transport;
-use sealway_routing::Store;
+use sealway_routing::{Batch, Store, StoreError, StoreErrorKind, Table};
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{BoxName, Instance};
 use tokio::sync::mpsc;
@@ -77,8 +77,9 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         self
     }
 
-    /// Keeps outbox and inbox on disk. Without a store, `send` is refused and duplicates are recognised only while the
-    /// node runs.
+    /// Keeps outbox, inbox and what of sessions survives a restart on disk; of a relay, its clients' boxes and what is in
+    /// them. Without a store, `send` is refused, duplicates are recognised only while the node runs, and a relay keeps
+    /// nothing for clients that are away.
     #[must_use]
     pub fn store(mut self, store: impl Store + 'static) -> Self {
         self.store = Some(Box::new(store));
@@ -119,28 +120,32 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         };
         let mut config = Config::new(instance);
         config.accept = self.accept;
+        // A relay's channels are hop channels: they end with their links.
+        config.keeps_state = self.store.is_some() && self.relay.is_none();
         let endpoint = Endpoint::new(self.vault, self.owner, config);
         let commands = mpsc::channel(1024);
         let (accepted, accept_queue) = mpsc::channel(ACCEPT_QUEUE);
-        let (written, written_queue) = mpsc::unbounded_channel();
-        let mut rows = Vec::new();
-        let writer = match self.store {
-            None => None,
-            Some(mut store) => {
-                for table in sealway_routing::Table::ALL {
-                    let visit = &mut |key: &[u8], value: &[u8]| rows.push((table, key.to_vec(), value.to_vec()));
-                    store.load(table, visit).map_err(|error| NodeError::Store(Arc::new(error)))?;
-                }
-                let failed = |error| sealway_routing::StoreError::new(sealway_routing::StoreErrorKind::Other, error);
-                let writer = Writer::start(store, written).map_err(failed);
-                Some(writer.map_err(|error| NodeError::Store(Arc::new(error)))?)
-            }
-        };
+        let (completed, completed_queue) = mpsc::unbounded_channel();
         let node = Node::new(commands.0.clone(), accept_queue, endpoint.owner().id(), contact_box);
-        let (senders, queues) = driver::queues(commands, accepted, written_queue);
+        let (senders, queues) = driver::queues(commands, accepted, completed_queue);
         let setup = driver::Setup { instance, contact_box, transports: self.transports, relay: self.relay };
-        let mut driver = Driver::new(Clock::new(), endpoint, setup, senders, writer);
-        driver.load(&rows);
+        let mut driver = Driver::new(Clock::new(), endpoint, setup, senders);
+        if let Some(mut store) = self.store {
+            let mut stale = Batch::default();
+            for table in Table::ALL {
+                let loaded = store.load(table, &mut |key, value| {
+                    // A session that cannot be taken back never will be: of a channel key that was replaced, say.
+                    if !driver.load(table, key, value) && table == Table::Sessions {
+                        stale.delete(table, key.to_vec());
+                    }
+                });
+                loaded.map_err(|error| NodeError::Store(Arc::new(error)))?;
+            }
+            let failed = |error| StoreError::new(StoreErrorKind::Other, error);
+            let started = Writer::start(store, completed).map_err(failed);
+            let (writer, thread) = started.map_err(|error| NodeError::Store(Arc::new(error)))?;
+            driver.write_with(writer, thread, stale);
+        }
         tokio::spawn(driver.run(queues));
         Ok(node)
     }

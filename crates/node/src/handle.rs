@@ -88,6 +88,18 @@ pub struct Statistics {
     pub delivered_messages: u64,
     /// Messages that had been committed before and came again.
     pub repeated_messages: u64,
+    /// Frames that a relay has taken into custody.
+    pub kept_frames: u64,
+    /// Frames that a relay has not taken into custody: quotas, boxes that there are not, a disk that failed.
+    pub refused_deposits: u64,
+    /// Frames in custody that a relay has pushed to their recipients, each time counted.
+    pub pushed_frames: u64,
+    /// Frames in custody that a relay has deleted because their recipients could not use them.
+    pub discarded_frames: u64,
+    /// Frames in custody that a relay has deleted because their time was over.
+    pub expired_frames: u64,
+    /// Frames that a relay has in custody now.
+    pub frames_in_custody: u64,
 }
 
 /// A running node. Clones are the same node. When the last one is dropped, the node goes on until it is shut down, or its
@@ -396,16 +408,51 @@ impl fmt::Debug for Message {
     }
 }
 
+/// How far a message has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// It waits here: there was never a session with the peer, or the last one is older than two weeks. Both ends have to
+    /// be attached at the same time once.
+    NeverMet,
+    /// It waits here, or is on its way.
+    UnderWay,
+    /// A relay has it on its disk and hands it over when the peer attaches. It stays in the outbox until the peer has
+    /// committed it: a relay's word is no proof.
+    InCustody,
+    /// The peer's application has committed it.
+    Delivered,
+    /// It expired, or was superseded, before it was known to be committed.
+    Dropped,
+}
+
 /// What becomes of a message that was sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Receipt {
     id: MessageId,
-    delivered: oneshot::Receiver<Result<(), NodeError>>,
+    progress: watch::Receiver<Progress>,
 }
 
 impl Receipt {
-    pub(crate) const fn new(id: MessageId, delivered: oneshot::Receiver<Result<(), NodeError>>) -> Self {
-        Self { id, delivered }
+    pub(crate) const fn new(id: MessageId, progress: watch::Receiver<Progress>) -> Self {
+        Self { id, progress }
+    }
+
+    /// How far the message has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Waits until it has come further, and tells how far.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`] if the node ends, or nothing further will come.
+    pub async fn changed(&mut self) -> Result<Progress, NodeError> {
+        self.progress.changed().await.map_err(|_| NodeError::Closed)?;
+        Ok(*self.progress.borrow_and_update())
     }
 
     /// The id of the message.
@@ -419,7 +466,9 @@ impl Receipt {
     /// # Errors
     /// [`NodeError::Dropped`] if it expired or was superseded; [`NodeError::Closed`] if the node ends first: a durable
     /// message then stays in the outbox.
-    pub async fn delivered(self) -> Result<(), NodeError> {
-        self.delivered.await.map_err(|_| NodeError::Closed)?
+    pub async fn delivered(mut self) -> Result<(), NodeError> {
+        let settled = |progress: &Progress| matches!(progress, Progress::Delivered | Progress::Dropped);
+        let progress = *self.progress.wait_for(settled).await.map_err(|_| NodeError::Closed)?;
+        if progress == Progress::Delivered { Ok(()) } else { Err(NodeError::Dropped) }
     }
 }

@@ -22,5 +22,5 @@ mod writer;
 
 pub use builder::{Builder, Keys, RelayConfig};
 pub use error::NodeError;
-pub use handle::{Channel, Message, Node, Receipt, Statistics};
+pub use handle::{Channel, Message, Node, Progress, Receipt, Statistics};
 pub use sealway_routing::SendOptions;

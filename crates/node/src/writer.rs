@@ -1,40 +1,67 @@
-//! The store's thread: everything that waits is written with one commit.
+//! The store's thread: everything that waits to be written is written with one commit.
 
 use std::{
     sync::{Arc, mpsc},
     thread,
 };
 
-use sealway_routing::{Batch, Store, StoreError};
+use sealway_routing::{Batch, Store, StoreError, Table};
 use tokio::sync::mpsc as tokio_mpsc;
 
 /// The most batches of one commit.
 const GROUP: usize = 1024;
 
-/// Hands batches to the store's thread; `T` says what each was for.
-pub(crate) struct Writer<T> {
-    requests: mpsc::Sender<(Batch, T)>,
+/// What the thread is asked to do; `T` says what for.
+enum Job<T> {
+    Write(Batch, T),
+    Read(Table, Vec<u8>, T),
 }
 
-/// What was written, or not, in the order of the requests.
-pub(crate) struct Written<T> {
-    pub(crate) what: Vec<T>,
-    pub(crate) result: Result<(), Arc<StoreError>>,
+/// Hands batches to the store's thread.
+pub(crate) struct Writer<T> {
+    requests: mpsc::Sender<Job<T>>,
+}
+
+/// What the thread has done, in the order of the requests.
+pub(crate) enum Completed<T> {
+    /// These were written, or not.
+    Written { what: Vec<T>, result: Result<(), Arc<StoreError>> },
+    /// A value was read. None: it is not there.
+    Read { what: T, value: Result<Option<Vec<u8>>, StoreError> },
 }
 
 impl<T: Send + 'static> Writer<T> {
     /// Starts the thread. It ends when the writer is dropped and everything is written.
     pub(crate) fn start(
         mut store: Box<dyn Store>,
-        done: tokio_mpsc::UnboundedSender<Written<T>>,
+        done: tokio_mpsc::UnboundedSender<Completed<T>>,
     ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
-        let (requests, queue) = mpsc::channel::<(Batch, T)>();
+        let (requests, queue) = mpsc::channel::<Job<T>>();
         let thread = thread::Builder::new().name("sealway-store".into()).spawn(move || {
-            while let Ok(first) = queue.recv() {
-                let group = std::iter::once(first).chain(queue.try_iter().take(GROUP - 1));
-                let (batches, what): (Vec<Batch>, Vec<T>) = group.unzip();
-                let result = store.commit(&batches).map_err(Arc::new);
-                if done.send(Written { what, result }).is_err() {
+            let mut next = None;
+            while let Some(job) = next.take().or_else(|| queue.recv().ok()) {
+                let completed = match job {
+                    Job::Read(table, key, what) => Completed::Read { what, value: store.get(table, &key) },
+                    Job::Write(batch, what) => {
+                        let (mut batches, mut what) = (vec![batch], vec![what]);
+                        while batches.len() < GROUP
+                            && let Ok(job) = queue.try_recv()
+                        {
+                            match job {
+                                Job::Write(batch, reason) => {
+                                    batches.push(batch);
+                                    what.push(reason);
+                                }
+                                read @ Job::Read(..) => {
+                                    next = Some(read);
+                                    break;
+                                }
+                            }
+                        }
+                        Completed::Written { what, result: store.commit(&batches).map_err(Arc::new) }
+                    }
+                };
+                if done.send(completed).is_err() {
                     break;
                 }
             }
@@ -45,6 +72,11 @@ impl<T: Send + 'static> Writer<T> {
     /// Queues a batch. The number of batches under way is bounded by those who wait for them.
     pub(crate) fn write(&self, batch: Batch, what: T) {
         // The thread ends only when this sender is dropped.
-        let _ = self.requests.send((batch, what));
+        let _ = self.requests.send(Job::Write(batch, what));
+    }
+
+    /// Queues a question. It is answered after what was queued before it.
+    pub(crate) fn read(&self, table: Table, key: Vec<u8>, what: T) {
+        let _ = self.requests.send(Job::Read(table, key, what));
     }
 }

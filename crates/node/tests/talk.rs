@@ -1,104 +1,14 @@
 //! Nodes over real sockets: directly, through a relay, across restarts of each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::sync::{Arc, Mutex};
+mod machines;
 
-use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
-use sealway_identity::{Card, CardParts, Owner, Policy, RelayEntry};
-use sealway_node::{Builder, Channel, Node, NodeError, RelayConfig};
-use sealway_routing::{Batch, MemoryStore, Store, StoreError, StoreErrorKind, Table};
+use sealway_identity::{CardParts, Policy};
+use sealway_node::{Node, NodeError};
 use sealway_tcp::Tcp;
-use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault, Vault};
-use sealway_wire::BoxName;
 use tokio::io::AsyncWriteExt;
 
-type TestVault = Arc<SoftwareVault<RustCrypto<OsEntropy>>>;
-
-/// A disk that survives the node that uses it.
-#[derive(Clone, Default)]
-struct Disk {
-    rows: Arc<Mutex<MemoryStore>>,
-    full: Arc<Mutex<bool>>,
-}
-
-impl Store for Disk {
-    fn load(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        self.rows.lock().unwrap().load(table, visit)
-    }
-
-    fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
-        if *self.full.lock().unwrap() {
-            return Err(StoreError::new(StoreErrorKind::Full, "no space left on device"));
-        }
-        self.rows.lock().unwrap().commit(batches)
-    }
-}
-
-/// A machine: what stays when its node ends.
-struct Machine {
-    vault: TestVault,
-    owner: Owner,
-    contact_box: BoxName,
-    disk: Disk,
-}
-
-impl Machine {
-    fn new() -> Self {
-        let mut vault = SoftwareVault::new(RustCrypto::os());
-        let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).unwrap();
-        let contact_box = BoxName(vault.provider().random().unwrap());
-        Self { vault: Arc::new(vault), owner, contact_box, disk: Disk::default() }
-    }
-
-    fn builder(&self) -> Builder<TestVault> {
-        Node::builder((self.vault.clone(), self.owner.clone()))
-            .transport(Tcp::default())
-            .store(self.disk.clone())
-            .contact_box(self.contact_box)
-    }
-
-    fn policy(&self) -> Policy {
-        Policy::ids([self.owner.id()])
-    }
-
-    fn card_at(&self, address: &str) -> Card {
-        self.owner.card(&self.vault, &CardParts { addresses: vec![address.into()], ..CardParts::default() }).unwrap()
-    }
-
-    fn card_behind(&self, relay: &Card) -> Card {
-        let entry = RelayEntry {
-            id: relay.id(),
-            channel_key: relay.attestation().channel_key,
-            contact_box: self.contact_box,
-            addresses: relay.addresses().to_vec(),
-        };
-        self.owner.card(&self.vault, &CardParts { relays: vec![entry], ..CardParts::default() }).unwrap()
-    }
-}
-
-const ANY_PORT: &str = "tcp://127.0.0.1:0";
-
-async fn run_relay(machine: &Machine, clients: &[&Machine], address: &str) -> (Node, String) {
-    let mut policy = Policy::nobody();
-    clients.iter().for_each(|client| policy.admit(client.owner.id()));
-    let relay = machine.builder().accept(policy).relay(RelayConfig::default()).start().await.unwrap();
-    let address = relay.listen(address).await.unwrap();
-    (relay, address)
-}
-
-async fn receive(channel: &mut Channel, count: usize) -> Vec<Vec<u8>> {
-    let mut received = Vec::new();
-    while received.len() < count {
-        let message = channel.recv().await.unwrap().expect("the channel is open");
-        received.push(message.body().to_vec());
-        message.done().await.unwrap();
-    }
-    received
-}
-
-fn numbers(count: u32) -> Vec<Vec<u8>> {
-    (0..count).map(|number| number.to_be_bytes().to_vec()).collect()
-}
+use self::machines::{ANY_PORT, Machine, numbers, receive, run_relay};
 
 #[tokio::test]
 async fn two_nodes_talk_directly_and_the_accepting_one_needs_no_card() {

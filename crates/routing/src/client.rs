@@ -3,8 +3,8 @@
 use alloc::collections::BTreeMap;
 
 use sealway_wire::{
-    BoxName, EncodeError, Route,
-    hop::{HopFrame, Label, Registration},
+    BoxName, EncodeError, Route, VarInt,
+    hop::{Custody, HopFrame, Label, Registration},
 };
 
 /// A flow as the client names it, for as long as the client runs: labels change with each hop session.
@@ -34,6 +34,20 @@ pub enum ClientEvent<'a> {
         name: BoxName,
         /// The outcome.
         outcome: Registration,
+    },
+    /// What became of a deposit.
+    Custody {
+        /// Its number.
+        number: VarInt,
+        /// The outcome.
+        outcome: Custody,
+    },
+    /// A frame that the relay has kept for us; it waits for a verdict.
+    Push {
+        /// The relay's number for it.
+        number: VarInt,
+        /// The frame.
+        frame: &'a [u8],
     },
     /// A frame for a label that we do not know: this is to be sent to the relay.
     Answer(HopFrame<'static>),
@@ -133,8 +147,10 @@ impl Client {
                 None => ClientEvent::Nothing,
             },
             HopFrame::Registered { name, outcome } => ClientEvent::Registered { name, outcome },
-            // Only clients register boxes.
-            HopFrame::Register { .. } => ClientEvent::Nothing,
+            HopFrame::Custody { number, outcome } => ClientEvent::Custody { number, outcome },
+            HopFrame::Push { number, frame } => ClientEvent::Push { number, frame },
+            // Only clients say these.
+            HopFrame::Register { .. } | HopFrame::Deposit { .. } | HopFrame::Verdict { .. } => ClientEvent::Nothing,
         }
     }
 

@@ -20,7 +20,7 @@ const RESERVED: u32 = 64;
 
 /// What a message is to its inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Intake {
     /// It waits to be handed over.
     Accepted,
     /// It waits, or was handed over, already.
@@ -29,6 +29,17 @@ pub enum Verdict {
     Committed,
     /// There is no room, or it is too far ahead: the sender will send it again.
     Later,
+}
+
+/// What an inbox has of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// The disk says that it is committed, or the sender does not want it committed any more.
+    Committed,
+    /// It waits to be handed over, or was handed over and is not done with.
+    Waiting,
+    /// Nothing: it has to come again.
+    Nothing,
 }
 
 /// Which messages of an instance are committed: everything below the mark, and the numbers in the bitmap.
@@ -186,7 +197,7 @@ impl Inbox {
     }
 
     /// Takes a message in.
-    pub fn handle_message(&mut self, id: MessageId, lowest: u32, body: &[u8]) -> Verdict {
+    pub fn handle_message(&mut self, id: MessageId, lowest: u32, body: &[u8]) -> Intake {
         self.clock += 1;
         let heard = self.clock;
         self.forget_oldest(id.instance);
@@ -202,14 +213,14 @@ impl Inbox {
             self.octets -= progress.waiting.remove(&number).map_or(0, |body| body.len());
         }
         if progress.marks.contains(id.number) {
-            return Verdict::Committed;
+            return Intake::Committed;
         }
         if id.number < progress.next || progress.waiting.contains_key(&id.number) {
-            return Verdict::Pending;
+            return Intake::Pending;
         }
         let beyond = id.number - progress.marks.mark > COMMIT_WINDOW;
         if beyond {
-            return Verdict::Later;
+            return Intake::Later;
         }
         // An earlier message takes the place of later ones, which the sender repeats: the one that the application waits
         // for always finds a place.
@@ -217,12 +228,23 @@ impl Inbox {
             match progress.waiting.last_entry() {
                 Some(latest) if *latest.key() > id.number => self.octets -= latest.remove().len(),
                 _ if id.number == progress.next => break,
-                _ => return Verdict::Later,
+                _ => return Intake::Later,
             }
         }
         self.octets += body.len();
         progress.waiting.insert(id.number, body.to_vec());
-        Verdict::Accepted
+        Intake::Accepted
+    }
+
+    /// What is here of a message that was taken in before.
+    #[must_use]
+    pub fn holding(&self, id: MessageId) -> Holding {
+        let Some(progress) = self.progress.get(&id.instance) else { return Holding::Nothing };
+        if progress.durable.contains(id.number) {
+            return Holding::Committed;
+        }
+        let is_here = id.number < progress.next || progress.waiting.contains_key(&id.number);
+        if is_here || progress.marks.contains(id.number) { Holding::Waiting } else { Holding::Nothing }
     }
 
     /// The next message in order, if it is here. It counts as handed over.

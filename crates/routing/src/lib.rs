@@ -6,7 +6,8 @@
 //! Client ── flows to boxes  ◄──hop──► flows joined two by two ◄──hop──►  Client
 //! ```
 //!
-//! * [`Relay`] forwards frames between attached clients; it never sees what is in them and never dials anybody.
+//! * [`Relay`] forwards frames between attached clients, and keeps frames for those that are away; it never sees what is in
+//!   them and never dials anybody.
 //! * [`Client`] is the other end of a hop session: it names flows and learns labels.
 //! * [`Outbox`] keeps messages until the peer has committed them; [`Inbox`] hands them over in order and once.
 //! * [`Store`] is what both need of a disk. What they want written comes out as a [`Batch`]; who drives them writes it and
@@ -19,13 +20,15 @@
 extern crate alloc;
 
 mod client;
+mod custody;
 mod inbox;
 mod outbox;
 mod relay;
 mod store;
 
 pub use client::{Client, ClientEvent, FlowId};
-pub use inbox::{Delivery, Inbox, Marks, Verdict};
+pub use custody::CustodyId;
+pub use inbox::{Delivery, Holding, Inbox, Intake, Marks};
 pub use outbox::{Delivered, Outbox, PushError, SendOptions, ToSend};
-pub use relay::{Limits, Relay, RelayEvent, SessionId};
+pub use relay::{Deposited, Limits, Push, Relay, RelayEvent, SessionId};
 pub use store::{Batch, MemoryStore, Operation, Store, StoreError, StoreErrorKind, Table};

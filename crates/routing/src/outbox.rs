@@ -6,7 +6,10 @@ use alloc::{
 };
 use core::time::Duration;
 
-use sealway_wire::{IdentityId, Instance, MessageId, Reader, Timestamp, content::COMMIT_WINDOW, content::Committed};
+use sealway_wire::{
+    IdentityId, Instance, Lane, MessageId, Reader, Timestamp,
+    content::{COMMIT_WINDOW, Committed},
+};
 
 use crate::{Batch, Table};
 
@@ -14,6 +17,11 @@ use crate::{Batch, Table};
 const IN_FLIGHT: usize = 256;
 /// Octets that may be under way at once.
 const OCTETS_IN_FLIGHT: usize = 1024 * 1024;
+/// Deposits that may wait for the relay's answer at once, and their octets.
+const DEPOSITS: usize = 64;
+const DEPOSITED_OCTETS: usize = 256 * 1024;
+/// How long a relay has to hand over what it keeps, once the peer is there, before it is sent again.
+const HANDING_OVER: Duration = Duration::from_secs(30);
 /// The time after which an unanswered message is sent again, before the round trip is known, and its bounds. RFC 6298.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const MIN_TIMEOUT: Duration = Duration::from_millis(200);
@@ -76,9 +84,22 @@ struct Entry {
 }
 
 struct Sent {
+    lane: Lane,
     first: Timestamp,
     again: Timestamp,
     times: u32,
+    /// A relay has it, until `again`.
+    in_custody: bool,
+}
+
+impl Entry {
+    fn is_in_custody(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.in_custody)
+    }
+
+    fn is_kept(&self, now: Timestamp) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.in_custody && sent.again > now)
+    }
 }
 
 /// Messages to one peer, in the order in which they were handed in.
@@ -88,10 +109,15 @@ pub struct Outbox {
     next_number: u32,
     next_order: u64,
     entries: BTreeMap<u64, Entry>,
+    by_id: BTreeMap<MessageId, u64>,
+    /// Every message of a lower order is kept by a relay, until this time at least.
+    kept: (u64, Timestamp),
     expiries: BTreeSet<(Timestamp, u64)>,
     octets: usize,
     round_trip: Option<RoundTrip>,
 }
+
+const NONE_KEPT: (u64, Timestamp) = (0, Timestamp::from_micros(u64::MAX));
 
 impl Outbox {
     /// An empty outbox of the run `instance`.
@@ -103,6 +129,8 @@ impl Outbox {
             next_number: 0,
             next_order: 0,
             entries: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            kept: NONE_KEPT,
             expiries: BTreeSet::new(),
             octets: 0,
             round_trip: None,
@@ -151,7 +179,7 @@ impl Outbox {
         let order = self.next_order;
         self.next_order = self.next_order.saturating_add(1);
         if stored {
-            superseded.batch.put(Table::Outbox, self.key(order), encode(id, &options, &body));
+            superseded.batch.put(Table::Outbox, self.key(order), encode(id, &options, None, &body));
         }
         self.insert(order, Entry { id, body, options, stored, ready: !stored, offered: false, sent: None });
         Ok((id, superseded))
@@ -159,14 +187,19 @@ impl Outbox {
 
     /// The message is on disk: it may be sent.
     pub fn written(&mut self, id: MessageId) {
-        if let Some(entry) = self.entries.values_mut().rev().find(|entry| entry.id == id) {
+        if let Some(entry) = self.entry_mut(id) {
             entry.ready = true;
         }
     }
 
     /// The message could not be written: it is forgotten.
     pub fn withdraw(&mut self, id: MessageId) {
-        let _ = self.remove(|entry| entry.id == id);
+        let order = self.by_id.get(&id).copied();
+        let _ = self.remove_all(order.into_iter().collect());
+    }
+
+    fn entry_mut(&mut self, id: MessageId) -> Option<&mut Entry> {
+        self.by_id.get(&id).and_then(|order| self.entries.get_mut(order))
     }
 
     /// Takes a message back from the store, in the order of the keys, before anything is pushed. Returns its id.
@@ -176,26 +209,46 @@ impl Outbox {
             return None;
         }
         let order = u64::from_be_bytes(order.try_into().ok()?);
-        let (id, options, body) = decode(value)?;
+        let (id, options, kept_until, body) = decode(value)?;
         self.next_order = self.next_order.max(order.saturating_add(1));
-        self.insert(order, Entry { id, body, options, stored: true, ready: true, offered: true, sent: None });
+        let epoch = Timestamp::from_micros(0);
+        let sent = kept_until.map(|again| Sent { lane: Lane::Stored, first: epoch, again, times: 2, in_custody: true });
+        self.insert(order, Entry { id, body, options, stored: true, ready: true, offered: true, sent });
         Some(id)
     }
 
     fn insert(&mut self, order: u64, entry: Entry) {
         self.octets += entry.body.len();
         self.expiries.extend(entry.options.expires.map(|at| (at, order)));
+        self.by_id.insert(entry.id, order);
         self.entries.insert(order, entry);
     }
 
-    /// The next message that is to be sent now. It counts as sent.
-    pub fn poll_send(&mut self, now: Timestamp) -> Option<ToSend<'_>> {
+    /// The next message that is to be sent now on `lane`: live to a peer that is there, stored to the box of one that is
+    /// away. It counts as sent.
+    pub fn poll_send(&mut self, now: Timestamp, lane: Lane) -> Option<ToSend<'_>> {
         let timeout = self.timeout();
-        // Messages of an earlier run go first, and alone: the recipient orders messages of one run only.
+        let due = match lane {
+            Lane::Live => self.due_live(now),
+            Lane::Stored => self.due_stored(now),
+        };
+        let order = due?;
+        let instance = self.entries.get(&order)?.id.instance;
+        let lowest = self.lowest(instance)?;
+        let entry = self.entries.get_mut(&order)?;
+        let before = entry.sent.as_ref().filter(|sent| sent.lane == lane);
+        let (first, times) = before.map_or((now, 0), |sent| (sent.first, sent.times));
+        let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
+        entry.offered = true;
+        entry.sent = Some(Sent { lane, first, again: now.after(wait), times: times + 1, in_custody: false });
+        Some(ToSend { id: entry.id, lowest, body: &entry.body })
+    }
+
+    /// Messages of an earlier run go first, and alone: the recipient orders messages of one run only.
+    fn due_live(&self, now: Timestamp) -> Option<u64> {
         let instance = self.entries.values().next()?.id.instance;
         let lowest = self.lowest(instance)?;
         let (mut in_flight, mut octets) = (0, 0);
-        let mut due = None;
         for (order, entry) in &self.entries {
             let beyond = entry.id.number.saturating_sub(lowest) >= COMMIT_WINDOW;
             if entry.id.instance != instance || beyond || !entry.ready {
@@ -206,41 +259,124 @@ impl Outbox {
                 Some(sent) => sent.again <= now,
             };
             if is_due {
-                due = Some(*order);
-                break;
+                return Some(*order);
             }
             in_flight += 1;
             octets += entry.body.len();
         }
-        let entry = self.entries.get_mut(&due?)?;
-        let (first, times) = entry.sent.as_ref().map_or((now, 0), |sent| (sent.first, sent.times));
-        let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
-        entry.offered = true;
-        entry.sent = Some(Sent { first, again: now.after(wait), times: times + 1 });
-        Some(ToSend { id: entry.id, lowest, body: &entry.body })
+        None
+    }
+
+    /// A box keeps the order in which it is filled: messages of a later run follow once all of the earlier ones are in
+    /// it. What the recipient cannot take yet it leaves there, so no window of numbers bounds them.
+    fn due_stored(&mut self, now: Timestamp) -> Option<u64> {
+        if self.kept.1 <= now {
+            self.kept = NONE_KEPT;
+        }
+        let kept = self.entries.range(self.kept.0..).map_while(|(order, entry)| {
+            let until = entry.sent.as_ref().filter(|sent| sent.in_custody && sent.again > now)?.again;
+            Some((*order, until))
+        });
+        self.kept = kept.fold(self.kept, |(_, earliest), (order, until)| (order + 1, earliest.min(until)));
+        let mut rest = self.entries.range(self.kept.0..).filter(|(_, entry)| !entry.is_kept(now)).peekable();
+        let instance = rest.peek()?.1.id.instance;
+        let (mut waiting, mut octets) = (0, 0);
+        for (order, entry) in rest {
+            if entry.id.instance != instance || !entry.ready {
+                break;
+            }
+            let is_due = match &entry.sent {
+                None => waiting < DEPOSITS && octets < DEPOSITED_OCTETS,
+                Some(sent) => sent.again <= now,
+            };
+            if is_due {
+                return Some(*order);
+            }
+            waiting += 1;
+            octets += entry.body.len();
+            if waiting >= DEPOSITS {
+                break;
+            }
+        }
+        None
     }
 
     /// The peer has opened a new session: what it has not committed is sent again, at once.
     pub fn renew(&mut self) {
+        self.kept = NONE_KEPT;
         self.entries.values_mut().for_each(|entry| entry.sent = None);
+    }
+
+    /// The way to the peer, or its lane, has changed: what is under way is sent again, at once, but for what a relay has.
+    pub fn redirect(&mut self) {
+        self.entries.values_mut().filter(|entry| !entry.is_in_custody()).for_each(|entry| entry.sent = None);
+    }
+
+    /// The peer, which was away, is there: what a relay keeps for it is sent again if the relay does not hand it over
+    /// soon.
+    pub fn peer_is_back(&mut self, now: Timestamp) {
+        self.kept = NONE_KEPT;
+        for entry in self.entries.values_mut() {
+            match &mut entry.sent {
+                Some(sent) if sent.in_custody => sent.again = sent.again.min(now.after(HANDING_OVER)),
+                sent => *sent = None,
+            }
+        }
+    }
+
+    /// A relay has the message on its disk and keeps it for `keep`. Returns what is to be written, so that a later run
+    /// does not deposit it again.
+    pub fn in_custody(&mut self, now: Timestamp, id: MessageId, keep: Duration) -> Batch {
+        let mut batch = Batch::default();
+        let peer = self.peer;
+        let Some(order) = self.by_id.get(&id).copied() else { return batch };
+        // What was sent live since is on its way there too.
+        if let Some(entry) = self.entries.get_mut(&order)
+            && let Some(sent) = entry.sent.as_mut().filter(|sent| sent.lane == Lane::Stored)
+        {
+            (sent.in_custody, sent.again) = (true, now.after(keep));
+            if entry.stored {
+                let value = encode(id, &entry.options, Some(sent.again), &entry.body);
+                batch.put(Table::Outbox, [peer.0.as_slice(), &order.to_be_bytes()].concat(), value);
+            }
+        }
+        batch
+    }
+
+    /// The relay has not taken the message: it is deposited again after `wait`.
+    pub fn not_kept(&mut self, now: Timestamp, id: MessageId, wait: Duration) {
+        let sent = self.entry_mut(id).and_then(|entry| entry.sent.as_mut());
+        if let Some(sent) = sent.filter(|sent| sent.lane == Lane::Stored) {
+            sent.again = now.after(wait);
+        }
+    }
+
+    /// Whether a message is on the disk of a relay.
+    #[must_use]
+    pub fn is_in_custody(&self, id: MessageId) -> bool {
+        self.by_id.get(&id).and_then(|order| self.entries.get(order)).is_some_and(Entry::is_in_custody)
+    }
+
+    /// How long a message is still worth delivering: none, if it does not expire.
+    #[must_use]
+    pub fn remaining(&self, now: Timestamp, id: MessageId) -> Option<Duration> {
+        let entry = self.entries.get(self.by_id.get(&id)?)?;
+        entry.options.expires.map(|at| at.since(now))
     }
 
     /// The peer has committed these.
     pub fn committed(&mut self, now: Timestamp, committed: &Committed<'_>) -> Delivered {
-        let done = |entry: &Entry| {
-            entry.id.instance == committed.instance && entry.offered && committed.contains(entry.id.number)
-        };
-        let sample = self
-            .under_way()
-            .map(|(_, entry)| entry)
-            .filter(|entry| done(entry))
-            .filter_map(|entry| entry.sent.as_ref());
+        let of = |number| MessageId { instance: committed.instance, number };
+        let range = of(0)..=of(committed.mark.saturating_add(COMMIT_WINDOW));
+        let numbered = self.by_id.range(range).filter(|(id, _)| committed.contains(id.number));
+        let done = |order: &u64| self.entries.get(order).filter(|entry| entry.offered);
+        let orders: Vec<u64> = numbered.map(|(_, order)| *order).filter(|order| done(order).is_some()).collect();
         // Karn's algorithm: a message that was sent twice tells nothing of the round trip.
-        let sample = sample.filter(|sent| sent.times == 1).map(|sent| now.since(sent.first)).next_back();
-        if let Some(sample) = sample {
+        let once = |sent: &&Sent| sent.times == 1 && sent.lane == Lane::Live;
+        let sent = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(once);
+        if let Some(sample) = sent.map(|sent| now.since(sent.first)).next_back() {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
-        let orders = self.under_way().filter(|(_, entry)| done(entry)).map(|(order, _)| *order).collect();
         self.remove_all(orders)
     }
 
@@ -284,6 +420,7 @@ impl Outbox {
         for order in orders {
             if let Some(entry) = self.entries.remove(&order) {
                 self.octets -= entry.body.len();
+                self.by_id.remove(&entry.id);
                 entry.options.expires.map(|at| self.expiries.remove(&(at, order)));
                 delivered.ids.push(entry.id);
                 if entry.stored {
@@ -325,24 +462,27 @@ impl RoundTrip {
     }
 }
 
-/// `instance 4 | number 4 | expires 8, 0 if never | key length 1 | key | body`.
-fn encode(id: MessageId, options: &SendOptions, body: &[u8]) -> Vec<u8> {
+/// `instance 4 | number 4 | expires 8, 0 if never | kept by a relay until 8, 0 if not | key length 1 | key | body`.
+fn encode(id: MessageId, options: &SendOptions, kept_until: Option<Timestamp>, body: &[u8]) -> Vec<u8> {
     let key = options.supersedes.as_deref().unwrap_or_default();
-    let expires = options.expires.map_or(0, Timestamp::as_micros);
+    let [expires, kept_until] =
+        [options.expires, kept_until].map(|at| at.map_or(0, Timestamp::as_micros).to_be_bytes());
     let length = u8::try_from(key.len()).unwrap_or(u8::MAX);
-    [&id.instance.0, id.number.to_be_bytes().as_slice(), &expires.to_be_bytes(), &[length], key, body].concat()
+    let number = id.number.to_be_bytes();
+    [&id.instance.0, number.as_slice(), &expires, &kept_until, &[length], key, body].concat()
 }
 
-fn decode(value: &[u8]) -> Option<(MessageId, SendOptions, Vec<u8>)> {
+fn decode(value: &[u8]) -> Option<(MessageId, SendOptions, Option<Timestamp>, Vec<u8>)> {
     let mut reader = Reader::new(value);
     let instance = Instance(reader.array("outbox instance").ok()?);
     let number = reader.u32("outbox number").ok()?;
-    let expires = u64::from_be_bytes(reader.array("outbox expiry").ok()?);
+    let mut time = || {
+        let micros = u64::from_be_bytes(reader.array("outbox time").ok()?);
+        Some((micros != 0).then(|| Timestamp::from_micros(micros)))
+    };
+    let (expires, kept_until) = (time()?, time()?);
     let length = reader.u8("outbox key length").ok()?;
     let key = reader.take("outbox key", length.into()).ok()?;
-    let options = SendOptions {
-        expires: (expires != 0).then(|| Timestamp::from_micros(expires)),
-        supersedes: (!key.is_empty()).then(|| key.to_vec()),
-    };
-    Some((MessageId { instance, number }, options, reader.rest().to_vec()))
+    let options = SendOptions { expires, supersedes: (!key.is_empty()).then(|| key.to_vec()) };
+    Some((MessageId { instance, number }, options, kept_until, reader.rest().to_vec()))
 }

@@ -1,16 +1,20 @@
-//! A relay: boxes, attached clients, and flows that are joined two by two.
+//! A relay: boxes, attached clients, flows that are joined two by two, and frames in custody.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
+use core::time::Duration;
 
 use sealway_wire::{
-    BoxName, DecodeError, Hop, IdentityId, Route,
-    hop::{HopFrame, Label, Registration, Senders},
+    BoxName, DecodeError, Hop, IdentityId, Route, Timestamp, VarInt,
+    hop::{Custody as Answer, HopFrame, Label, Registration, Senders, Verdict},
 };
 
-use crate::{Batch, Table};
+use crate::{
+    Batch, CustodyId, Table,
+    custody::{Custody, Parties},
+};
 
 /// A hop session, as the driver numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,11 +28,30 @@ pub struct Limits {
     pub flows: usize,
     /// Boxes of one client.
     pub boxes: usize,
+    /// Octets in custody of one box, 128 for each frame included.
+    pub box_octets: usize,
+    /// Octets in custody that one client has deposited, counted in the same way.
+    pub depositor_octets: usize,
+    /// Octets in custody in all, counted in the same way.
+    pub custody_octets: usize,
+    /// How long a frame is kept in custody.
+    pub keep: Duration,
 }
+
+/// Frames pushed to one client of which it has said nothing, and their octets, at most.
+const PUSHED: usize = 64;
+const PUSHED_OCTETS: usize = 256 * 1024;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { flows: 64, boxes: 64 }
+        Self {
+            flows: 64,
+            boxes: 64,
+            box_octets: 4 << 20,
+            depositor_octets: 16 << 20,
+            custody_octets: 1 << 30,
+            keep: Duration::from_secs(14 * 24 * 60 * 60),
+        }
     }
 }
 
@@ -55,8 +78,43 @@ pub enum RelayEvent {
         /// To be written.
         batch: Batch,
     },
+    /// A frame was taken into custody as soon as this is written: then [`Relay::deposited`] is to be called, or, if it
+    /// could not be, [`Relay::not_deposited`].
+    Deposited {
+        /// The frame.
+        deposit: Deposited,
+        /// To be written.
+        batch: Batch,
+    },
+    /// A frame was not taken into custody; the client has been told.
+    NotKept(Answer),
+    /// A frame in custody was deleted.
+    Settled {
+        /// Why.
+        verdict: Verdict,
+        /// To be written.
+        batch: Batch,
+    },
     /// A label was given, or a notice taken.
     Control,
+}
+
+/// A frame that is about to be in custody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deposited {
+    session: SessionId,
+    number: VarInt,
+    seconds: VarInt,
+    id: CustodyId,
+}
+
+/// A frame in custody that is to be read from [`Table::Custody`] and handed to [`Relay::push`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// The frame: [`CustodyId::key`] says where it is.
+    pub id: CustodyId,
+    session: SessionId,
+    number: u64,
 }
 
 struct Flow {
@@ -73,9 +131,19 @@ struct Session {
     flows: BTreeMap<Label, Flow>,
     by_theirs: BTreeMap<Label, Label>,
     next_label: u32,
+    /// Frames that were pushed, with their octets, by number, and have no verdict.
+    pushed: BTreeMap<u64, (CustodyId, usize)>,
+    pushed_octets: usize,
+    next_push: u64,
 }
 
 impl Session {
+    fn settle(&mut self, number: u64) -> Option<CustodyId> {
+        let (id, octets) = self.pushed.remove(&number)?;
+        self.pushed_octets -= octets;
+        Some(id)
+    }
+
     /// Takes note of the client's label for the flow that we call `mine`. Each of its labels names one flow.
     fn name(&mut self, mine: Label, theirs: Option<Label>) {
         let Some(flow) = self.flows.get_mut(&mine) else { return };
@@ -107,7 +175,8 @@ impl Mailbox {
     }
 }
 
-/// Forwards frames between the clients that are attached to it. It never dials an address out of a frame.
+/// Forwards frames between the clients that are attached to it, and keeps frames for those that are not. It never dials an
+/// address out of a frame.
 #[derive(Default)]
 pub struct Relay {
     limits: Limits,
@@ -117,6 +186,11 @@ pub struct Relay {
     boxes: BTreeMap<BoxName, Mailbox>,
     /// How many boxes each client has.
     owned: BTreeMap<IdentityId, usize>,
+    custody: Custody,
+    /// Clients that may be pushed something now, and those that may be later.
+    wanting: BTreeSet<IdentityId>,
+    timers: BTreeSet<(Timestamp, IdentityId)>,
+    timer_of: BTreeMap<IdentityId, Timestamp>,
     clock: u64,
 }
 
@@ -130,9 +204,19 @@ impl Relay {
     /// A client has attached: policy has admitted it, its hop channel is open.
     pub fn attach(&mut self, session: SessionId, identity: IdentityId) {
         self.detach(session);
-        let fresh = Session { identity, flows: BTreeMap::new(), by_theirs: BTreeMap::new(), next_label: 0 };
+        let fresh = Session {
+            identity,
+            flows: BTreeMap::new(),
+            by_theirs: BTreeMap::new(),
+            next_label: 0,
+            pushed: BTreeMap::new(),
+            pushed_octets: 0,
+            next_push: 0,
+        };
         self.sessions.insert(session, fresh);
         self.attached.insert(identity, session);
+        self.custody.begin_anew(&identity);
+        self.wanting.insert(identity);
     }
 
     /// A hop session has ended: its flows end with it, on both sides.
@@ -144,6 +228,15 @@ impl Relay {
         for flow in gone.flows.into_values() {
             self.remove_half(flow.partner);
         }
+        for (id, _) in gone.pushed.into_values() {
+            self.custody.not_pushed(Timestamp::from_micros(0), id);
+        }
+    }
+
+    /// Frames in custody, and their octets with 128 for each frame.
+    #[must_use]
+    pub fn custody(&self) -> (usize, usize) {
+        (self.custody.len(), self.custody.octets())
     }
 
     /// Hop sessions that are attached.
@@ -158,6 +251,7 @@ impl Relay {
     /// If it is no hop frame. The client is at fault; the session may go on.
     pub fn handle(
         &mut self,
+        now: Timestamp,
         session: SessionId,
         octets: &[u8],
         mut send: impl FnMut(SessionId, &HopFrame<'_>),
@@ -188,10 +282,165 @@ impl Relay {
                     RelayEvent::Refused(outcome)
                 }
             },
+            HopFrame::Deposit { number, seconds, route, frame } => {
+                match self.deposit(now, session, (number, seconds), route, frame) {
+                    Ok(event) => event,
+                    Err(outcome) => {
+                        send(session, &HopFrame::Custody { number, outcome });
+                        RelayEvent::NotKept(outcome)
+                    }
+                }
+            }
+            HopFrame::Verdict { number, verdict } => self.settle(now, session, number, verdict),
             // Only relays say these.
-            HopFrame::Absent { .. } | HopFrame::Registered { .. } => RelayEvent::Control,
+            HopFrame::Absent { .. }
+            | HopFrame::Registered { .. }
+            | HopFrame::Custody { .. }
+            | HopFrame::Push { .. } => RelayEvent::Control,
         })
     }
+
+    // ---- custody ----
+
+    fn deposit(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        (number, seconds): (VarInt, VarInt),
+        route: Route,
+        frame: &[u8],
+    ) -> Result<RelayEvent, Answer> {
+        let Some((Hop::Box(name), Route::HERE)) = route.split_first() else { return Err(Answer::Refused) };
+        let owner = self.admitting(session, name).ok_or(Answer::Refused)?;
+        let depositor = self.sessions.get(&session).ok_or(Answer::Refused)?.identity;
+        let asked = Some(Duration::from_secs(seconds.get())).filter(|asked| !asked.is_zero());
+        let keep = asked.map_or(self.limits.keep, |asked| asked.min(self.limits.keep));
+        let parties = Parties { owner, depositor };
+        let taken = self.custody.deposit(&self.limits, name, parties, now.after(keep), frame);
+        let (id, batch) = taken.map_err(|_| Answer::Full)?;
+        let seconds = VarInt::new(keep.as_secs()).unwrap_or(VarInt::MAX);
+        Ok(RelayEvent::Deposited { deposit: Deposited { session, number, seconds, id }, batch })
+    }
+
+    /// A frame is on disk: its depositor is told, and it is pushed.
+    pub fn deposited(&mut self, deposit: Deposited, mut send: impl FnMut(SessionId, &HopFrame<'_>)) {
+        let Deposited { session, number, seconds, id } = deposit;
+        self.wanting.extend(self.custody.written(id));
+        if self.sessions.contains_key(&session) {
+            send(session, &HopFrame::Custody { number, outcome: Answer::Kept { seconds } });
+        }
+    }
+
+    /// A frame could not be written: it is not in custody, and its depositor is told so.
+    pub fn not_deposited(&mut self, deposit: Deposited, mut send: impl FnMut(SessionId, &HopFrame<'_>)) {
+        self.custody.remove(deposit.id);
+        if self.sessions.contains_key(&deposit.session) {
+            send(deposit.session, &HopFrame::Custody { number: deposit.number, outcome: Answer::Full });
+        }
+    }
+
+    /// The next frame that is to be pushed. It counts as pushed.
+    pub fn poll_push(&mut self, now: Timestamp) -> Option<Push> {
+        while let Some(client) = self.wanting.first().copied() {
+            if let Some(push) = self.next_push(now, client) {
+                return Some(push);
+            }
+            self.wanting.remove(&client);
+            if self.attached.contains_key(&client) {
+                // What may not be pushed yet; a verdict makes room where there is none.
+                let next = self.custody.next_time(&client).filter(|at| *at > now);
+                next.into_iter().for_each(|at| self.set_timer(client, at));
+            }
+        }
+        None
+    }
+
+    fn set_timer(&mut self, client: IdentityId, at: Timestamp) {
+        let earlier = self.timer_of.get(&client).copied();
+        if earlier.is_none_or(|earlier| at < earlier) {
+            earlier.map(|earlier| self.timers.remove(&(earlier, client)));
+            self.timers.insert((at, client));
+            self.timer_of.insert(client, at);
+        }
+    }
+
+    fn next_push(&mut self, now: Timestamp, client: IdentityId) -> Option<Push> {
+        let session_id = *self.attached.get(&client)?;
+        let session = self.sessions.get_mut(&session_id)?;
+        if session.pushed.len() >= PUSHED || session.pushed_octets >= PUSHED_OCTETS {
+            return None;
+        }
+        let (id, octets) = self.custody.next_for(now, &client)?;
+        // One that has gone unanswered is pushed under a new number.
+        let unanswered = session.pushed.iter().find(|(_, (pushed, _))| *pushed == id).map(|(number, _)| *number);
+        unanswered.and_then(|number| session.settle(number));
+        let number = session.next_push;
+        session.next_push += 1;
+        session.pushed.insert(number, (id, octets));
+        session.pushed_octets += octets;
+        Some(Push { id, session: session_id, number })
+    }
+
+    /// Pushes a frame, whose row in the store is `row`. `send` says whether the session has room for it. Without a row the
+    /// frame is gone.
+    pub fn push(
+        &mut self,
+        now: Timestamp,
+        push: Push,
+        row: Option<&[u8]>,
+        mut send: impl FnMut(SessionId, &HopFrame<'_>) -> bool,
+    ) {
+        let Push { id, session, number } = push;
+        let Some(attached) = self.sessions.get_mut(&session) else { return };
+        let frame = row.and_then(Custody::frame_of);
+        let wire_number = VarInt::new(number);
+        if let (Some(frame), Some(number)) = (frame, wire_number)
+            && send(session, &HopFrame::Push { number, frame })
+        {
+            return;
+        }
+        attached.settle(number);
+        match frame {
+            Some(_) => {
+                self.custody.later(now, id);
+                self.wanting.insert(attached.identity);
+            }
+            None => drop(self.custody.remove(id)),
+        }
+    }
+
+    fn settle(&mut self, now: Timestamp, session: SessionId, number: VarInt, verdict: Verdict) -> RelayEvent {
+        let Some(session) = self.sessions.get_mut(&session) else { return RelayEvent::Control };
+        let Some(id) = session.settle(number.get()) else { return RelayEvent::Control };
+        self.wanting.insert(session.identity);
+        let deletes = match verdict {
+            Verdict::Done | Verdict::Discard(_) => true,
+            Verdict::Unopened => self.custody.unopened(now, id),
+            Verdict::Later => {
+                self.custody.later(now, id);
+                false
+            }
+        };
+        if deletes { RelayEvent::Settled { verdict, batch: self.custody.remove(id) } } else { RelayEvent::Control }
+    }
+
+    /// Deletes frames that have outlived their time, and says how many. The batch is to be written.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> (usize, Batch) {
+        while let Some((at, client)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, client));
+            self.timer_of.remove(&client);
+            self.wanting.insert(client);
+        }
+        self.custody.expire(now)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.custody.next_expiry()).min()
+    }
+
+    // ---- boxes ----
 
     fn register(&mut self, session: SessionId, name: BoxName, senders: Senders<'_>) -> Result<Batch, Registration> {
         let owner = self.sessions.get(&session).map(|session| session.identity).ok_or(Registration::Quota)?;
@@ -223,8 +472,12 @@ impl Relay {
         }
     }
 
-    /// Takes a box back from the store. Returns whether the row is one.
-    pub fn load(&mut self, key: &[u8], value: &[u8]) -> bool {
+    /// Takes a row back from the store: boxes first, then custody. Returns whether it is one.
+    pub fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> bool {
+        if table == Table::Custody {
+            let Some((name, id)) = Custody::parse_key(key) else { return false };
+            return self.boxes.get(&name).is_some_and(|mailbox| self.custody.load(id, mailbox.owner, value));
+        }
         let (Ok(name), Some(mailbox)) = (key.try_into(), Mailbox::decode(value)) else { return false };
         self.insert(BoxName(name), mailbox);
         true
@@ -293,10 +546,15 @@ impl Relay {
 
     /// The attached owner of a box that lets the client of `session` in.
     fn recipient(&self, session: SessionId, name: BoxName) -> Option<SessionId> {
+        self.admitting(session, name).and_then(|owner| self.attached.get(&owner)).copied()
+    }
+
+    /// The owner of a box that lets the client of `session` in.
+    fn admitting(&self, session: SessionId, name: BoxName) -> Option<IdentityId> {
         let mailbox = self.boxes.get(&name)?;
         let sender = self.sessions.get(&session)?.identity;
         let admitted = mailbox.senders.is_empty() || mailbox.senders.contains(&sender);
-        self.attached.get(&mailbox.owner).copied().filter(|_| admitted)
+        admitted.then_some(mailbox.owner)
     }
 
     /// The flow that `session` calls `back`, to `target`: the one that is there, or a new one. Returns our label of it,

@@ -12,11 +12,15 @@ pub enum Table {
     Inbox,
     /// Boxes of a relay: by name, with their owners and who may send to them.
     Boxes,
+    /// Frames that a relay keeps: by box and order.
+    Custody,
+    /// Stored lanes of sessions, sealed: by peer and connection id.
+    Sessions,
 }
 
 impl Table {
-    /// Every table.
-    pub const ALL: [Self; 3] = [Self::Outbox, Self::Inbox, Self::Boxes];
+    /// Every table, in the order in which they are to be loaded.
+    pub const ALL: [Self; 5] = [Self::Sessions, Self::Outbox, Self::Inbox, Self::Boxes, Self::Custody];
 
     /// Its name on disk.
     #[must_use]
@@ -25,6 +29,8 @@ impl Table {
             Self::Outbox => "outbox",
             Self::Inbox => "inbox",
             Self::Boxes => "boxes",
+            Self::Custody => "custody",
+            Self::Sessions => "sessions",
         }
     }
 }
@@ -82,6 +88,12 @@ pub trait Store: Send {
     /// # Errors
     /// If the table cannot be read.
     fn load(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError>;
+
+    /// The value of one key, if it is there.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Carries out all batches, in order. When it returns, they are on disk.
     ///
@@ -155,6 +167,10 @@ impl Store for MemoryStore {
         let rows = self.tables.range((table, Vec::new())..).take_while(|((found, _), _)| *found == table);
         rows.for_each(|((_, key), value)| visit(key, value));
         Ok(())
+    }
+
+    fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.tables.get(&(table, key.to_vec())).cloned())
     }
 
     fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {

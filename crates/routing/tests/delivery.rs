@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
-use sealway_routing::{Batch, Inbox, MemoryStore, Outbox, SendOptions, Store, Table, Verdict};
-use sealway_wire::{IdentityId, Instance, MessageId, Timestamp};
+use sealway_routing::{Batch, Inbox, Intake, MemoryStore, Outbox, SendOptions, Store, Table};
+use sealway_wire::{IdentityId, Instance, Lane, MessageId, Timestamp};
 
 const SENDER: IdentityId = IdentityId([1; 32]);
 const RECIPIENT: IdentityId = IdentityId([2; 32]);
@@ -67,7 +67,7 @@ impl World {
 
     /// Sends what is due; `loses` says of each message whether it is lost.
     fn send(&mut self, mut loses: impl FnMut() -> bool) {
-        while let Some(sent) = self.outbox.poll_send(self.now) {
+        while let Some(sent) = self.outbox.poll_send(self.now, Lane::Live) {
             if !loses() {
                 self.inbox.handle_message(sent.id, sent.lowest, sent.body);
             }
@@ -174,9 +174,9 @@ proptest! {
             let id = MessageId { instance, number };
             let mark = (0..).find(|number| !done.contains(number)).unwrap();
             let verdict = inbox.handle_message(id, 0, b"");
-            prop_assert_eq!(verdict == Verdict::Committed, done.contains(&number));
+            prop_assert_eq!(verdict == Intake::Committed, done.contains(&number));
             if number > mark + 1024 {
-                prop_assert_eq!(verdict, Verdict::Later);
+                prop_assert_eq!(verdict, Intake::Later);
             } else {
                 let (_, marks) = inbox.done(id).unwrap();
                 inbox.written(instance, marks);
@@ -205,14 +205,14 @@ fn what_expires_leaves_no_gap() {
         options.expires = expires;
         outbox.push(body.to_vec(), options, false).unwrap();
     }
-    let sent = outbox.poll_send(now).unwrap();
+    let sent = outbox.poll_send(now, Lane::Live).unwrap();
     inbox.handle_message(sent.id, sent.lowest, sent.body);
     let id = inbox.poll_deliver().unwrap().id;
     let (_, marks) = inbox.done(id).unwrap();
     inbox.written(id.instance, marks);
     outbox.committed(now, &inbox.committed(id.instance).unwrap());
     assert_eq!(outbox.expire(Timestamp::from_micros(20)).ids.len(), 1);
-    let sent = outbox.poll_send(Timestamp::from_micros(21)).unwrap();
+    let sent = outbox.poll_send(Timestamp::from_micros(21), Lane::Live).unwrap();
     assert_eq!((sent.body, sent.lowest), (b"c".as_slice(), 2));
     inbox.handle_message(sent.id, sent.lowest, sent.body);
     assert_eq!(inbox.poll_deliver().unwrap().body, b"c");
@@ -226,7 +226,7 @@ fn a_newer_message_of_the_same_key_takes_the_place_of_one_that_was_not_sent() {
     outbox.push(b"1".to_vec(), options.clone(), false).unwrap();
     let (_, superseded) = outbox.push(b"2".to_vec(), options.clone(), false).unwrap();
     assert_eq!(superseded.ids.len(), 1);
-    assert_eq!(outbox.poll_send(Timestamp::from_micros(1)).unwrap().body, b"2");
+    assert_eq!(outbox.poll_send(Timestamp::from_micros(1), Lane::Live).unwrap().body, b"2");
     let (_, superseded) = outbox.push(b"3".to_vec(), options, false).unwrap();
     assert!(superseded.ids.is_empty(), "2 is under way");
     assert_eq!(outbox.len(), 2);
@@ -236,9 +236,9 @@ fn a_newer_message_of_the_same_key_takes_the_place_of_one_that_was_not_sent() {
 fn an_inbox_is_bounded() {
     let mut inbox = Inbox::new(SENDER);
     let id = |number| MessageId { instance: Instance([0; 4]), number };
-    let accepted = (1..1000).filter(|number| inbox.handle_message(id(*number), 0, &[0; 16_000]) == Verdict::Accepted);
+    let accepted = (1..1000).filter(|number| inbox.handle_message(id(*number), 0, &[0; 16_000]) == Intake::Accepted);
     assert!(accepted.count() < 135, "two mebibytes of messages of 16,000 octets");
     // The one that all wait for is taken all the same.
-    assert_eq!(inbox.handle_message(id(0), 0, &[0; 16_000]), Verdict::Accepted);
+    assert_eq!(inbox.handle_message(id(0), 0, &[0; 16_000]), Intake::Accepted);
     assert_eq!(inbox.poll_deliver().unwrap().id, id(0));
 }

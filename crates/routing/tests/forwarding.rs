@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use sealway_routing::{Client, ClientEvent, FlowId, Limits, MemoryStore, Relay, RelayEvent, SessionId, Store, Table};
 use sealway_wire::{
-    BoxName, Hop, HopFrame, IdentityId, Route,
+    BoxName, Hop, HopFrame, IdentityId, Route, Timestamp,
     hop::{Label, Registration, SenderList, Senders},
 };
 
@@ -45,7 +45,7 @@ impl World {
         let mut answers: Vec<(SessionId, Vec<u8>)> = Vec::new();
         let event = self
             .relay
-            .handle(SessionId(client as u64), octets, |session, frame| {
+            .handle(Timestamp::from_micros(1), SessionId(client as u64), octets, |session, frame| {
                 let mut out = vec![0; 2048];
                 let len = frame.encode(&mut out).unwrap();
                 answers.push((session, out[..len].to_vec()));
@@ -69,7 +69,7 @@ impl World {
             }
             ClientEvent::Absent { .. } => self.absent[client] += 1,
             ClientEvent::Answer(answer) => self.answer(client, answer),
-            ClientEvent::Registered { .. } | ClientEvent::Nothing => {}
+            _ => {}
         }
     }
 
@@ -155,14 +155,14 @@ fn a_box_survives_in_the_store_with_its_owner_and_its_senders() {
     let mut store = MemoryStore::default();
     store.commit(&[batch]).unwrap();
     let mut world = World::new(3, Limits::default());
-    store.load(Table::Boxes, &mut |key, value| assert!(world.relay.load(key, value))).unwrap();
+    store.load(Table::Boxes, &mut |key, value| assert!(world.relay.load(Table::Boxes, key, value))).unwrap();
     assert_eq!(world.register(0, BOX, Senders::Attached), RelayEvent::Refused(Registration::Taken));
     let (stranger, friend) = (world.clients[0].flow_to(BOX), world.clients[2].flow_to(BOX));
     world.send(0, stranger, b"from a stranger");
     world.send(2, friend, b"from a friend");
     let bodies: Vec<&[u8]> = world.received[1].iter().map(|(_, frame)| frame.as_slice()).collect();
     assert_eq!(bodies, [b"from a friend"]);
-    assert!(!world.relay.load(&[0; 15], &[0; 32]) && !world.relay.load(&[0; 16], &[0; 33]));
+    assert!(!world.relay.load(Table::Boxes, &[0; 15], &[0; 32]) && !world.relay.load(Table::Boxes, &[0; 16], &[0; 33]));
 }
 
 #[test]

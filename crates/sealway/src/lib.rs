@@ -38,7 +38,9 @@ pub use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
 pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, RelayEntry, UnverifiedCard};
 pub use sealway_link::{LinkError, Transport};
 pub use sealway_node::danger;
-pub use sealway_node::{Builder, Channel, Message, Node, NodeError, Receipt, RelayConfig, SendOptions, Statistics};
+pub use sealway_node::{
+    Builder, Channel, Message, Node, NodeError, Progress, Receipt, RelayConfig, SendOptions, Statistics,
+};
 pub use sealway_routing::{Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redb")]
 pub use sealway_store_redb::RedbStore;

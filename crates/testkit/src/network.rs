@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use sealway_channel::{ChannelId, Config, Endpoint, Event, FrameError, PathId, Received, Record, Source};
+use sealway_channel::{ChannelId, Config, Deposit, Endpoint, Event, FrameError, PathId, Received, Record, Source};
 use sealway_crypto_rustcrypto::RustCrypto;
 use sealway_identity::{Card, CardParts, Owner, PayloadParts, Policy};
 use sealway_vault::{Algorithm, SoftwareVault};
-use sealway_wire::{IdentityId, Instance, Lane, Timestamp, content::Reliable};
+use sealway_wire::{
+    Cid, IdentityId, Instance, Lane, Timestamp,
+    content::{Committed, Reliable},
+};
 
 use crate::entropy::{Seeded, seeded_provider};
 
@@ -38,6 +41,13 @@ pub struct Machine {
     pub received: Vec<Vec<u8>>,
     /// Frames that were refused, and why.
     pub refused: Vec<FrameError>,
+    /// What it has written to survive a restart.
+    pub disk: BTreeMap<(IdentityId, Cid), Vec<u8>>,
+    /// Whether writes complete. If not, they have not happened.
+    pub disk_works: bool,
+    /// Marks of committed messages that have arrived.
+    pub committed: Vec<u32>,
+    admitted: Vec<Card>,
     owner: Owner,
     vault: TestVault,
 }
@@ -93,11 +103,13 @@ impl Network {
 
     /// Has `from` open a channel to `to`, and `to` admit it.
     pub fn open(&mut self, from: usize, to: usize) -> ChannelId {
-        let admit = Policy::only(&self.machines[from].card);
-        self.machines[to].endpoint.admit(&admit);
+        let admit = self.machines[from].card.clone();
+        self.machines[to].endpoint.admit(&Policy::only(&admit));
+        self.machines[to].admitted.push(admit);
         let card = self.machines[to].card.clone();
         let path = PathId(to as u64);
         let machine = &mut self.machines[from];
+        machine.admitted.push(card.clone());
         machine
             .endpoint
             .open(self.now, &card, &Policy::only(&card), PayloadParts::default(), path)
@@ -135,13 +147,44 @@ impl Network {
     /// # Panics
     /// If the channel is not open.
     pub fn send_message(&mut self, from: usize, to: usize, lane: Lane, number: u32, body: &[u8]) {
+        if lane == Lane::Stored {
+            let frame = self.deposit(from, to, number, body);
+            self.carry(from, PathId(to as u64), frame);
+            return;
+        }
         let channel = self.channel(from, to).expect("an open channel");
         let mut out = vec![0; body.len() + 64];
         let message = Reliable { instance: None, number, lowest: 0, body };
-        let outgoing =
-            self.machines[from].endpoint.seal_message(self.now, channel, lane, message, &mut out).expect("sealed");
+        let outgoing = self.machines[from].endpoint.seal_message(self.now, channel, message, &mut out).expect("sealed");
         out.truncate(outgoing.len);
         self.carry(from, outgoing.path, out);
+    }
+
+    /// A message of `from` to `to`, sealed on the stored lane: for the test to keep as a relay would.
+    ///
+    /// # Panics
+    /// If there is no session to seal under.
+    pub fn deposit(&mut self, from: usize, to: usize, number: u32, body: &[u8]) -> Vec<u8> {
+        self.seal_deposit(from, to, Deposit::Message(Reliable { instance: None, number, lowest: 0, body }))
+    }
+
+    /// What `from` has committed of the messages of `to`, sealed on the stored lane.
+    ///
+    /// # Panics
+    /// If there is no session to seal under.
+    pub fn deposit_committed(&mut self, from: usize, to: usize, mark: u32) -> Vec<u8> {
+        let committed = Committed { instance: Instance([9; 4]), mark, bitmap: &[] };
+        self.seal_deposit(from, to, Deposit::Committed(committed))
+    }
+
+    fn seal_deposit(&mut self, from: usize, to: usize, deposit: Deposit<'_>) -> Vec<u8> {
+        let peer = self.machines[to].id();
+        let endpoint = &mut self.machines[from].endpoint;
+        let channel = (0..8).map(ChannelId).find(|channel| endpoint.peer(*channel) == Some(peer)).expect("a channel");
+        let mut out = vec![0; sealway_channel::MAX_RECORD];
+        let len = endpoint.seal_deposit(self.now, channel, deposit, &mut out).expect("sealed");
+        out.truncate(len);
+        out
     }
 
     /// Hands a frame to the network as if `from` had sent it on `path`.
@@ -179,6 +222,10 @@ impl Network {
                 machine.received.push(body.to_vec());
                 Ok(())
             }
+            Ok(Received::Record { record: Record::Committed(committed), .. }) => {
+                machine.committed.push(committed.mark);
+                Ok(())
+            }
             Ok(_) => Ok(()),
             Err(error) => {
                 machine.refused.push(error);
@@ -193,6 +240,12 @@ impl Network {
         for index in 0..self.machines.len() {
             while let Some(outgoing) = self.machines[index].endpoint.poll_transmit(self.now, &mut out) {
                 self.carry(index, outgoing.path, out[..outgoing.len].to_vec());
+            }
+            if self.machines[index].write() {
+                // What waited for the writes leaves at once.
+                while let Some(outgoing) = self.machines[index].endpoint.poll_transmit(self.now, &mut out) {
+                    self.carry(index, outgoing.path, out[..outgoing.len].to_vec());
+                }
             }
             let machine = &mut self.machines[index];
             machine.events.extend(std::iter::from_fn(|| machine.endpoint.poll_event()));
@@ -239,11 +292,17 @@ impl Network {
         self.on_the_way.clear();
     }
 
-    /// Ends a machine and starts it anew: what was in memory is gone, identity and vault stay.
+    /// Ends a machine and starts it anew: what was in memory is gone; identity, vault, disk and policy stay.
     pub fn restart(&mut self, machine: usize) {
         let instance = Instance(self.random.below(1 << 32).to_be_bytes()[4..].try_into().expect("four octets"));
-        self.machines[machine].restart(instance);
+        self.machines[machine].restart(self.now, instance);
     }
+}
+
+fn config(instance: Instance) -> Config {
+    let mut config = Config::new(instance);
+    config.keeps_state = true;
+    config
 }
 
 impl Machine {
@@ -252,14 +311,59 @@ impl Machine {
         let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).expect("seeded randomness");
         let vault = Arc::new(vault);
         let card = owner.card(&vault, &CardParts::default()).expect("an empty card");
-        let config = Config::new(Instance(seed.to_be_bytes()[4..].try_into().expect("four octets")));
-        let endpoint = Endpoint::new(vault.clone(), owner.clone(), config);
-        Self { card, endpoint, events: Vec::new(), received: Vec::new(), refused: Vec::new(), owner, vault }
+        let instance = Instance(seed.to_be_bytes()[4..].try_into().expect("four octets"));
+        let endpoint = Endpoint::new(vault.clone(), owner.clone(), config(instance));
+        Self {
+            card,
+            endpoint,
+            events: Vec::new(),
+            received: Vec::new(),
+            refused: Vec::new(),
+            disk: BTreeMap::new(),
+            disk_works: true,
+            committed: Vec::new(),
+            admitted: Vec::new(),
+            owner,
+            vault,
+        }
     }
 
-    fn restart(&mut self, instance: Instance) {
-        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), Config::new(instance));
+    fn restart(&mut self, now: Timestamp, instance: Instance) {
+        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), config(instance));
         self.events.clear();
+        for card in &self.admitted {
+            self.endpoint.admit(&Policy::only(card));
+        }
+        for state in self.disk.values() {
+            self.endpoint.restore(now, state).expect("the machine's own state");
+        }
+    }
+
+    /// Has the next restarts admit nobody, and this run neither.
+    pub fn forget_policy(&mut self) {
+        self.admitted.clear();
+        let instance = Instance([7; 4]);
+        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), config(instance));
+        self.restart(Timestamp::from_micros(1), instance);
+    }
+
+    /// Writes what the endpoint wants written. Returns whether anything was.
+    fn write(&mut self) -> bool {
+        let mut any = false;
+        while self.disk_works
+            && let Some(saved) = self.endpoint.poll_saved()
+        {
+            any = true;
+            let key = (saved.peer, saved.session);
+            match saved.state {
+                Some(state) => {
+                    self.disk.insert(key, state);
+                    self.endpoint.written(&saved.peer, saved.session);
+                }
+                None => drop(self.disk.remove(&key)),
+            }
+        }
+        any
     }
 
     /// The identity.

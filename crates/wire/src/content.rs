@@ -61,15 +61,14 @@ pub struct Reliable<'a> {
     pub body: &'a [u8],
 }
 
-/// ACK: `flags 1 | largest | range count | first length | (gap | length)* [| instance 4 | mark | bitmap length 1 | bitmap]`.
+/// ACK: `flags 1 [| largest | range count | first length | (gap | length)*] [| instance 4 | mark | bitmap length 1 | bitmap]`.
 ///
-/// Ranges are written as in RFC 9000 section 19.3.1. Flags: bit 0 the stored lane, bit 1 the part about messages.
+/// Ranges are written as in RFC 9000 section 19.3.1. Flags: bit 0 the stored lane, bit 1 the part about messages is there,
+/// bit 2 the part about records is left out. One of the two parts is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack<'a> {
-    /// The lane whose records are acknowledged.
-    pub lane: Lane,
-    /// The records that were opened.
-    pub opened: Ranges,
+    /// The records that were opened, and their lane.
+    pub opened: Option<(Lane, Ranges)>,
     /// The messages that were committed.
     pub committed: Option<Committed<'a>>,
 }
@@ -334,16 +333,20 @@ fn decode_reliable<'a>(reader: &mut Reader<'a>, instance: Option<Instance>) -> R
 
 const ACK_STORED: u8 = 1;
 const ACK_COMMITTED: u8 = 2;
+const ACK_NO_RECORDS: u8 = 4;
 
 fn decode_ack<'a>(reader: &mut Reader<'a>) -> Result<Ack<'a>, DecodeError> {
     let flags = reader.u8("ACK flags")?;
-    if flags & !(ACK_STORED | ACK_COMMITTED) != 0 {
+    let known = ACK_STORED | ACK_COMMITTED | ACK_NO_RECORDS;
+    // Without records there is no lane, and the other part has to be there.
+    let contradicts = flags & ACK_NO_RECORDS != 0 && flags & (ACK_STORED | ACK_COMMITTED) != ACK_COMMITTED;
+    if flags & !known != 0 || contradicts {
         return Err(DecodeError::new("ACK flags", Reason::Unknown { value: flags.into() }));
     }
     let lane = if flags & ACK_STORED != 0 { Lane::Stored } else { Lane::Live };
-    let opened = Ranges::decode(reader)?;
+    let opened = if flags & ACK_NO_RECORDS != 0 { None } else { Some((lane, Ranges::decode(reader)?)) };
     let committed = if flags & ACK_COMMITTED != 0 { Some(decode_committed(reader)?) } else { None };
-    Ok(Ack { lane, opened, committed })
+    Ok(Ack { opened, committed })
 }
 
 fn decode_committed<'a>(reader: &mut Reader<'a>) -> Result<Committed<'a>, DecodeError> {
@@ -362,12 +365,15 @@ fn decode_committed<'a>(reader: &mut Reader<'a>) -> Result<Committed<'a>, Decode
 }
 
 fn encode_ack(ack: &Ack<'_>, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
-    let lane = match ack.lane {
-        Lane::Live => 0,
-        Lane::Stored => ACK_STORED,
+    let records = match &ack.opened {
+        Some((Lane::Live, _)) => 0,
+        Some((Lane::Stored, _)) => ACK_STORED,
+        None => ACK_NO_RECORDS,
     };
-    writer.u8(lane | if ack.committed.is_some() { ACK_COMMITTED } else { 0 })?;
-    ack.opened.encode(writer)?;
+    writer.u8(records | if ack.committed.is_some() { ACK_COMMITTED } else { 0 })?;
+    if let Some((_, opened)) = &ack.opened {
+        opened.encode(writer)?;
+    }
     if let Some(committed) = &ack.committed {
         let len = u8::try_from(committed.bitmap.len()).unwrap_or(u8::MAX);
         writer.put(&committed.instance.0)?.varint(VarInt::from_u32(committed.mark))?;

@@ -13,6 +13,10 @@ const UNKNOWN: u8 = 0x04;
 const ABSENT: u8 = 0x05;
 const REGISTER: u8 = 0x06;
 const REGISTERED: u8 = 0x07;
+const DEPOSIT: u8 = 0x08;
+const CUSTODY: u8 = 0x09;
+const PUSH: u8 = 0x0a;
+const VERDICT: u8 = 0x0b;
 
 /// The most hop identities that the owner of a box may list as its senders.
 pub const MAX_SENDERS: usize = 32;
@@ -85,6 +89,62 @@ pub enum Registration {
     Quota,
 }
 
+/// What became of a frame that was deposited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Custody {
+    /// It is on the relay's disk, and kept there for so many seconds at most.
+    Kept {
+        /// The time to live in seconds.
+        seconds: VarInt,
+    },
+    /// There is no such box, or its owner does not let the sender in, or the relay keeps nothing.
+    Refused,
+    /// The box, or the sender's share of the relay, is full. Retry later.
+    Full,
+}
+
+/// What the recipient says of a frame that the relay has pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is durable at the recipient, or not wanted any more: the relay deletes it.
+    Done,
+    /// It cannot be taken now: the relay keeps it.
+    Later,
+    /// It did not open: the third time the relay deletes it.
+    Unopened,
+    /// It will never be taken: the relay deletes it.
+    Discard(DiscardReason),
+}
+
+/// Why a frame is discarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscardReason {
+    /// 0: it is none that may be deposited.
+    Misplaced,
+    /// 1: its content is not of this protocol.
+    Protocol,
+    /// Another number: a reason that this version has no name for.
+    Other(u8),
+}
+
+impl DiscardReason {
+    const fn from_wire(code: u8) -> Self {
+        match code {
+            0 => Self::Misplaced,
+            1 => Self::Protocol,
+            other => Self::Other(other),
+        }
+    }
+
+    const fn to_wire(self) -> u8 {
+        match self {
+            Self::Misplaced => 0,
+            Self::Protocol => 1,
+            Self::Other(other) => other,
+        }
+    }
+}
+
 /// A frame of the hop protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HopFrame<'a> {
@@ -135,6 +195,38 @@ pub enum HopFrame<'a> {
         /// The outcome.
         outcome: Registration,
     },
+    /// `0x08 | number | seconds | route | frame`: asks the relay to keep an end-to-end frame until its recipient takes it.
+    Deposit {
+        /// The sender's number for it, for the answer: never twice in a hop session.
+        number: VarInt,
+        /// How long it is worth keeping; 0: as long as the relay does.
+        seconds: VarInt,
+        /// Where the frame is to go, seen from the receiver.
+        route: Route,
+        /// The end-to-end frame.
+        frame: &'a [u8],
+    },
+    /// `0x09 | number | outcome 1 [| seconds]`: the answer, after the frame is on disk.
+    Custody {
+        /// The number of the deposit.
+        number: VarInt,
+        /// The outcome.
+        outcome: Custody,
+    },
+    /// `0x0a | number | frame`: a frame that was deposited, for the owner of the box.
+    Push {
+        /// The relay's number for it, for the verdict: never twice in a hop session.
+        number: VarInt,
+        /// The end-to-end frame.
+        frame: &'a [u8],
+    },
+    /// `0x0b | number | verdict 1 [| reason 1]`: what becomes of it.
+    Verdict {
+        /// The number of the push.
+        number: VarInt,
+        /// The verdict.
+        verdict: Verdict,
+    },
 }
 
 impl<'a> HopFrame<'a> {
@@ -167,6 +259,24 @@ impl<'a> HopFrame<'a> {
                 name: BoxName(reader.array("REGISTERED box")?),
                 outcome: decode_outcome(&mut reader)?,
             },
+            DEPOSIT => {
+                let number = reader.varint("DEPOSIT number")?;
+                let seconds = reader.varint("DEPOSIT seconds")?;
+                let route = Route::decode(&mut reader)?;
+                Self::Deposit { number, seconds, route, frame: reader.rest() }
+            }
+            CUSTODY => {
+                let number = reader.varint("CUSTODY number")?;
+                Self::Custody { number, outcome: decode_custody(&mut reader)? }
+            }
+            PUSH => {
+                let number = reader.varint("PUSH number")?;
+                Self::Push { number, frame: reader.rest() }
+            }
+            VERDICT => {
+                let number = reader.varint("VERDICT number")?;
+                Self::Verdict { number, verdict: decode_verdict(&mut reader)? }
+            }
             kind => return Err(DecodeError::new("hop kind", Reason::Unknown { value: kind.into() })),
         };
         reader.finish("hop frame")?;
@@ -202,6 +312,29 @@ impl<'a> HopFrame<'a> {
                 };
                 writer.u8(REGISTERED)?.put(&name.0)?.u8(outcome)?
             }
+            Self::Deposit { number, seconds, route, frame } => {
+                writer.u8(DEPOSIT)?.varint(*number)?.varint(*seconds)?;
+                route.encode(&mut writer)?;
+                writer.put(frame)?
+            }
+            Self::Custody { number, outcome } => {
+                let writer = writer.u8(CUSTODY)?.varint(*number)?;
+                match outcome {
+                    Custody::Kept { seconds } => writer.u8(0)?.varint(*seconds)?,
+                    Custody::Refused => writer.u8(1)?,
+                    Custody::Full => writer.u8(2)?,
+                }
+            }
+            Self::Push { number, frame } => writer.u8(PUSH)?.varint(*number)?.put(frame)?,
+            Self::Verdict { number, verdict } => {
+                let writer = writer.u8(VERDICT)?.varint(*number)?;
+                match verdict {
+                    Verdict::Done => writer.u8(0)?,
+                    Verdict::Later => writer.u8(1)?,
+                    Verdict::Unopened => writer.u8(2)?,
+                    Verdict::Discard(reason) => writer.u8(3)?.u8(reason.to_wire())?,
+                }
+            }
         };
         Ok(writer.len())
     }
@@ -231,5 +364,24 @@ fn decode_outcome(reader: &mut Reader<'_>) -> Result<Registration, DecodeError> 
         1 => Ok(Registration::Taken),
         2 => Ok(Registration::Quota),
         value => Err(DecodeError::new("REGISTERED outcome", Reason::Unknown { value: value.into() })),
+    }
+}
+
+fn decode_custody(reader: &mut Reader<'_>) -> Result<Custody, DecodeError> {
+    match reader.u8("CUSTODY outcome")? {
+        0 => Ok(Custody::Kept { seconds: reader.varint("CUSTODY seconds")? }),
+        1 => Ok(Custody::Refused),
+        2 => Ok(Custody::Full),
+        value => Err(DecodeError::new("CUSTODY outcome", Reason::Unknown { value: value.into() })),
+    }
+}
+
+fn decode_verdict(reader: &mut Reader<'_>) -> Result<Verdict, DecodeError> {
+    match reader.u8("VERDICT verdict")? {
+        0 => Ok(Verdict::Done),
+        1 => Ok(Verdict::Later),
+        2 => Ok(Verdict::Unopened),
+        3 => Ok(Verdict::Discard(DiscardReason::from_wire(reader.u8("VERDICT reason")?))),
+        value => Err(DecodeError::new("VERDICT verdict", Reason::Unknown { value: value.into() })),
     }
 }

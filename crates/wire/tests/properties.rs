@@ -8,7 +8,7 @@ use sealway_wire::{
     Address, BoxName, Cid, Counter, CounterWidth, DecodeError, EncodeError, Frame, Hop, HopFrame, IdentityId,
     Incarnation, Instance, Lane, Reader, RecordHeader, Route, Truncated, VarInt,
     content::{Ack, CloseReason, Committed, Content, Ranges, Reliable, Start},
-    hop::{Label, Registration, SenderList, Senders},
+    hop::{Custody, DiscardReason, Label, Registration, SenderList, Senders, Verdict},
 };
 
 /// Octets that often get past the first octets of a decoder: a kind, then anything.
@@ -41,7 +41,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn hop_frames(octets in octets(&[1, 2, 3, 4, 5, 6, 7], 200)) {
+    fn hop_frames(octets in octets(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], 200)) {
         let Ok(frame) = HopFrame::decode(&octets) else { return Ok(()) };
         let mut out = vec![0; octets.len()];
         let len = frame.encode(&mut out).unwrap();
@@ -151,6 +151,16 @@ fn every_kind_round_trips() {
         HopFrame::Register { name: BoxName([3; 16]), senders: Senders::Attached },
         HopFrame::Register { name: BoxName([3; 16]), senders: Senders::Only(SenderList::new(&ids).unwrap()) },
         HopFrame::Registered { name: BoxName([3; 16]), outcome: Registration::Taken },
+        HopFrame::Deposit { number: VarInt::from_u32(70), seconds: VarInt::from_u32(0), route, frame: b"frame" },
+        HopFrame::Custody { number: VarInt::MAX, outcome: Custody::Kept { seconds: VarInt::from_u32(1_209_600) } },
+        HopFrame::Custody { number: VarInt::from_u32(0), outcome: Custody::Refused },
+        HopFrame::Custody { number: VarInt::from_u32(0), outcome: Custody::Full },
+        HopFrame::Push { number: VarInt::from_u32(1), frame: b"frame" },
+        HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Done },
+        HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Later },
+        HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Unopened },
+        HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Discard(DiscardReason::Misplaced) },
+        HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Discard(DiscardReason::Other(7)) },
     ];
     for frame in frames {
         let mut out = [0; 256];
@@ -169,8 +179,9 @@ fn every_kind_round_trips() {
         Content::Data(b"beat"),
         Content::Reliable(Reliable { instance: None, number: 5, lowest: 3, body: b"\0\0" }),
         Content::Reliable(Reliable { instance: Some(Instance([4; 4])), number: u32::MAX, lowest: 0, body: b"" }),
-        Content::Ack(Ack { lane: Lane::Live, opened, committed: None }),
-        Content::Ack(Ack { lane: Lane::Stored, opened, committed: Some(committed) }),
+        Content::Ack(Ack { opened: Some((Lane::Live, opened)), committed: None }),
+        Content::Ack(Ack { opened: Some((Lane::Stored, opened)), committed: Some(committed) }),
+        Content::Ack(Ack { opened: None, committed: Some(committed) }),
         Content::Ping,
         Content::Close(CloseReason::Policy),
         Content::Close(CloseReason::Other(9)),

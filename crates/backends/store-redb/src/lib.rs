@@ -102,6 +102,17 @@ impl Store for RedbStore {
         Ok(())
     }
 
+    fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = self.database()?.begin_read().map_err(failure)?;
+        let table = match read.open_table(definition(table)) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(failure(error)),
+        };
+        let value = table.get(key).map_err(failure)?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
     fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
         let outcome = self.try_commit(batches);
         if outcome.is_err() {

@@ -64,8 +64,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                     }
                 }
             }
-            // S1.2 once more: S1.3 is repeated by its own timer.
-            other => channel.attempt = other,
+            other => {
+                channel.attempt = other;
+                // S1.2 once more: S1.3 is repeated by its own timer. Of a finished handshake it means nothing.
+                if channel.attempt.cid() != Some(message.cid) && channel.by_cid(message.cid).is_none() {
+                    return Err(FrameError::UnknownConnection);
+                }
+            }
         }
         self.reschedule(id);
         Ok(())
@@ -100,7 +105,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Err(FrameError::Rejected);
         }
         // Simultaneous handshakes: the one that the lower id has begun survives.
-        let peer = accepted.session.peer.id();
+        let peer = accepted.session.peer().id();
         let running = |channel: &Channel<V>| channel.attempt.is_running();
         let own_runs = self.by_peer.get(&peer).and_then(|id| self.channels.get(id)).is_some_and(running);
         if own_runs && self.owner.id() < peer {
@@ -109,12 +114,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let removed = self.half_open.remove(message.cid).map(|entry| entry.state);
         let Some(State::Withheld(accepted)) = removed else { return Err(FrameError::UnknownConnection) };
         // It may have waited: a newer channel key can have become known since.
-        let rank = accepted.session.peer.attestation().rank();
+        let rank = accepted.session.peer().attestation().rank();
         if self.known.get(&peer).is_some_and(|known| rank < *known) {
             return Err(HandshakeError::Identity(IdentityError::Superseded).into());
         }
         self.known.insert(peer, rank);
         let id = self.channel_of(peer);
+        let keeps = self.keeps(id);
         if let Some(channel) = self.channels.get_mut(&id) {
             if let Some(cid) = channel.attempt.cid() {
                 self.by_cid.remove(&cid);
@@ -125,10 +131,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 false => Attempt::Idle,
             };
             let established = Established::new(now, accepted.session, path, Some(accepted.message3));
-            let gone = channel.establish(established);
-            gone.map(|cid| self.by_cid.remove(&cid));
+            let gone = channel.establish(now, established, keeps);
+            self.gone(peer, keeps, gone);
         }
         self.by_cid.insert(message.cid, id);
+        self.save(id, message.cid);
         self.reschedule(id);
         Ok(())
     }

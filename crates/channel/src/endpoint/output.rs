@@ -10,7 +10,7 @@ use sealway_wire::{
 
 use super::{ChannelId, Endpoint, Event, Outgoing};
 use crate::{
-    channel::{Channel, Due, Report},
+    channel::{Channel, Due, Established, Report},
     lane::Plaintext,
 };
 
@@ -27,10 +27,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     pub(super) fn handle_channel(&mut self, now: Timestamp, id: ChannelId) {
         let jitter = self.vault.provider().random().map_or(0, u64::from_be_bytes);
+        let keeps = self.keeps(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        for cid in channel.retire(now) {
-            self.by_cid.remove(&cid);
-        }
+        let (peer, gone) = (channel.peer, channel.retire(now, keeps));
+        self.gone(peer, keeps, gone);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
         let stale = channel.attempt.cid();
         match channel.handle_timeout(now, jitter) {
             Due::Nothing => {}
@@ -75,27 +76,36 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         let provider = self.vault.provider();
         let limit = channel.limit;
-        let stored = channel.sessions.iter().rev().nth(1).map_or(0, |before| before.session.stored_records());
-        for established in channel.sessions.iter_mut().rev() {
+        let sealed_before: Vec<VarInt> = match channel.sessions.iter().any(Established::wants_start) {
+            true => {
+                let cids: Vec<_> = channel.sessions.iter().map(|established| established.session.local()).collect();
+                cids.into_iter().map(|cid| channel.sealed_before(cid)).collect()
+            }
+            false => Vec::new(),
+        };
+        for (index, established) in channel.sessions.iter_mut().enumerate().rev() {
             if established.start_is_due(now) {
-                let stored_before = VarInt::new(stored).unwrap_or(VarInt::MAX);
+                let stored_before = sealed_before.get(index).copied().unwrap_or(VarInt::MAX);
                 let start = Start { instance: self.config.instance, stored_before, credentials: &[] };
                 let plaintext = Content::Start(start);
-                let sealed = established.session.seal(provider, Lane::Live, Plaintext::Typed(&plaintext), limit, out);
+                let sealed = established.session.seal(provider, Plaintext::Typed(&plaintext), limit, out);
                 if let Ok(sealed) = sealed {
                     established.start_sent(sealed.counter);
                     let outgoing = Outgoing { path: established.path, len: sealed.len };
-                    if channel.sending == Some(established.session.local) {
+                    if channel.sending == Some(established.session.local()) {
                         channel.spoke(now);
                     }
                     return Some(outgoing);
                 }
             }
-            while let Some(lane) = established.take_due_ack(now) {
-                let Some(opened) = established.session.opened(lane) else { continue };
+            if established.take_due_ack(now) {
+                let opened = established.session.opened().map(|opened| (Lane::Live, opened));
                 let committed = channel.report.as_ref().map(Report::committed);
-                let content = Content::Ack(Ack { lane, opened, committed });
-                let sealed = established.session.seal(provider, Lane::Live, Plaintext::Typed(&content), limit, out);
+                if opened.is_none() && committed.is_none() {
+                    continue;
+                }
+                let content = Content::Ack(Ack { opened, committed });
+                let sealed = established.session.seal(provider, Plaintext::Typed(&content), limit, out);
                 if let Ok(sealed) = sealed {
                     return Some(Outgoing { path: established.path, len: sealed.len });
                 }
@@ -103,12 +113,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         if let Some(reason) = channel.closing {
             let content = Content::Close(reason);
-            let sealed = self.seal(now, id, Lane::Live, Plaintext::Typed(&content), false, out).ok();
+            let sealed = self.seal(now, id, Plaintext::Typed(&content), false, out).ok();
             self.forget(id);
             return sealed;
         }
         if channel.take_due_ping(now) {
-            return self.seal(now, id, Lane::Live, Plaintext::Typed(&Content::Ping), true, out).ok();
+            return self.seal(now, id, Plaintext::Typed(&Content::Ping), true, out).ok();
         }
         None
     }

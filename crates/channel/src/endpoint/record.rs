@@ -2,8 +2,8 @@
 
 use sealway_vault::Vault;
 use sealway_wire::{
-    Cid, DecodeError, Lane, Reason, RecordHeader, TAG_LEN, Timestamp,
-    content::{CloseReason, Content, Reliable},
+    Cid, DecodeError, Instance, Lane, Reason, RecordHeader, TAG_LEN, Timestamp,
+    content::{Ack, CloseReason, Content, Reliable},
 };
 
 use super::{ChannelId, Endpoint, Event, Outgoing, Received, Record};
@@ -33,6 +33,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     ) -> Result<Received<'f>, FrameError> {
         let cid = header.cid.ok_or(FrameError::UnknownConnection)?;
         let id = *self.by_cid.get(&cid).ok_or(FrameError::UnknownConnection)?;
+        let keeps = self.keeps(id);
+        let before = self.state_of(id, cid);
         let channel = self.channels.get_mut(&id).ok_or(FrameError::UnknownConnection)?;
         let provider = self.vault.provider();
         let content = frame.len().saturating_sub(header.len() + TAG_LEN);
@@ -40,21 +42,23 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             let reason = Reason::TooLong { limit: channel.limit, got: content };
             return Err(DecodeError::new("data content", reason).into());
         }
-        let opened = if let Some(established) = channel.by_cid(cid) {
+        let opened = if header.lane == Lane::Stored {
+            return self.handle_stored(now, id, cid, &header, frame);
+        } else if let Some(established) = channel.by_cid(cid) {
             established.session.open(provider, now, &header, frame)?
         } else if let Attempt::Message3 { finished, path, .. } = &mut channel.attempt {
             // The responder's first record: now the session is one, and the handshake is over.
-            if finished.session.local != cid {
+            if finished.session.local() != cid {
                 return Err(FrameError::UnknownConnection);
             }
             let opened = finished.session.open(provider, now, &header, frame)?;
             let path = *path;
-            if let Attempt::Message3 { finished, .. } = core::mem::replace(&mut channel.attempt, Attempt::Idle) {
-                let gone = channel.establish(Established::new(now, finished.session, path, None));
-                gone.map(|cid| self.by_cid.remove(&cid));
-            }
             let peer = channel.peer;
-            for withheld in self.half_open.withheld(|accepted| accepted.session.peer.id() == peer) {
+            if let Attempt::Message3 { finished, .. } = core::mem::replace(&mut channel.attempt, Attempt::Idle) {
+                let gone = channel.establish(now, Established::new(now, finished.session, path, None), keeps);
+                self.gone(peer, keeps, gone);
+            }
+            for withheld in self.half_open.withheld(|accepted| accepted.session.peer().id() == peer) {
                 self.half_open.remove(withheld);
             }
             opened
@@ -63,10 +67,73 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         };
         let plaintext = &frame[opened.plaintext];
         if !header.typed {
-            self.heard(now, id, cid, header.lane, false, Acknowledge::Soon);
+            self.heard(now, id, cid, false, Acknowledge::Soon);
+            self.save_if_changed(id, cid, before);
             return Ok(Received::Record { channel: id, lane: header.lane, record: Record::Datagram(plaintext) });
         }
-        self.handle_content(now, id, cid, header.lane, plaintext, opened.is_news)
+        let received = self.handle_content(now, id, cid, plaintext);
+        self.save_if_changed(id, cid, before);
+        received
+    }
+
+    /// A record that a relay has kept. It is no sign of life, and may be opened more than once.
+    fn handle_stored<'f>(
+        &mut self,
+        now: Timestamp,
+        id: ChannelId,
+        cid: Cid,
+        header: &RecordHeader,
+        frame: &'f mut [u8],
+    ) -> Result<Received<'f>, FrameError> {
+        let channel = self.channels.get_mut(&id).ok_or(FrameError::UnknownConnection)?;
+        // A session of an earlier run was admitted by that run's policy.
+        if !self.config.accept.decide(&channel.peer).is_allow() {
+            return Err(FrameError::NotAdmitted);
+        }
+        let stored = channel.stored_by_cid(cid).ok_or(FrameError::UnknownConnection)?;
+        let opened = match stored.open(self.vault.provider(), now, header, frame) {
+            Err(FrameError::Incarnations) => {
+                channel.wanted |= channel.can_initiate();
+                self.reschedule(id);
+                return Err(FrameError::Incarnations);
+            }
+            opened => opened?,
+        };
+        let before = self.state_of(id, cid);
+        let Some(channel) = self.channels.get_mut(&id) else { return Err(FrameError::UnknownConnection) };
+        channel.stored_heard(now, cid);
+        let Some(stored) = channel.stored_by_cid(cid) else { return Err(FrameError::UnknownConnection) };
+        stored.confirmed = true;
+        let peer_instance = stored.peer_instance;
+        self.save_if_changed(id, cid, before);
+        self.reschedule(id);
+        let record = |record| Ok(Received::Record { channel: id, lane: Lane::Stored, record });
+        match Content::decode(&frame[opened.plaintext]) {
+            Ok(Content::Reliable(message)) => match message.instance.or(peer_instance) {
+                Some(instance) => {
+                    let Reliable { number, lowest, body, .. } = message;
+                    record(Record::Message { instance, number, lowest, body })
+                }
+                None => Err(FrameError::UnknownConnection),
+            },
+            Ok(Content::Ack(Ack { committed: Some(committed), .. })) => record(Record::Committed(committed)),
+            // It was sealed by the peer; what is not harmless when repeated has no place here.
+            Ok(_) => Err(DecodeError::new("stored content", Reason::Unknown { value: 0 }).into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What of the state at rest can change while a session lives.
+    fn state_of(&mut self, id: ChannelId, cid: Cid) -> Option<(bool, Option<Instance>)> {
+        let stored = self.channels.get_mut(&id).and_then(|channel| channel.stored_by_cid(cid))?;
+        Some((stored.confirmed, stored.peer_instance))
+    }
+
+    fn save_if_changed(&mut self, id: ChannelId, cid: Cid, before: Option<(bool, Option<Instance>)>) {
+        let now = self.state_of(id, cid);
+        if now.is_some() && now != before {
+            self.save(id, cid);
+        }
     }
 
     fn handle_content<'f>(
@@ -74,16 +141,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         now: Timestamp,
         id: ChannelId,
         cid: Cid,
-        lane: Lane,
         plaintext: &'f [u8],
-        is_news: bool,
     ) -> Result<Received<'f>, FrameError> {
         let content = match Content::decode(plaintext) {
-            // What the stored lane carries may be repeated by anybody: it has to be harmless then.
-            Ok(content) if lane == Lane::Live || matches!(content, Content::Reliable(_)) => content,
-            refused => {
-                let unknown = DecodeError::new("stored content", Reason::Unknown { value: 0 });
-                let error = refused.err().unwrap_or(unknown);
+            Ok(content) => content,
+            Err(error) => {
                 // It was sealed by the peer: it is the peer that does not speak this protocol.
                 self.close(id, CloseReason::Protocol);
                 self.events.push_back(Event::Closed { channel: id, reason: CloseReason::Protocol });
@@ -96,20 +158,22 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Content::Start(_) | Content::Ping => Acknowledge::AtOnce,
             _ => Acknowledge::Soon,
         };
-        if is_news {
-            self.heard(now, id, cid, lane, is_start, ack);
+        self.heard(now, id, cid, is_start, ack);
+        let record = |record| Received::Record { channel: id, lane: Lane::Live, record };
+        if let (Content::Start(start), Some(channel)) = (&content, self.channels.get_mut(&id)) {
+            channel.peer_sealed_before(cid, start.stored_before);
         }
-        let record = |record| Received::Record { channel: id, lane, record };
+        let keeps = self.keeps(id);
         let Some(established) = self.channels.get_mut(&id).and_then(|channel| channel.by_cid(cid)) else {
             return Err(FrameError::UnknownConnection);
         };
         Ok(match content {
             Content::Start(start) => {
-                established.session.peer_instance = Some(start.instance);
+                established.session.stored.peer_instance = Some(start.instance);
                 Received::Nothing
             }
             Content::Data(body) => record(Record::Datagram(body)),
-            Content::Reliable(message) => match message.instance.or(established.session.peer_instance) {
+            Content::Reliable(message) => match message.instance.or(established.session.stored.peer_instance) {
                 Some(instance) => {
                     let Reliable { number, lowest, body, .. } = message;
                     record(Record::Message { instance, number, lowest, body })
@@ -118,19 +182,26 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 None => Received::Nothing,
             },
             Content::Ack(ack) => {
-                established.acknowledged(ack.lane, &ack.opened);
+                if let Some((Lane::Live, opened)) = &ack.opened {
+                    established.acknowledged(opened);
+                }
                 ack.committed.map_or(Received::Nothing, |committed| record(Record::Committed(committed)))
             }
             Content::Ping => Received::Nothing,
             Content::Close(reason) => {
                 // One that was held back until a later session was there ends only what came before that.
-                let ended = self.channels.get_mut(&id).and_then(|channel| channel.end_up_to(cid));
-                if let Some(ended) = ended {
-                    self.by_cid.retain(|cid, _| !ended.contains(cid));
-                    self.reschedule(id);
+                let Some(channel) = self.channels.get_mut(&id) else { return Ok(Received::Nothing) };
+                let (peer, (gone, is_left)) = (channel.peer, channel.end_up_to(now, cid, keeps));
+                self.gone(peer, keeps, gone);
+                self.reschedule(id);
+                if is_left {
                     return Ok(Received::Nothing);
                 }
-                self.forget(id);
+                // CLOSE ends the live lanes only.
+                match self.channels.get_mut(&id) {
+                    Some(channel) if !channel.kept.is_empty() => channel.stop(),
+                    _ => self.forget(id),
+                }
                 self.events.push_back(Event::Closed { channel: id, reason });
                 Received::Nothing
             }
@@ -138,18 +209,18 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     }
 
     /// Takes note of an authentic record.
-    fn heard(&mut self, now: Timestamp, id: ChannelId, cid: Cid, lane: Lane, is_start: bool, ack: Acknowledge) {
+    fn heard(&mut self, now: Timestamp, id: ChannelId, cid: Cid, is_start: bool, ack: Acknowledge) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let was_open = channel.sending.is_some();
         let moved = channel.heard(now, cid, is_start);
         if let Some(established) = channel.by_cid(cid)
             && ack != Acknowledge::Never
         {
-            established.wants_ack(now, lane, ack == Acknowledge::AtOnce);
+            established.wants_ack(now, ack == Acknowledge::AtOnce);
         }
         if moved {
             channel.succeeded();
-            let peer = channel.by_cid(cid).map(|established| established.session.peer.clone());
+            let peer = channel.by_cid(cid).map(|established| established.session.peer().clone());
             self.events.extend(peer.map(|peer| match was_open {
                 true => Event::Renewed { channel: id, peer },
                 false => {
@@ -169,7 +240,6 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         &mut self,
         now: Timestamp,
         id: ChannelId,
-        lane: Lane,
         plaintext: Plaintext<'_>,
         expects_answer: bool,
         out: &mut [u8],
@@ -177,8 +247,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let channel = self.channels.get_mut(&id).ok_or(SendError::UnknownChannel)?;
         let limit = channel.limit;
         let current = channel.current().ok_or(SendError::NotOpen)?;
+        // START is each side's first record, and waits until the session's state is written.
+        if current.unsaved > 0 && !current.start_was_sent() {
+            return Err(SendError::NotOpen);
+        }
         let path = current.path;
-        let sealed = current.session.seal(self.vault.provider(), lane, plaintext, limit, out);
+        let sealed = current.session.seal(self.vault.provider(), plaintext, limit, out);
         if sealed == Err(SendError::LaneStopped) {
             channel.wanted |= channel.can_initiate();
             self.reschedule(id);

@@ -1,6 +1,6 @@
 //! Links: connecting and staying connected, listening, and what becomes of a link that ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sealway_channel::{ChannelId, PathId, Source};
 use sealway_identity::{Card, PayloadParts, Policy};
@@ -13,7 +13,7 @@ use sealway_wire::{
 };
 use tokio::sync::oneshot;
 
-use super::{Driver, Report};
+use super::{Driver, Report, custody::Outstanding};
 use crate::{
     NodeError,
     links::{self, LinkEvent, LinkId, SendQueue},
@@ -70,6 +70,9 @@ pub(super) struct Attachment {
     pub(super) attached: bool,
     /// The relay has refused our box, and why.
     refused: Option<Registration>,
+    /// What was left for others in this hop session and waits for the relay's answer, by number.
+    pub(super) deposits: HashMap<u64, Outstanding>,
+    pub(super) next_deposit: u64,
     waiting: Vec<Reply<()>>,
 }
 
@@ -146,7 +149,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             return;
         }
-        let attachment = Attachment { client: Client::new(INCOMING_FLOWS), attached: false, refused: None, waiting };
+        let attachment = Attachment {
+            client: Client::new(INCOMING_FLOWS),
+            attached: false,
+            refused: None,
+            deposits: HashMap::new(),
+            next_deposit: 0,
+            waiting,
+        };
         self.dial(now, relay, Purpose::Relay(attachment));
     }
 
@@ -357,6 +367,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             if let Some(channel) = channel {
                 self.endpoint.forget(channel);
                 self.by_hop.remove(&channel);
+                self.hop_lost(now, index, channel);
             }
             self.dials[index].channel = None;
         }

@@ -1,15 +1,17 @@
 //! Frames in and out, through the layers: link, hop channel, hop protocol, end-to-end channel.
 
-use sealway_channel::{ChannelId, FrameError, HandshakeError, PathId, Received, Record, Source};
+use std::collections::HashMap;
+
+use sealway_channel::{ChannelId, Endpoint, FrameError, HandshakeError, PathId, Received, Record, Source};
 use sealway_link::Frames;
 use sealway_routing::{Batch, ClientEvent, FlowId, RelayEvent};
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, IdentityId, Timestamp,
-    hop::{HopFrame, Registration},
+    hop::{HopFrame, Registration, Verdict},
 };
 
-use super::{Driver, peers::Stored};
+use super::{Driver, Scratch, custody::Pushed, dial::Link, peers::Stored};
 use crate::links::LinkId;
 
 /// A path is a link, by its number, or a flow: this bit, the number of the dial, and the number of the flow.
@@ -31,6 +33,23 @@ fn as_flow(path: PathId) -> Option<(usize, FlowId)> {
     let is_flow = path.0 & FLOW != 0;
     let index = usize::try_from((path.0 & !FLOW) >> DIAL_SHIFT).ok()?;
     is_flow.then_some((index, FlowId(path.0 & FLOW_MASK)))
+}
+
+/// Seals a hop frame and queues it on the link of its channel. Returns whether there was room.
+pub(super) fn seal_hop_frame<V: Vault + Clone + 'static>(
+    now: Timestamp,
+    endpoint: &mut Endpoint<V>,
+    links: &HashMap<LinkId, Link>,
+    scratch: &mut Scratch,
+    channel: ChannelId,
+    frame: &HopFrame<'_>,
+) -> bool {
+    let Ok(len) = frame.encode(&mut scratch.hop) else { return false };
+    let sealed = endpoint.seal_datagram(now, channel, &scratch.hop[..len], &mut scratch.outer);
+    sealed.is_ok_and(|outgoing| {
+        let link = links.get(&LinkId(outgoing.path.0));
+        link.is_some_and(|link| link.queue.push(&scratch.outer[..outgoing.len]))
+    })
 }
 
 impl<V: Vault + Clone + 'static> Driver<V> {
@@ -100,7 +119,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let path = flow_path(index, flow);
                 self.handle_frame(now, path, Source(path.0), &mut inner);
             }
-            ClientEvent::Absent { .. } => self.statistics.absent_frames += 1,
+            ClientEvent::Absent { flow } => {
+                self.statistics.absent_frames += 1;
+                if let Some(peer) = self.by_flow.get(&flow_path(index, flow)).copied() {
+                    self.mark_away(now, peer);
+                }
+            }
+            ClientEvent::Custody { number, outcome } => self.deposit_answered(now, index, number, outcome),
+            ClientEvent::Push { number, frame } => self.pushed(now, index, Pushed { hop: channel, number }, frame),
             ClientEvent::Registered { name, outcome } => self.registered(now, channel, name, outcome),
             ClientEvent::Answer(answer) => self.send_hop_frame(now, channel, &answer),
             ClientEvent::Nothing => {}
@@ -135,14 +161,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(tap) = tap {
             tap.saw(octets);
         }
-        let handled = relay.handle(Self::session_of(channel), octets, |session, frame| {
+        let handled = relay.handle(now, Self::session_of(channel), octets, |session, frame| {
             let mut pass_on = |frame: &HopFrame<'_>| {
-                let Ok(len) = frame.encode(&mut scratch.hop) else { return };
-                let sent = endpoint.seal_datagram(now, ChannelId(session.0), &scratch.hop[..len], &mut scratch.outer);
-                let pushed = sent.is_ok_and(|outgoing| {
-                    let link = links.get(&LinkId(outgoing.path.0));
-                    link.is_some_and(|link| link.queue.push(&scratch.outer[..outgoing.len]))
-                });
+                let pushed = seal_hop_frame(now, endpoint, links, scratch, ChannelId(session.0), frame);
                 statistics.dropped_frames += u64::from(!pushed);
             };
             match (tap.as_ref(), *frame) {
@@ -161,6 +182,23 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Ok(RelayEvent::Forwarded) => statistics.forwarded_frames += 1,
             Ok(RelayEvent::Absent | RelayEvent::NoSuchHop | RelayEvent::UnknownLabel) => statistics.absent_frames += 1,
             Ok(RelayEvent::Registered { name, batch }) => self.box_registered(now, channel, name, batch),
+            Ok(RelayEvent::Deposited { deposit, batch }) => match &self.writer {
+                Some(writer) => writer.write(batch, Stored::Deposited(deposit)),
+                // A relay without a store keeps nothing.
+                None => self.deposit_written(now, deposit, false),
+            },
+            Ok(RelayEvent::NotKept(_)) => statistics.refused_deposits += 1,
+            Ok(RelayEvent::Settled { verdict, batch }) => {
+                statistics.discarded_frames += u64::from(verdict != Verdict::Done);
+                if verdict != Verdict::Done {
+                    tracing::info!(
+                        ?channel,
+                        ?verdict,
+                        "a frame in custody was deleted because its recipient cannot use it"
+                    );
+                }
+                self.write(batch, Stored::Removed);
+            }
             Ok(event) => tracing::debug!(?channel, ?event, "hop"),
             Err(error) => {
                 statistics.refused_frames += 1;

@@ -3,7 +3,9 @@
 //! * [`dial`]: links: connecting, listening, and what becomes of them.
 //! * [`frames`]: frames in and out, and the hop protocol.
 //! * [`peers`]: messages: outboxes, inboxes, and the application's handles.
+//! * [`custody`]: frames that a relay keeps.
 
+mod custody;
 mod dial;
 mod frames;
 mod peers;
@@ -15,9 +17,9 @@ use std::{
     time::Duration,
 };
 
-use sealway_channel::{ChannelId, Endpoint, Event, MAX_RECORD};
+use sealway_channel::{ChannelId, Endpoint, Event, MAX_RECORD, PathId};
 use sealway_link::{FrameLink, LinkError, Transport};
-use sealway_routing::{Relay, SessionId, Table};
+use sealway_routing::{Batch, Relay, SessionId, Table};
 use sealway_vault::Vault;
 use sealway_wire::{BoxName, IdentityId, Instance, Timestamp, content::CloseReason};
 use tokio::{
@@ -33,7 +35,7 @@ use crate::{
     danger::RelayTap,
     handle::{Channel, Command, Statistics},
     links::{LinkEvent, LinkId},
-    writer::{Writer, Written},
+    writer::{Completed, Writer},
 };
 
 /// What tasks of the driver report, beside the links.
@@ -42,8 +44,6 @@ pub(crate) enum Report {
     NotConnected { dial: usize, error: LinkError },
     Accepted { link: Box<dyn FrameLink> },
 }
-
-type Rows = [(Table, Vec<u8>, Vec<u8>)];
 
 /// Everything of a node.
 pub(crate) struct Driver<V: Vault + Clone + 'static> {
@@ -68,6 +68,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     served: HashMap<ChannelId, LinkId>,
     peers: HashMap<IdentityId, Peer>,
     by_channel: HashMap<ChannelId, IdentityId>,
+    /// Whose box a flow leads to.
+    by_flow: HashMap<PathId, IdentityId>,
     statistics: Statistics,
     room: Arc<Notify>,
     tasks: JoinSet<()>,
@@ -99,7 +101,7 @@ pub(crate) struct Setup {
 /// What the driver waits for.
 pub(crate) struct Queues {
     commands: mpsc::Receiver<Command>,
-    written: mpsc::UnboundedReceiver<Written<Stored>>,
+    completed: mpsc::UnboundedReceiver<Completed<Stored>>,
     links: mpsc::Receiver<LinkEvent>,
     reports: mpsc::Receiver<Report>,
 }
@@ -118,36 +120,29 @@ pub(crate) struct Senders {
 pub(crate) fn queues(
     commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     accepted: mpsc::Sender<Channel>,
-    written: mpsc::UnboundedReceiver<Written<Stored>>,
+    completed: mpsc::UnboundedReceiver<Completed<Stored>>,
 ) -> (Senders, Queues) {
     let (link_sender, links) = mpsc::channel(256);
     let (report_sender, reports) = mpsc::channel(256);
     let senders =
         Senders { commands: commands.0, accepted, links: link_sender, reports: report_sender, wake: Arc::default() };
-    (senders, Queues { commands: commands.1, written, links, reports })
+    (senders, Queues { commands: commands.1, completed, links, reports })
 }
 
 /// How long a shutdown waits for links that do not take what is queued.
 const FLUSH_TIME: Duration = Duration::from_secs(5);
 
 impl<V: Vault + Clone + 'static> Driver<V> {
-    pub(crate) fn new(
-        clock: Clock,
-        endpoint: Endpoint<V>,
-        setup: Setup,
-        senders: Senders,
-        writer: Option<(Writer<Stored>, thread::JoinHandle<()>)>,
-    ) -> Self {
+    pub(crate) fn new(clock: Clock, endpoint: Endpoint<V>, setup: Setup, senders: Senders) -> Self {
         let Setup { instance, contact_box, transports, relay } = setup;
-        let (writer, store_thread) = writer.unzip();
         Self {
             clock,
             endpoint,
             instance,
             contact_box,
             transports,
-            writer,
-            store_thread,
+            writer: None,
+            store_thread: None,
             next_link: 0,
             links: HashMap::new(),
             unproved: BTreeMap::new(),
@@ -158,12 +153,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             served: HashMap::new(),
             peers: HashMap::new(),
             by_channel: HashMap::new(),
+            by_flow: HashMap::new(),
             statistics: Statistics::default(),
             room: senders.wake.clone(),
             senders,
             tasks: JoinSet::new(),
             scratch: Scratch::new(),
         }
+    }
+
+    /// Has what changes written from now on, `first` before all.
+    pub(crate) fn write_with(&mut self, writer: Writer<Stored>, thread: thread::JoinHandle<()>, first: Batch) {
+        self.writer = Some(writer);
+        self.store_thread = Some(thread);
+        self.write(first, Stored::Removed);
     }
 
     /// Runs until the node is shut down.
@@ -182,7 +185,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 // Each arm is cancel-safe; what they do is short and does not wait.
                 Some(event) = queues.links.recv() => self.handle_link_event(event),
                 Some(report) = queues.reports.recv() => self.handle_report(report),
-                Some(written) = queues.written.recv() => self.handle_written(written),
+                Some(completed) = queues.completed.recv() => self.handle_completed(completed),
                 command = queues.commands.recv() => match command {
                     Some(Command::Shutdown { reply }) => break Some(reply),
                     Some(command) => self.handle_command(command),
@@ -202,6 +205,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.handle_deadlines(now);
         self.drain_endpoint(now);
         self.pump_peers(now);
+        self.pump_relay(now);
     }
 
     /// Events come before what the same frame brings: it may be the first of a session.
@@ -221,6 +225,21 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.handle_event(now, event);
         }
         self.scratch.inner = frame;
+        while let Some(saved) = self.endpoint.poll_saved() {
+            let (peer, session) = (saved.peer, saved.session);
+            let key = [peer.0.as_slice(), &session.0].concat();
+            let mut batch = Batch::default();
+            match saved.state {
+                Some(state) => {
+                    batch.put(Table::Sessions, key, state);
+                    self.write(batch, Stored::Session { peer, session });
+                }
+                None => {
+                    batch.delete(Table::Sessions, key);
+                    self.write(batch, Stored::Removed);
+                }
+            }
+        }
     }
 
     fn handle_event(&mut self, now: Timestamp, event: Event) {
@@ -236,7 +255,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     self.client_attached(channel, peer.id());
                 } else {
                     self.prove_link(channel);
-                    self.peer_opened(channel, &peer, context);
+                    self.peer_opened(now, channel, &peer, context);
                 }
             }
             Event::Renewed { channel, peer } => {
@@ -244,10 +263,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     self.client_renewed(channel, peer.id());
                 } else if !self.by_hop.contains_key(&channel) {
                     self.prove_link(channel);
-                    self.peer_renewed(channel, &peer);
+                    self.peer_renewed(now, channel, &peer);
                 }
             }
-            Event::AttemptFailed { channel } => self.hop_failed(now, channel),
+            Event::AttemptFailed { channel } => {
+                self.hop_failed(now, channel);
+                self.peer_unanswered(now, channel);
+            }
+            Event::NotKept { channel, error } => {
+                tracing::warn!(?channel, %error, "what is left at a relay for this session will not survive a restart");
+            }
             Event::Unresponsive { channel } => {
                 if let Some(link) = self.served.get(&channel).copied() {
                     self.drop_link(now, link);
@@ -292,7 +317,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Command::Statistics { reply } => {
                 let links = u64::try_from(self.links.len()).unwrap_or(u64::MAX);
-                let _ = reply.send(Statistics { links, ..self.statistics });
+                let frames_in_custody = self.relay.as_ref().map_or(0, |relay| relay.custody().0);
+                let frames_in_custody = u64::try_from(frames_in_custody).unwrap_or(u64::MAX);
+                let _ = reply.send(Statistics { links, frames_in_custody, ..self.statistics });
             }
             Command::Shutdown { .. } => {}
         }
@@ -302,26 +329,28 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let peers = self.peers.values().filter_map(Peer::next_timeout);
         let dials = self.dials.iter().filter_map(Dial::next_timeout);
         let unproved = self.unproved.keys().next().map(|(at, _)| *at);
-        self.endpoint.poll_timeout().into_iter().chain(peers).chain(dials).chain(unproved).min()
+        let relay = self.relay.as_ref().and_then(Relay::poll_timeout);
+        self.endpoint.poll_timeout().into_iter().chain(peers).chain(dials).chain(unproved).chain(relay).min()
     }
 
-    /// Takes back what the store has.
-    pub(crate) fn load(&mut self, rows: &Rows) {
-        for (table, key, value) in rows {
-            if *table == Table::Boxes {
-                let is_loaded = self.relay.as_mut().is_none_or(|relay| relay.load(key, value));
-                if !is_loaded {
-                    tracing::warn!("a box in the store cannot be read; it is left alone");
+    /// Takes back a row of the store, table by table in the order of [`Table::ALL`]. Returns whether it is of use.
+    pub(crate) fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> bool {
+        let now = self.clock.now();
+        let is_loaded = match table {
+            Table::Boxes | Table::Custody => self.relay.as_mut().is_none_or(|relay| relay.load(table, key, value)),
+            Table::Sessions => self.restore(now, value),
+            Table::Outbox | Table::Inbox => match key.first_chunk::<32>().map(|id| IdentityId(*id)) {
+                Some(id) => {
+                    let instance = self.instance;
+                    self.peers.entry(id).or_insert_with(|| Peer::new(id, instance)).load(table, key, value)
                 }
-                continue;
-            }
-            let Some(id) = key.first_chunk::<32>().map(|id| IdentityId(*id)) else { continue };
-            let instance = self.instance;
-            let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
-            if !peer.load(*table, key, value) {
-                tracing::warn!(table = table.name(), "a row of the store cannot be read; it is left alone");
-            }
+                None => false,
+            },
+        };
+        if !is_loaded && table != Table::Sessions {
+            tracing::warn!(table = table.name(), "a row of the store cannot be read; it is left alone");
         }
+        is_loaded
     }
 
     async fn shut_down(mut self, mut queues: Queues, reply: Option<oneshot::Sender<()>>) {
@@ -332,14 +361,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         // The store's thread ends when it has written everything.
         self.writer = None;
-        while let Some(written) = queues.written.recv().await {
-            self.handle_written(written);
+        while let Some(completed) = queues.completed.recv().await {
+            self.handle_completed(completed);
         }
         if let Some(thread) = self.store_thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         // ACKs may wait for more to tell: now they have to go.
         let soon = self.clock.now().after(Duration::from_millis(100));
+        self.report_at_once(soon);
         self.drain_endpoint(soon);
         self.pump_peers(soon);
         self.links.values().for_each(|link| link.queue.close());

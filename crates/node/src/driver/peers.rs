@@ -4,20 +4,27 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sealway_channel::{ChannelId, Context, Record};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
-use sealway_routing::{Batch, Delivered, Delivery, Inbox, Marks, Outbox, SendOptions, StoreError, Table, Verdict};
+use sealway_routing::{
+    Batch, Delivered, Delivery, Deposited, Inbox, Intake, Marks, Outbox, Push, SendOptions, StoreError, Table,
+};
 use sealway_vault::Vault;
-use sealway_wire::{BoxName, IdentityId, Instance, Lane, MessageId, Timestamp, content::Reliable};
+use sealway_wire::{
+    BoxName, Cid, IdentityId, Instance, Lane, MessageId, Timestamp,
+    content::{Committed, Reliable},
+    hop::Verdict,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{
     Driver, Senders,
+    custody::{Away, Pushed},
     dial::Purpose,
     frames::{flow_path, is_flow_over},
 };
 use crate::{
     NodeError, Receipt,
-    handle::{Channel, OUTBOX_UNITS, units},
-    writer::Written,
+    handle::{Channel, OUTBOX_UNITS, Progress, units},
+    writer::Completed,
 };
 
 /// Messages that wait for the application in its handle.
@@ -33,7 +40,7 @@ pub(crate) enum Stored {
     Sent {
         peer: IdentityId,
         id: MessageId,
-        delivered: oneshot::Receiver<Result<(), NodeError>>,
+        progress: watch::Receiver<Progress>,
         reply: oneshot::Sender<Result<Receipt, NodeError>>,
     },
     /// A message of the inbox that is about to be handed over.
@@ -42,7 +49,15 @@ pub(crate) enum Stored {
     Done { peer: IdentityId, instance: Instance, marks: Marks, reply: oneshot::Sender<Result<(), NodeError>> },
     /// A box of a client, where we are a relay.
     Registered { channel: ChannelId, name: BoxName },
-    /// Messages that need not be kept any longer.
+    /// What of a session survives a restart.
+    Session { peer: IdentityId, session: Cid },
+    /// A frame in custody, where we are a relay.
+    Deposited(Deposited),
+    /// A frame in custody that is to be pushed.
+    Fetched(Push),
+    /// What a frame that a relay had kept has brought.
+    Taken(Pushed),
+    /// What need not be kept any longer, or is only of use to a later run.
     Removed,
 }
 
@@ -57,17 +72,18 @@ pub(super) struct Submission {
 
 /// A message that was taken and is not committed.
 struct Pending {
-    delivered: oneshot::Sender<Result<(), NodeError>>,
+    progress: watch::Sender<Progress>,
     _room: OwnedSemaphorePermit,
 }
 
 /// One peer.
 pub(super) struct Peer {
     id: IdentityId,
-    outbox: Outbox,
-    inbox: Inbox,
+    pub(super) outbox: Outbox,
+    pub(super) inbox: Inbox,
+    pub(super) away: Away,
     pub(super) channel: Option<ChannelId>,
-    card: Option<Card>,
+    pub(super) card: Option<Card>,
     application: Option<mpsc::Sender<Delivery>>,
     /// A message is being written as handed over: the next one waits, for the order.
     handing_over: bool,
@@ -75,9 +91,9 @@ pub(super) struct Peer {
     room: Arc<Semaphore>,
     pending: HashMap<MessageId, Pending>,
     /// There may be something to send or to hand over.
-    awake: bool,
+    pub(super) awake: bool,
     /// The way to the peer takes nothing just now: deadlines of the outbox have to wait for it.
-    blocked: bool,
+    pub(super) blocked: bool,
 }
 
 impl Peer {
@@ -86,6 +102,7 @@ impl Peer {
             id,
             outbox: Outbox::new(id, instance),
             inbox: Inbox::new(id),
+            away: Away::default(),
             channel: None,
             card: None,
             application: None,
@@ -105,12 +122,19 @@ impl Peer {
                 // It takes its room as if it had just been sent; who waited for its receipt is gone.
                 let units = units(value.len()).min(u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX));
                 if let Ok(room) = self.room.clone().try_acquire_many_owned(units) {
-                    self.pending.insert(id, Pending { delivered: oneshot::channel().0, _room: room });
+                    self.pending.insert(id, Pending { progress: watch::channel(Progress::UnderWay).0, _room: room });
                 }
                 true
             }
             Table::Inbox => self.inbox.load(key, value),
-            Table::Boxes => false,
+            Table::Boxes | Table::Custody | Table::Sessions => false,
+        }
+    }
+
+    /// Tells who waits for a message how far it has come.
+    pub(super) fn report(&self, id: MessageId, progress: Progress) {
+        if let Some(pending) = self.pending.get(&id) {
+            pending.progress.send_replace(progress);
         }
     }
 
@@ -129,7 +153,11 @@ impl Peer {
         if self.blocked {
             return self.outbox.next_expiry();
         }
-        self.outbox.poll_timeout()
+        let outbox = match self.away.paused {
+            Some(until) => [Some(until), self.outbox.next_expiry()].into_iter().flatten().min(),
+            None => self.outbox.poll_timeout(),
+        };
+        outbox.into_iter().chain(self.away.report_at).min()
     }
 
     fn handle(&mut self, senders: &Senders) -> Channel {
@@ -142,11 +170,10 @@ impl Peer {
         Channel::new(self.id, commands, messages, self.context.subscribe(), self.room.clone(), senders.wake.clone())
     }
 
-    fn settle(&mut self, delivered: Delivered, outcome: impl Fn() -> Result<(), NodeError>) -> Batch {
+    fn settle(&mut self, delivered: Delivered, outcome: Progress) -> Batch {
         for id in delivered.ids {
-            if let Some(pending) = self.pending.remove(&id) {
-                let _ = pending.delivered.send(outcome());
-            }
+            self.report(id, outcome);
+            self.pending.remove(&id);
         }
         delivered.batch
     }
@@ -191,8 +218,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let payload = PayloadParts::with_mailbox(Mailbox { relay: relay.id, name: own_box });
             let channel = self.endpoint.open(now, card, &Policy::only(card), payload, path)?;
             self.by_channel.insert(channel, id);
+            self.by_flow.insert(path, id);
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.channel = Some(channel);
+                peer.away.mailbox = Some(Mailbox { relay: relay.id, name: relay.contact_box });
             }
             return Ok(true);
         }
@@ -206,9 +235,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         for id in ids {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             let path = peer.channel.and_then(|channel| self.endpoint.path(channel));
+            // What is left in its box goes over this relay too.
+            peer.wake();
             if path.is_some_and(|path| is_flow_over(path, index)) {
-                peer.outbox.renew();
-                peer.wake();
+                peer.outbox.redirect();
             } else if path.is_none()
                 && let Some(card) = peer.card.clone()
                 && card.relays().iter().any(|entry| entry.id == relay)
@@ -237,19 +267,30 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
         };
         let (id, superseded) = pushed;
-        let (delivered, receipt) = oneshot::channel();
-        let batch = peer.settle(superseded, || Err(NodeError::Dropped));
-        peer.pending.insert(id, Pending { delivered, _room: room });
+        let mut batch = superseded.batch.clone();
+        let _ = peer.settle(superseded, Progress::Dropped);
+        let now = self.clock.now();
+        let have_met = peer
+            .channel
+            .is_some_and(|channel| self.endpoint.is_open(channel) || self.endpoint.may_deposit(now, channel));
+        let first = if have_met { Progress::UnderWay } else { Progress::NeverMet };
+        let (sender, progress) = watch::channel(first);
+        peer.pending.insert(id, Pending { progress: sender, _room: room });
         peer.awake = true;
         let peer = peer.id;
         match &self.writer {
-            Some(writer) if durable => writer.write(batch, Stored::Sent { peer, id, delivered: receipt, reply }),
-            writer => {
-                if let (Some(writer), false) = (writer, batch.is_empty()) {
-                    writer.write(batch, Stored::Removed);
-                }
-                let _ = reply.send(Ok(Receipt::new(id, receipt)));
+            Some(writer) if durable => writer.write(batch, Stored::Sent { peer, id, progress, reply }),
+            _ => {
+                self.write(std::mem::take(&mut batch), Stored::Removed);
+                let _ = reply.send(Ok(Receipt::new(id, progress)));
             }
+        }
+    }
+
+    /// Has a batch written, unless it is empty or there is no store.
+    pub(super) fn write(&self, batch: Batch, what: Stored) {
+        if let (Some(writer), false) = (&self.writer, batch.is_empty()) {
+            writer.write(batch, what);
         }
     }
 
@@ -274,25 +315,31 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     // ---- the store ----
 
-    pub(super) fn handle_written(&mut self, written: Written<Stored>) {
+    pub(super) fn handle_completed(&mut self, completed: Completed<Stored>) {
         let now = self.clock.now();
-        match written.result {
-            Ok(()) => written.what.into_iter().for_each(|what| self.stored(now, what)),
-            Err(error) => {
+        match completed {
+            Completed::Written { what, result: Ok(()) } => what.into_iter().for_each(|what| self.stored(now, what)),
+            Completed::Written { what, result: Err(error) } => {
                 tracing::error!(%error, "the store failed");
-                written.what.into_iter().for_each(|what| self.not_stored(what, &error));
+                what.into_iter().for_each(|what| self.not_stored(now, what, &error));
             }
+            Completed::Read { what: Stored::Fetched(push), value } => match value {
+                Ok(row) => self.fetched(now, push, row.as_deref()),
+                // It stays in custody: it is pushed again after a while.
+                Err(error) => tracing::error!(%error, "the store failed"),
+            },
+            Completed::Read { .. } => {}
         }
     }
 
     fn stored(&mut self, now: Timestamp, what: Stored) {
         match what {
-            Stored::Sent { peer, id, delivered, reply } => {
+            Stored::Sent { peer, id, progress, reply } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.outbox.written(id);
                     peer.awake = true;
                 }
-                let _ = reply.send(Ok(Receipt::new(id, delivered)));
+                let _ = reply.send(Ok(Receipt::new(id, progress)));
             }
             Stored::HandedOver { peer, delivery } => self.hand_over(peer, delivery),
             Stored::Done { peer, instance, marks, reply } => {
@@ -301,14 +348,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     peer.awake = true;
                 }
                 self.report_committed(now, peer, instance);
+                self.settle_pushes(now, peer);
                 let _ = reply.send(Ok(()));
             }
             Stored::Registered { channel, name } => self.box_is_open(now, channel, name),
-            Stored::Removed => {}
+            Stored::Session { peer, session } => self.endpoint.written(&peer, session),
+            Stored::Deposited(deposit) => self.deposit_written(now, deposit, true),
+            Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Done),
+            Stored::Fetched(_) | Stored::Removed => {}
         }
     }
 
-    fn not_stored(&mut self, what: Stored, error: &Arc<StoreError>) {
+    fn not_stored(&mut self, now: Timestamp, what: Stored, error: &Arc<StoreError>) {
         match what {
             Stored::Sent { peer, id, reply, .. } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
@@ -325,14 +376,23 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
                 let _ = reply.send(Err(NodeError::Store(error.clone())));
             }
+            Stored::Session { peer, session } => self.endpoint.not_written(now, &peer, session),
+            Stored::Deposited(deposit) => self.deposit_written(now, deposit, false),
+            Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Later),
             // The client is not told: it asks again when it attaches again.
             Stored::Registered { .. } => {}
             // They are removed after the next start, when they are offered and found committed.
-            Stored::Removed => {}
+            Stored::Fetched(_) | Stored::Removed => {}
         }
     }
 
-    fn report_committed(&mut self, now: Timestamp, id: IdentityId, instance: Instance) {
+    pub(super) fn report_committed(&mut self, now: Timestamp, id: IdentityId, instance: Instance) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let is_open = peer.channel.is_some_and(|channel| self.endpoint.is_open(channel));
+        // Without a live session it is told once there is one, or the peer is known to be away.
+        if peer.away.mailbox.is_some() && (!is_open || self.is_away(id)) {
+            return self.report_to_box(now, id, instance);
+        }
         let Some(peer) = self.peers.get(&id) else { return };
         if let (Some(channel), Some(committed)) = (peer.channel, peer.inbox.committed(instance)) {
             self.endpoint.report_committed(now, channel, &committed);
@@ -341,20 +401,35 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     // ---- channels ----
 
-    pub(super) fn peer_opened(&mut self, channel: ChannelId, peer: &sealway_identity::Peer, context: Context) {
+    pub(super) fn peer_opened(
+        &mut self,
+        now: Timestamp,
+        channel: ChannelId,
+        peer: &sealway_identity::Peer,
+        context: Context,
+    ) {
         let (id, instance) = (peer.id(), self.instance);
         self.by_channel.insert(channel, id);
         let entry = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
         entry.channel = Some(channel);
         entry.context.send_replace(Some(context));
         entry.outbox.renew();
-        entry.wake();
+        for pending in entry.pending.values() {
+            pending.progress.send_if_modified(|progress| {
+                let never_met = *progress == Progress::NeverMet;
+                if never_met {
+                    *progress = Progress::UnderWay;
+                }
+                never_met
+            });
+        }
         self.offer(id);
         self.follow_mailbox(channel, peer);
+        self.peer_is_here(now, id);
     }
 
     /// Offers a peer that nobody here has opened a channel to, and that has no handle, to those who accept.
-    fn offer(&mut self, id: IdentityId) {
+    pub(super) fn offer(&mut self, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.release();
         if peer.application.is_none() && peer.card.is_none() {
@@ -366,13 +441,37 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    pub(super) fn peer_renewed(&mut self, channel: ChannelId, peer: &sealway_identity::Peer) {
+    pub(super) fn peer_renewed(&mut self, now: Timestamp, channel: ChannelId, peer: &sealway_identity::Peer) {
         self.offer(peer.id());
         if let Some(entry) = self.peers.get_mut(&peer.id()) {
             entry.outbox.renew();
-            entry.wake();
         }
         self.follow_mailbox(channel, peer);
+        self.peer_is_here(now, peer.id());
+    }
+
+    /// A handshake with a peer went unanswered: it may be away.
+    pub(super) fn peer_unanswered(&mut self, now: Timestamp, channel: ChannelId) {
+        if let Some(id) = self.by_channel.get(&channel).copied() {
+            self.mark_away(now, id);
+        }
+    }
+
+    /// Takes back the stored lane of an earlier run's session. Returns whether it is of use.
+    pub(super) fn restore(&mut self, now: Timestamp, state: &[u8]) -> bool {
+        let restored = match self.endpoint.restore(now, state) {
+            Ok(restored) => restored,
+            Err(error) => {
+                tracing::warn!(%error, "a session of an earlier run cannot be taken back");
+                return false;
+            }
+        };
+        let instance = self.instance;
+        self.by_channel.insert(restored.channel, restored.peer);
+        let peer = self.peers.entry(restored.peer).or_insert_with(|| Peer::new(restored.peer, instance));
+        peer.channel = Some(restored.channel);
+        peer.away.mailbox = restored.mailbox.or(peer.away.mailbox);
+        true
     }
 
     /// Frames for a peer that has named its box go there, whatever flow it came on: flows end with hop sessions.
@@ -382,10 +481,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(attachment) = self.dials[index].attachment() {
             let path = flow_path(index, attachment.client.flow_to(mailbox.name));
             self.endpoint.set_path(channel, path);
+            self.by_flow.insert(path, peer.id());
+            if let Some(peer) = self.peers.get_mut(&peer.id()) {
+                peer.away.mailbox = Some(mailbox);
+            }
         }
     }
 
     pub(super) fn peer_closed(&mut self, channel: ChannelId) {
+        // What was left in boxes comes on the same channel, as long as the endpoint has its stored lane.
+        if self.endpoint.peer(channel).is_some() {
+            return;
+        }
         let Some(id) = self.by_channel.remove(&channel) else { return };
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.channel = None;
@@ -402,24 +509,33 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Record::Message { instance, number, lowest, body } => {
                 let message = MessageId { instance, number };
                 match peer.inbox.handle_message(message, lowest, body) {
-                    Verdict::Accepted => peer.awake = true,
-                    Verdict::Committed => {
+                    Intake::Accepted => peer.awake = true,
+                    Intake::Committed => {
                         self.statistics.repeated_messages += 1;
                         self.report_committed(now, id, instance);
                     }
-                    Verdict::Pending | Verdict::Later => {}
+                    Intake::Pending | Intake::Later => {}
                 }
             }
             Record::Committed(committed) => {
-                let delivered = peer.outbox.committed(now, &committed);
-                let batch = peer.settle(delivered, || Ok(()));
-                peer.awake = true;
-                if let (Some(writer), false) = (&self.writer, batch.is_empty()) {
-                    writer.write(batch, Stored::Removed);
-                }
+                let batch = self.peer_committed(now, id, &committed).unwrap_or_default();
+                self.write(batch, Stored::Removed);
             }
             Record::Datagram(_) => {}
         }
+    }
+
+    /// The peer has committed messages of ours. Returns what is to be written.
+    pub(super) fn peer_committed(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        committed: &Committed<'_>,
+    ) -> Option<Batch> {
+        let peer = self.peers.get_mut(&id)?;
+        let delivered = peer.outbox.committed(now, committed);
+        peer.awake = true;
+        Some(peer.settle(delivered, Progress::Delivered))
     }
 
     // ---- what is due ----
@@ -437,16 +553,17 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn expire(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let expired = peer.outbox.expire(now);
-        let batch = peer.settle(expired, || Err(NodeError::Dropped));
-        if let (Some(writer), false) = (&self.writer, batch.is_empty()) {
-            writer.write(batch, Stored::Removed);
-        }
+        let batch = peer.settle(expired, Progress::Dropped);
+        self.write(batch, Stored::Removed);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         // A message is repeated as long as it is not committed, so this is asked often enough.
         if let Some(channel) = peer.channel.filter(|_| !peer.blocked && !peer.outbox.is_empty())
             && self.endpoint.silent_since(channel).is_some_and(|since| now.since(since) >= DEADLINE)
         {
             self.endpoint.missed_deadline(now, channel);
+            self.mark_away(now, id);
         }
+        self.notice_return(now, id);
     }
 
     fn deliver(&mut self, id: IdentityId) {
@@ -482,6 +599,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn send_due(&mut self, now: Timestamp, id: IdentityId) {
+        if self.is_away(id) {
+            return self.deposit_due(now, id);
+        }
         let Some(channel) = self.peers.get(&id).and_then(|peer| peer.channel) else {
             self.block(id);
             return;
@@ -501,7 +621,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 break;
             }
             peer.blocked = false;
-            let Some(message) = peer.outbox.poll_send(now) else {
+            let Some(message) = peer.outbox.poll_send(now, Lane::Live) else {
                 peer.awake = false;
                 break;
             };
@@ -511,7 +631,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 lowest: message.lowest,
                 body: message.body,
             };
-            match self.endpoint.seal_message(now, channel, Lane::Live, reliable, &mut frame) {
+            match self.endpoint.seal_message(now, channel, reliable, &mut frame) {
                 Ok(outgoing) => self.transmit(now, outgoing.path, &frame[..outgoing.len]),
                 Err(error) => {
                     tracing::debug!(%error, "a message was not sealed; it waits");
@@ -524,7 +644,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     /// Nothing goes to the peer until something about the way there changes, which wakes it.
-    fn block(&mut self, id: IdentityId) {
+    pub(super) fn block(&mut self, id: IdentityId) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.awake = false;
             peer.blocked = true;

@@ -1,0 +1,120 @@
+//! What of a session survives a restart.
+
+use alloc::vec::Vec;
+
+use sealway_identity::label;
+use sealway_vault::{AeadKey, CryptoProvider, Secret, Vault, VaultError};
+use sealway_wire::{Cid, IdentityId, Timestamp};
+
+use super::{ChannelId, Endpoint, Event, Restored, Saved};
+use crate::{StateError, schedule::DOMAIN, stored::StoredLane};
+
+impl<V: Vault + Clone + 'static> Endpoint<V> {
+    /// What is to be written, in this order. After each state was written, call
+    /// [`written`](Self::written); if it could not be, [`not_written`](Self::not_written).
+    pub fn poll_saved(&mut self) -> Option<Saved> {
+        self.saved.pop_front()
+    }
+
+    /// The state of a session is on disk: START and ACK may leave.
+    pub fn written(&mut self, peer: &IdentityId, session: Cid) {
+        let Some(id) = self.by_peer.get(peer).copied() else { return };
+        if let Some(established) = self.channels.get_mut(&id).and_then(|channel| channel.by_cid(session)) {
+            established.unsaved = established.unsaved.saturating_sub(1);
+        }
+        self.reschedule(id);
+    }
+
+    /// The state of a session could not be written: the session is dropped, for the peer must not rely on it. Another is
+    /// made after a delay, if we can initiate one.
+    pub fn not_written(&mut self, now: Timestamp, peer: &IdentityId, session: Cid) {
+        let Some(id) = self.by_peer.get(peer).copied() else { return };
+        let jitter = self.vault.provider().random().map_or(0, u64::from_be_bytes);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let gone = channel.abandon(session);
+        if gone && channel.can_initiate() && !channel.attempt.is_running() {
+            channel.wanted = true;
+            channel.fail(now, jitter);
+        }
+        if gone {
+            self.by_cid.remove(&session);
+            self.events.retain(
+                |event| !matches!(event, Event::Opened { channel, .. } | Event::Renewed { channel, .. } if *channel == id),
+            );
+        }
+        self.reschedule(id);
+    }
+
+    /// Takes back a session's state that an earlier run has written. Times have to go on from that run's.
+    ///
+    /// # Errors
+    /// [`StateError`]: delete it.
+    pub fn restore(&mut self, now: Timestamp, state: &[u8]) -> Result<Restored, StateError> {
+        let owner = self.owner.id();
+        let stored = StoredLane::restore(self.state_key()?, owner.as_bytes(), state)?;
+        let (peer, session) = (stored.peer.clone(), stored.local);
+        let rank = peer.attestation().rank();
+        let known = self.known.entry(peer.id()).or_insert(rank);
+        *known = rank.max(*known);
+        let channel = self.channel_of(peer.id());
+        let gone = self.channels.get_mut(&channel).and_then(|channel| channel.restore(stored));
+        self.by_cid.insert(session, channel);
+        self.gone(peer.id(), true, gone.into_iter().collect());
+        self.handle_channel(now, channel);
+        Ok(Restored { channel, peer: peer.id(), mailbox: peer.mailbox() })
+    }
+
+    fn state_key(&mut self) -> Result<&<V::Provider as CryptoProvider>::AeadKey, VaultError> {
+        let key = match self.state_key.take() {
+            Some(key) => key,
+            // What only the holder of the channel key can compute: the key's agreement with itself.
+            None => {
+                let provider = self.vault.provider();
+                let handle = self.owner.channel_key();
+                let agreed = self.vault.dh(&handle, &self.vault.dh_public(&handle)?)?;
+                let prk = provider.hkdf_extract(&[0; 32], &[agreed.expose()]);
+                let mut key = Secret::zero();
+                let expanded = provider.hkdf_expand(&prk, &[&label(DOMAIN, "state key")], key.expose_mut());
+                expanded.map_err(|_| VaultError::Malformed)?;
+                AeadKey::new(&key)
+            }
+        };
+        Ok(self.state_key.insert(key))
+    }
+
+    /// Whether the stored lanes of a channel outlive their sessions.
+    pub(super) fn keeps(&self, id: ChannelId) -> bool {
+        self.config.keeps_state && self.channels.get(&id).is_some_and(|channel| !channel.is_hop)
+    }
+
+    /// Has the state of a session written anew.
+    pub(super) fn save(&mut self, id: ChannelId, session: Cid) {
+        if !self.keeps(id) {
+            return;
+        }
+        let owner = self.owner.id();
+        if let Err(error) = self.state_key().map(drop) {
+            // Without state the session works all the same, until the next restart.
+            self.events.push_back(Event::NotKept { channel: id, error });
+            return;
+        }
+        let (Some(channel), Some(key)) = (self.channels.get_mut(&id), &self.state_key) else { return };
+        let peer = channel.peer;
+        let Some(stored) = channel.stored_by_cid(session) else { return };
+        let Ok(state) = stored.save(self.vault.provider(), key, owner.as_bytes()) else { return };
+        if let Some(established) = channel.by_cid(session) {
+            established.unsaved += 1;
+        }
+        self.saved.push_back(Saved { peer, session, state: Some(state) });
+    }
+
+    /// Takes note that nothing opens any more under these connection ids.
+    pub(super) fn gone(&mut self, peer: IdentityId, keeps: bool, cids: Vec<Cid>) {
+        for session in cids {
+            self.by_cid.remove(&session);
+            if keeps && self.config.keeps_state {
+                self.saved.push_back(Saved { peer, session, state: None });
+            }
+        }
+    }
+}

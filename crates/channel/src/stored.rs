@@ -1,0 +1,243 @@
+//! The stored lane of a session: for records that a relay keeps. It outlives the live lane, and restarts. Protocol section 4.
+//!
+//! ```text
+//!            ┌─"stored initiator/responder"─────────► chain ─► key, iv            sealed until the first restart
+//!  PRK ──────┤
+//!            └─"restart initiator/responder"─► secret ── incarnation ─► chain ─► key, iv      sealed after each restart
+//! ```
+//!
+//! What is kept of it at rest opens everything that it may still bring. It seals nothing by itself: after a restart the
+//! sender draws an incarnation at random, so that a copied or restored store never repeats a nonce.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::time::Duration;
+
+use sealway_identity::{Peer, label};
+use sealway_vault::{AeadKey, CryptoProvider, Secret, TAG_LEN};
+use sealway_wire::{Cid, Incarnation, Instance, Lane, Reader, RecordHeader, Timestamp, content::Content};
+use zeroize::Zeroizing;
+
+use crate::{
+    FrameError, HandshakeError, Role, SendError, StateError,
+    lane::{Opened, Plaintext, ReceiveLane, SendLane},
+    schedule::{DOMAIN, SessionKey},
+};
+
+/// How long records are sealed on the stored lane of a session.
+pub const SEALING_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// How long a relay may keep a record, and a superseded lane is kept for it.
+pub const BOX_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// Incarnations of the sender that a receiver follows in one session.
+pub const MAX_INCARNATIONS: usize = 64;
+
+/// The stored lane, in both directions.
+pub(crate) struct StoredLane<P: CryptoProvider> {
+    pub(crate) role: Role,
+    /// Our connection id: the peer puts it on its records.
+    pub(crate) local: Cid,
+    /// The peer's connection id.
+    pub(crate) remote: Cid,
+    pub(crate) peer: Peer,
+    /// When the session was established.
+    pub(crate) since: Timestamp,
+    /// The instance of the peer's START, once it has opened.
+    pub(crate) peer_instance: Option<Instance>,
+    /// A record of the peer has opened: it has the session.
+    pub(crate) confirmed: bool,
+    /// How many records the peer has sealed on this lane, as it says in the START of the session after.
+    pub(crate) sealed_by_peer: Option<u64>,
+    secrets: StoredSecrets,
+    /// The chain of the session itself, or, after a restart, of an incarnation that was drawn since.
+    send: Option<SendLane<P>>,
+    restored: bool,
+    receive: ReceiveLane<P>,
+    incarnations: BTreeMap<Incarnation, ReceiveLane<P>>,
+}
+
+/// What the lane is derived from, as far as it is needed after the session has begun.
+struct StoredSecrets {
+    receive: Secret<32>,
+    restart_send: Secret<32>,
+    restart_receive: Secret<32>,
+}
+
+impl<P: CryptoProvider> StoredLane<P> {
+    pub(crate) fn new(
+        key: &SessionKey<'_, P>,
+        role: Role,
+        (local, remote): (Cid, Cid),
+        peer: Peer,
+    ) -> Result<Self, HandshakeError> {
+        let secrets = StoredSecrets {
+            receive: key.chain(Lane::Stored, role.other())?,
+            restart_send: key.restart(role)?,
+            restart_receive: key.restart(role.other())?,
+        };
+        Ok(Self {
+            role,
+            local,
+            remote,
+            peer,
+            since: Timestamp::from_micros(0),
+            peer_instance: None,
+            confirmed: false,
+            sealed_by_peer: None,
+            send: Some(SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?)),
+            restored: false,
+            receive: ReceiveLane::new(Lane::Stored, secrets.receive.clone()),
+            incarnations: BTreeMap::new(),
+            secrets,
+        })
+    }
+
+    /// Whether records may be sealed: the peer is known to have the session, and will still have it when they come.
+    pub(crate) fn may_seal(&self, now: Timestamp) -> bool {
+        self.confirmed && now.since(self.since) < SEALING_TIME
+    }
+
+    /// Until when the peer may still have records of this lane on the way.
+    pub(crate) fn ends_at(&self) -> Timestamp {
+        self.since.after(SEALING_TIME + BOX_TIME)
+    }
+
+    /// How many records were sealed. `None`: not known, for the lane was restored.
+    pub(crate) fn sealed(&self) -> Option<u64> {
+        self.send.as_ref().filter(|_| !self.restored).map(SendLane::sealed)
+    }
+
+    /// Whether everything has been opened that the peer says it has sealed.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.sealed_by_peer.is_some_and(|sealed| self.receive.reach() >= sealed)
+    }
+
+    pub(crate) fn seal(
+        &mut self,
+        provider: &P,
+        now: Timestamp,
+        content: &Content<'_>,
+        limit: usize,
+        out: &mut [u8],
+    ) -> Result<usize, SendError> {
+        if !self.may_seal(now) {
+            return Err(SendError::NotOpen);
+        }
+        let send = match &mut self.send {
+            Some(send) => send,
+            none => {
+                let incarnation = Incarnation(provider.random().map_err(|_| SendError::Entropy)?);
+                let chain = incarnation_chain(provider, &self.secrets.restart_send, incarnation);
+                none.insert(SendLane::restored(chain, incarnation))
+            }
+        };
+        send.seal(provider, self.remote, Plaintext::Typed(content), limit, out).map(|sealed| sealed.len)
+    }
+
+    pub(crate) fn open(
+        &mut self,
+        provider: &P,
+        now: Timestamp,
+        header: &RecordHeader,
+        frame: &mut [u8],
+    ) -> Result<Opened, FrameError> {
+        if !header.typed {
+            return Err(FrameError::Rejected);
+        }
+        let local = self.local;
+        let is_full = self.incarnations.len() >= MAX_INCARNATIONS;
+        let opened = match header.incarnation {
+            None => self.receive.open(provider, now, local, header, frame)?,
+            Some(incarnation) => match self.incarnations.get_mut(&incarnation) {
+                Some(lane) => lane.open(provider, now, local, header, frame)?,
+                None if is_full => return Err(FrameError::Incarnations),
+                None => {
+                    // In scratch state: whoever makes incarnations up changes nothing.
+                    let chain = incarnation_chain(provider, &self.secrets.restart_receive, incarnation);
+                    let mut lane = ReceiveLane::new(Lane::Stored, chain);
+                    let opened = lane.open(provider, now, local, header, frame)?;
+                    self.incarnations.insert(incarnation, lane);
+                    opened
+                }
+            },
+        };
+        Ok(opened)
+    }
+
+    /// Writes what has to survive a restart, sealed under `key` and bound to `owner`.
+    pub(crate) fn save(&self, provider: &P, key: &P::AeadKey, owner: &[u8; 32]) -> Result<Vec<u8>, FrameError> {
+        let nonce: [u8; 12] = provider.random()?;
+        let flags = u8::from(self.role == Role::Responder)
+            | u8::from(self.confirmed) << 1
+            | u8::from(self.peer_instance.is_some()) << 2;
+        let peer = self.peer.to_saved();
+        let mut state = Vec::with_capacity(SEALED_FROM + FIXED_LEN + peer.len() + TAG_LEN);
+        state.push(VERSION);
+        state.extend_from_slice(&nonce);
+        state.push(flags);
+        state.extend_from_slice(&self.local.0);
+        state.extend_from_slice(&self.remote.0);
+        state.extend_from_slice(&self.since.as_micros().to_be_bytes());
+        state.extend_from_slice(&self.peer_instance.unwrap_or(Instance([0; 4])).0);
+        for secret in [&self.secrets.receive, &self.secrets.restart_send, &self.secrets.restart_receive] {
+            state.extend_from_slice(secret.expose());
+        }
+        state.extend_from_slice(&peer);
+        // In place: the secrets are gone from the buffer when it is returned.
+        let tag = key.seal(&nonce, &associated(owner), state.get_mut(SEALED_FROM..).unwrap_or_default());
+        state.extend_from_slice(&tag);
+        Ok(state)
+    }
+
+    /// Takes back what [`save`](Self::save) wrote.
+    pub(crate) fn restore(key: &P::AeadKey, owner: &[u8; 32], state: &[u8]) -> Result<Self, StateError> {
+        let mut reader = Reader::new(state);
+        match reader.u8("state version")? {
+            VERSION => {}
+            version => return Err(StateError::Version(version)),
+        }
+        let nonce = reader.array("state nonce")?;
+        let (sealed, tag) = reader.rest().split_last_chunk().ok_or(StateError::Rejected)?;
+        let mut plaintext = Zeroizing::new(sealed.to_vec());
+        key.open(&nonce, &associated(owner), &mut plaintext, tag).map_err(|_| StateError::Rejected)?;
+        let mut reader = Reader::new(&plaintext);
+        let flags = reader.u8("state flags")?;
+        let (local, remote) = (Cid(reader.array("state CID")?), Cid(reader.array("state CID")?));
+        let since = Timestamp::from_micros(u64::from_be_bytes(reader.array("state time")?));
+        let peer_instance = Instance(reader.array("state instance")?);
+        let mut secret = || reader.array("state secret").map(Secret::new);
+        let secrets = StoredSecrets { receive: secret()?, restart_send: secret()?, restart_receive: secret()? };
+        let peer = Peer::from_saved(reader.rest())?;
+        let receive = ReceiveLane::new(Lane::Stored, secrets.receive.clone());
+        Ok(Self {
+            role: if flags & 1 == 0 { Role::Initiator } else { Role::Responder },
+            local,
+            remote,
+            peer,
+            since,
+            peer_instance: (flags & 4 != 0).then_some(peer_instance),
+            confirmed: flags & 2 != 0,
+            sealed_by_peer: None,
+            secrets,
+            send: None,
+            restored: true,
+            receive,
+            incarnations: BTreeMap::new(),
+        })
+    }
+}
+
+/// `version 1 | nonce 12 | AEAD( flags 1 | CIDs 8 | time 8 | instance 4 | secrets 96 | peer )`.
+const VERSION: u8 = 1;
+const SEALED_FROM: usize = 1 + 12;
+const FIXED_LEN: usize = 1 + 8 + 8 + 4 + 96;
+
+fn associated(owner: &[u8; 32]) -> Vec<u8> {
+    [label(DOMAIN, "state").as_slice(), &[VERSION], owner].concat()
+}
+
+/// The chain of an incarnation: Expand(restart secret, label(S1, incarnation) || incarnation).
+fn incarnation_chain<P: CryptoProvider>(provider: &P, restart: &Secret<32>, incarnation: Incarnation) -> Secret<32> {
+    let mut chain = Secret::zero();
+    // Expand of 32 octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
+    let _ = provider.hkdf_expand(restart, &[&label(DOMAIN, "incarnation"), &incarnation.0], chain.expose_mut());
+    chain
+}

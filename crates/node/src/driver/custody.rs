@@ -1,0 +1,438 @@
+//! Frames that a relay keeps: leaving them for a peer that is away, taking those that were left for us, and keeping them
+//! where we are the relay.
+
+use std::time::Duration;
+
+use sealway_channel::{ChannelId, Deposit, FrameError, PathId, Received, Record, Source};
+use sealway_identity::Mailbox;
+use sealway_routing::{Deposited, Holding, Push, SessionId, Table};
+use sealway_vault::Vault;
+use sealway_wire::{
+    BoxName, IdentityId, Instance, Lane, MessageId, RecordHeader, Route, Timestamp, VarInt,
+    content::Reliable,
+    hop::{Custody, DiscardReason, HopFrame, Verdict},
+};
+
+use super::{Driver, frames::seal_hop_frame, peers::Stored};
+use crate::{handle::Progress, links::LinkId};
+
+/// Deposits that one turn seals for a peer.
+const TURN: usize = 64;
+/// What the application has committed waits so long for more before it is left for a peer that is away.
+const REPORT_DELAY: Duration = Duration::from_millis(250);
+/// So many frames that wait for nothing else but that report make it leave at once: a relay pushes only so many ahead.
+const REPORT_AT_ONCE: usize = 16;
+/// After how long a deposit is tried again that the relay has not taken.
+const REFUSED: Duration = Duration::from_secs(30);
+/// Frames that a relay has pushed and that wait for the application, of one peer: more are left to the relay.
+const MAX_PUSHES: usize = 256;
+
+/// What was deposited and waits for the relay's answer.
+#[derive(Debug)]
+pub(super) enum Outstanding {
+    Message { peer: IdentityId, id: MessageId },
+    Report { peer: IdentityId, instance: Instance },
+}
+
+/// A frame that a relay has pushed, for its verdict.
+#[derive(Clone, Copy)]
+pub(crate) struct Pushed {
+    pub(super) hop: ChannelId,
+    pub(super) number: VarInt,
+}
+
+/// Where a peer's box is, and what we have for it.
+#[derive(Default)]
+pub(super) struct Away {
+    pub(super) mailbox: Option<Mailbox>,
+    /// Since when the peer is taken to be away.
+    since: Option<Timestamp>,
+    /// Until when the relay takes nothing.
+    pub(super) paused: Option<Timestamp>,
+    /// Instances of the peer of which we have committed messages that it does not know of, and when it is to be told.
+    unreported: Vec<Instance>,
+    pub(super) report_at: Option<Timestamp>,
+    /// The same, on their way to the relay.
+    reporting: Vec<Instance>,
+    /// Frames that were pushed, by the message that is in them.
+    pushes: Vec<(MessageId, Pushed)>,
+}
+
+impl Away {
+    fn is_reported(&self, instance: Instance) -> bool {
+        !self.unreported.contains(&instance) && !self.reporting.contains(&instance)
+    }
+
+    fn unreported(&mut self, instance: Instance, at: Timestamp) {
+        if !self.unreported.contains(&instance) {
+            self.unreported.push(instance);
+        }
+        self.report_at = Some(self.report_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+impl<V: Vault + Clone + 'static> Driver<V> {
+    // ---- as a sender ----
+
+    /// The way over a relay brought nothing back: what is under way is left in the peer's box.
+    pub(super) fn mark_away(&mut self, now: Timestamp, id: IdentityId) {
+        self.notice_return(now, id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.away.mailbox.is_some() && peer.away.since.is_none() {
+            tracing::debug!(peer = %id.short(), "away: what is for it is left at the relay");
+            peer.away.since = Some(now);
+            peer.outbox.redirect();
+            peer.wake();
+        }
+    }
+
+    /// Takes note of a live record that has come since the peer was taken to be away.
+    pub(super) fn notice_return(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let heard = peer.channel.and_then(|channel| self.endpoint.heard_at(channel));
+        if let (Some(since), Some(heard)) = (peer.away.since, heard)
+            && heard > since
+        {
+            peer.outbox.peer_is_back(now);
+            self.peer_is_here(now, id);
+        }
+    }
+
+    /// The peer has a live session with us: nothing is left at the relay any more.
+    pub(super) fn peer_is_here(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.away.since = None;
+        peer.away.paused = None;
+        peer.away.report_at = None;
+        peer.wake();
+        for instance in std::mem::take(&mut peer.away.unreported) {
+            self.report_committed(now, id, instance);
+        }
+        self.settle_pushes(now, id);
+    }
+
+    /// Whether what is for the peer has to be left in its box.
+    pub(super) fn is_away(&mut self, id: IdentityId) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let Some(channel) = peer.channel else { return false };
+        // One that we cannot call and have no live session with has to be waited for.
+        let cannot_call = peer.card.is_none() && !self.endpoint.is_open(channel);
+        peer.away.mailbox.is_some() && (peer.away.since.is_some() || cannot_call)
+    }
+
+    /// The hop channel to the relay that has a box, and its dial, if we are attached there.
+    fn way_to(&mut self, mailbox: Mailbox) -> Option<(usize, ChannelId)> {
+        let index = self.dials.iter().position(|dial| dial.card.id() == mailbox.relay)?;
+        let is_attached = self.dials[index].attachment().is_some_and(|attachment| attachment.attached);
+        self.dials[index].channel.filter(|_| is_attached).map(|hop| (index, hop))
+    }
+
+    /// Leaves what is due in the box of a peer that is away.
+    pub(super) fn deposit_due(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let (channel, mailbox) = (peer.channel, peer.away.mailbox);
+        if peer.away.paused.is_some_and(|until| until > now) {
+            peer.awake = false;
+            return;
+        }
+        peer.away.paused = None;
+        let way = mailbox.and_then(|mailbox| self.way_to(mailbox).map(|(index, hop)| (index, hop, mailbox.name)));
+        let (Some(channel), Some((index, hop, name))) = (channel, way) else { return self.block(id) };
+        if !self.endpoint.may_deposit(now, channel) {
+            return self.block(id);
+        }
+        self.deposit_reports(now, id, channel, (index, hop, name));
+        let mut frame = std::mem::take(&mut self.scratch.inner);
+        for sent in 0.. {
+            let has_room = self.hop_has_room(hop);
+            let Some(peer) = self.peers.get_mut(&id) else { break };
+            if !has_room {
+                self.block(id);
+                break;
+            }
+            peer.blocked = false;
+            if sent == TURN {
+                self.room.notify_one();
+                break;
+            }
+            let Some(message) = peer.outbox.poll_send(now, Lane::Stored) else {
+                peer.awake = false;
+                break;
+            };
+            let message_id = message.id;
+            let deposit = Deposit::Message(Reliable {
+                instance: Some(message.id.instance),
+                number: message.id.number,
+                lowest: message.lowest,
+                body: message.body,
+            });
+            let len = match self.endpoint.seal_deposit(now, channel, deposit, &mut frame) {
+                Ok(len) => len,
+                Err(error) => {
+                    tracing::debug!(%error, "a message was not sealed for the relay; it waits");
+                    self.block(id);
+                    break;
+                }
+            };
+            // Rounded up: 0 would mean for ever.
+            let seconds = peer.outbox.remaining(now, message_id).map_or(0, |left| left.as_secs() + 1);
+            let outstanding = Outstanding::Message { peer: id, id: message_id };
+            self.deposit(now, (index, hop, name), seconds, &frame[..len], outstanding);
+        }
+        self.scratch.inner = frame;
+    }
+
+    fn deposit_reports(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        channel: ChannelId,
+        way: (usize, ChannelId, BoxName),
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.away.report_at.is_none_or(|at| at > now) {
+            return;
+        }
+        peer.away.report_at = None;
+        let mut frame = std::mem::take(&mut self.scratch.inner);
+        for instance in std::mem::take(&mut peer.away.unreported) {
+            let Some(peer) = self.peers.get_mut(&id) else { break };
+            let Some(committed) = peer.inbox.committed(instance) else { continue };
+            match self.endpoint.seal_deposit(now, channel, Deposit::Committed(committed), &mut frame) {
+                Ok(len) => {
+                    peer.away.reporting.push(instance);
+                    self.deposit(now, way, 0, &frame[..len], Outstanding::Report { peer: id, instance });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "what was committed was not sealed for the relay; it waits");
+                    peer.away.unreported(instance, now.after(REFUSED));
+                }
+            }
+        }
+        self.scratch.inner = frame;
+    }
+
+    fn deposit(
+        &mut self,
+        now: Timestamp,
+        (index, hop, name): (usize, ChannelId, BoxName),
+        seconds: u64,
+        frame: &[u8],
+        outstanding: Outstanding,
+    ) {
+        let Some(attachment) = self.dials[index].attachment() else { return };
+        tracing::trace!(?outstanding, octets = frame.len(), "deposit");
+        let number = attachment.next_deposit;
+        attachment.next_deposit += 1;
+        attachment.deposits.insert(number, outstanding);
+        let varint = |number| VarInt::new(number).unwrap_or(VarInt::MAX);
+        let (number, seconds) = (varint(number), varint(seconds));
+        self.send_hop_frame(now, hop, &HopFrame::Deposit { number, seconds, route: Route::to_box(name), frame });
+    }
+
+    /// The relay has answered a deposit.
+    pub(super) fn deposit_answered(&mut self, now: Timestamp, index: usize, number: VarInt, outcome: Custody) {
+        let attachment = self.dials[index].attachment();
+        let Some(outstanding) = attachment.and_then(|attachment| attachment.deposits.remove(&number.get())) else {
+            return;
+        };
+        if !matches!(outcome, Custody::Kept { .. }) {
+            tracing::warn!(?outcome, "the relay has not taken what was left for a peer; it is tried again later");
+        }
+        match outstanding {
+            Outstanding::Message { peer: id, id: message } => {
+                let Some(peer) = self.peers.get_mut(&id) else { return };
+                peer.awake = true;
+                if let Custody::Kept { seconds } = outcome {
+                    let batch = peer.outbox.in_custody(now, message, Duration::from_secs(seconds.get()));
+                    if peer.outbox.is_in_custody(message) {
+                        peer.report(message, Progress::InCustody);
+                    }
+                    self.write(batch, Stored::Removed);
+                } else {
+                    peer.outbox.not_kept(now, message, REFUSED);
+                    peer.away.paused = Some(now.after(REFUSED));
+                }
+            }
+            Outstanding::Report { peer: id, instance } => {
+                let Some(peer) = self.peers.get_mut(&id) else { return };
+                if let Some(at) = peer.away.reporting.iter().position(|reporting| *reporting == instance) {
+                    peer.away.reporting.swap_remove(at);
+                }
+                if !matches!(outcome, Custody::Kept { .. }) {
+                    peer.away.unreported(instance, now.after(REFUSED));
+                }
+                self.settle_pushes(now, id);
+            }
+        }
+    }
+
+    /// A hop session has ended: what it left unanswered is deposited again, and what it pushed comes again.
+    pub(super) fn hop_lost(&mut self, now: Timestamp, index: usize, hop: ChannelId) {
+        let Some(attachment) = self.dials[index].attachment() else { return };
+        attachment.next_deposit = 0;
+        for outstanding in std::mem::take(&mut attachment.deposits).into_values() {
+            let Outstanding::Report { peer: id, instance } = outstanding else { continue };
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.away.reporting.retain(|reporting| *reporting != instance);
+                peer.away.unreported(instance, now);
+            }
+        }
+        for peer in self.peers.values_mut() {
+            peer.away.pushes.retain(|(_, pushed)| pushed.hop != hop);
+        }
+    }
+
+    // ---- as a recipient ----
+
+    /// The relay hands over a frame that it has kept.
+    pub(super) fn pushed(&mut self, now: Timestamp, index: usize, pushed: Pushed, frame: &[u8]) {
+        let may_be_kept = |header: RecordHeader| header.lane == Lane::Stored && header.typed;
+        if !RecordHeader::decode(frame).is_ok_and(|(header, _)| may_be_kept(header)) {
+            return self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Misplaced));
+        }
+        let mut frame = frame.to_vec();
+        // It came out of a box: there is no path to answer on, and records of the stored lane are not answered.
+        let path = PathId(u64::MAX - index as u64);
+        match self.endpoint.handle_frame(now, path, Source(path.0), &mut frame) {
+            Ok(Received::Record { channel, record, .. }) if !self.by_hop.contains_key(&channel) => {
+                self.take_pushed(now, channel, pushed, record);
+            }
+            Ok(_) | Err(FrameError::Decode(_)) => {
+                self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Protocol));
+            }
+            Err(FrameError::NotAdmitted) => self.give_verdict(now, pushed, Verdict::Later),
+            Err(error) => {
+                self.statistics.refused_frames += 1;
+                tracing::debug!(%error, "a frame that the relay has kept does not open");
+                self.give_verdict(now, pushed, Verdict::Unopened);
+            }
+        }
+    }
+
+    fn take_pushed(&mut self, now: Timestamp, channel: ChannelId, pushed: Pushed, record: Record<'_>) {
+        let Some(id) = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel)) else { return };
+        match record {
+            Record::Message { instance, number, .. } => {
+                let message = MessageId { instance, number };
+                let full = self.peers.get(&id).is_some_and(|peer| peer.away.pushes.len() >= MAX_PUSHES);
+                if full {
+                    return self.give_verdict(now, pushed, Verdict::Later);
+                }
+                self.offer(id);
+                self.handle_record(now, channel, record);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.away.pushes.push((message, pushed));
+                }
+                self.settle_pushes(now, id);
+            }
+            Record::Committed(committed) => {
+                let Some(batch) = self.peer_committed(now, id, &committed) else { return };
+                // Not before it is on disk that these messages need not be sent again.
+                match &self.writer {
+                    Some(writer) if !batch.is_empty() => writer.write(batch, Stored::Taken(pushed)),
+                    _ => self.give_verdict(now, pushed, Verdict::Done),
+                }
+            }
+            Record::Datagram(_) => self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Protocol)),
+        }
+    }
+
+    /// Tells relays what has become of the frames that they have pushed.
+    pub(super) fn settle_pushes(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let mut verdicts = Vec::new();
+        let (inbox, away) = (&peer.inbox, &mut peer.away);
+        let pushes = std::mem::take(&mut away.pushes);
+        let mut unreported = 0;
+        for (message, pushed) in pushes {
+            match inbox.holding(message) {
+                // The sender is to know it first: the relay's copy would bring it up again if we crashed in between.
+                Holding::Committed if away.is_reported(message.instance) => verdicts.push((pushed, Verdict::Done)),
+                Holding::Committed => {
+                    unreported += 1;
+                    away.pushes.push((message, pushed));
+                }
+                Holding::Waiting => away.pushes.push((message, pushed)),
+                Holding::Nothing => verdicts.push((pushed, Verdict::Later)),
+            }
+        }
+        if unreported >= REPORT_AT_ONCE && away.report_at.is_some() {
+            away.report_at = Some(now);
+        }
+        for (pushed, verdict) in verdicts {
+            self.give_verdict(now, pushed, verdict);
+        }
+    }
+
+    pub(super) fn give_verdict(&mut self, now: Timestamp, pushed: Pushed, verdict: Verdict) {
+        tracing::trace!(?verdict, number = pushed.number.get(), "verdict");
+        // If the hop session has ended, the relay pushes again in the next one.
+        self.send_hop_frame(now, pushed.hop, &HopFrame::Verdict { number: pushed.number, verdict });
+    }
+
+    /// What the application has committed is to be told to the peer, over its box if it is away.
+    pub(super) fn report_to_box(&mut self, now: Timestamp, id: IdentityId, instance: Instance) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.away.unreported(instance, now.after(REPORT_DELAY));
+        }
+    }
+
+    /// What is to be told some time is told now, for there is no later.
+    pub(super) fn report_at_once(&mut self, now: Timestamp) {
+        for peer in self.peers.values_mut().filter(|peer| !peer.away.unreported.is_empty()) {
+            peer.away.since.get_or_insert(now);
+            peer.away.report_at = Some(now);
+            peer.wake();
+        }
+    }
+
+    // ---- as a relay ----
+
+    pub(super) fn deposit_written(&mut self, now: Timestamp, deposit: Deposited, is_written: bool) {
+        let Self { relay, endpoint, links, scratch, statistics, .. } = self;
+        let Some(relay) = relay else { return };
+        let mut answer = |session: SessionId, frame: &HopFrame<'_>| {
+            let channel = ChannelId(session.0);
+            let pushed = seal_hop_frame(now, endpoint, links, scratch, channel, frame);
+            statistics.dropped_frames += u64::from(!pushed);
+        };
+        if is_written {
+            relay.deposited(deposit, &mut answer);
+        } else {
+            relay.not_deposited(deposit, &mut answer);
+        }
+        statistics.kept_frames += u64::from(is_written);
+        statistics.refused_deposits += u64::from(!is_written);
+    }
+
+    /// Deletes what has outlived its time, and reads what is to be pushed.
+    pub(super) fn pump_relay(&mut self, now: Timestamp) {
+        let Some(relay) = &mut self.relay else { return };
+        let (expired, batch) = relay.handle_timeout(now);
+        let Some(writer) = &self.writer else { return };
+        self.statistics.expired_frames += u64::try_from(expired).unwrap_or(u64::MAX);
+        while let Some(push) = relay.poll_push(now) {
+            writer.read(Table::Custody, push.id.key(), Stored::Fetched(push));
+        }
+        if expired > 0 {
+            tracing::info!(expired, "frames in custody have outlived their time");
+            self.write(batch, Stored::Removed);
+        }
+    }
+
+    pub(super) fn fetched(&mut self, now: Timestamp, push: Push, row: Option<&[u8]>) {
+        let Self { relay, endpoint, links, scratch, statistics, .. } = self;
+        let Some(relay) = relay else { return };
+        relay.push(now, push, row, |session, frame| {
+            let pushed = seal_hop_frame(now, endpoint, links, scratch, ChannelId(session.0), frame);
+            statistics.pushed_frames += u64::from(pushed);
+            pushed
+        });
+    }
+
+    fn hop_has_room(&mut self, hop: ChannelId) -> bool {
+        let link = self.endpoint.path(hop).map(|path| LinkId(path.0));
+        link.and_then(|link| self.links.get(&link)).is_some_and(|link| link.queue.has_room())
+    }
+}

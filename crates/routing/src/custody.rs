@@ -1,0 +1,252 @@
+//! Frames that a relay keeps until their recipients take them.
+//!
+//! ```text
+//!  DEPOSIT ──► written ──CUSTODY──► waits ──PUSH──► pushed ──done, discard, third time unopened──► deleted
+//!                                     ▲               │
+//!                                     └── later ──────┘ hop session ends, no verdict in a minute
+//! ```
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+use core::time::Duration;
+
+use sealway_wire::{BoxName, IdentityId, Reader, Timestamp};
+
+use crate::{Batch, Limits, Table};
+
+/// What a frame counts beside its octets, for its row and its places in memory.
+const OVERHEAD: usize = 128;
+/// After how long a frame is pushed again that the recipient could not take.
+const LATER: Duration = Duration::from_secs(5);
+/// After how long a frame is pushed again of which the recipient has said nothing.
+const UNANSWERED: Duration = Duration::from_secs(60);
+/// How often a frame may not open.
+const UNOPENED: u8 = 3;
+
+/// A frame in custody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CustodyId {
+    /// First, so that frames for one recipient are pushed in the order in which they came.
+    order: u64,
+    name: BoxName,
+}
+
+impl CustodyId {
+    /// Its key in [`Table::Custody`].
+    #[must_use]
+    pub fn key(&self) -> Vec<u8> {
+        [self.name.0.as_slice(), &self.order.to_be_bytes()].concat()
+    }
+}
+
+/// Why a frame is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+struct Item {
+    owner: IdentityId,
+    depositor: IdentityId,
+    octets: usize,
+    expires: Timestamp,
+    /// Its place in the queue of its owner; none while it is being written.
+    next: Option<Timestamp>,
+    unopened: u8,
+}
+
+/// Everything in custody, without the frames themselves: these are on disk.
+#[derive(Default)]
+pub(crate) struct Custody {
+    items: BTreeMap<CustodyId, Item>,
+    /// What is to be pushed to each owner, and from when on.
+    queues: BTreeMap<IdentityId, BTreeSet<(Timestamp, CustodyId)>>,
+    expiries: BTreeSet<(Timestamp, CustodyId)>,
+    octets_of_box: BTreeMap<BoxName, usize>,
+    octets_of_depositor: BTreeMap<IdentityId, usize>,
+    octets: usize,
+    next_order: u64,
+}
+
+/// Who is concerned by a frame in custody.
+#[derive(Clone, Copy)]
+pub(crate) struct Parties {
+    pub(crate) owner: IdentityId,
+    pub(crate) depositor: IdentityId,
+}
+
+impl Custody {
+    /// Takes a frame in. It is pushed after [`written`](Self::written).
+    pub(crate) fn deposit(
+        &mut self,
+        limits: &Limits,
+        name: BoxName,
+        parties: Parties,
+        expires: Timestamp,
+        frame: &[u8],
+    ) -> Result<(CustodyId, Batch), Full> {
+        let octets = frame.len() + OVERHEAD;
+        let of_box = self.octets_of_box.get(&name).copied().unwrap_or(0);
+        let of_depositor = self.octets_of_depositor.get(&parties.depositor).copied().unwrap_or(0);
+        if of_box + octets > limits.box_octets
+            || of_depositor + octets > limits.depositor_octets
+            || self.octets + octets > limits.custody_octets
+        {
+            return Err(Full);
+        }
+        let id = CustodyId { order: self.next_order, name };
+        self.insert(id, parties, expires, octets);
+        let mut batch = Batch::default();
+        let value = [expires.as_micros().to_be_bytes().as_slice(), &parties.depositor.0, frame].concat();
+        batch.put(Table::Custody, id.key(), value);
+        Ok((id, batch))
+    }
+
+    /// Takes a row back from the store, of a box of `owner`.
+    pub(crate) fn load(&mut self, id: CustodyId, owner: IdentityId, value: &[u8]) -> bool {
+        let Some(Row { expires, depositor, frame }) = Row::decode(value) else { return false };
+        self.insert(id, Parties { owner, depositor }, expires, frame.len() + OVERHEAD);
+        self.reschedule(id, Some(Timestamp::from_micros(0)));
+        true
+    }
+
+    /// The box and the order that a key in [`Table::Custody`] names.
+    pub(crate) fn parse_key(key: &[u8]) -> Option<(BoxName, CustodyId)> {
+        let (name, order) = key.split_first_chunk()?;
+        let name = BoxName(*name);
+        Some((name, CustodyId { order: u64::from_be_bytes(order.try_into().ok()?), name }))
+    }
+
+    /// The frame of a row.
+    pub(crate) fn frame_of(value: &[u8]) -> Option<&[u8]> {
+        Row::decode(value).map(|row| row.frame)
+    }
+
+    fn insert(&mut self, id: CustodyId, parties: Parties, expires: Timestamp, octets: usize) {
+        let Parties { owner, depositor } = parties;
+        self.next_order = self.next_order.max(id.order.saturating_add(1));
+        self.octets += octets;
+        *self.octets_of_box.entry(id.name).or_default() += octets;
+        *self.octets_of_depositor.entry(depositor).or_default() += octets;
+        self.expiries.insert((expires, id));
+        self.items.insert(id, Item { owner, depositor, octets, expires, next: None, unopened: 0 });
+    }
+
+    /// A frame is on disk. Returns its owner.
+    pub(crate) fn written(&mut self, id: CustodyId) -> Option<IdentityId> {
+        self.reschedule(id, Some(Timestamp::from_micros(0)));
+        self.items.get(&id).map(|item| item.owner)
+    }
+
+    fn reschedule(&mut self, id: CustodyId, next: Option<Timestamp>) {
+        let Some(item) = self.items.get_mut(&id) else { return };
+        let queue = self.queues.entry(item.owner).or_default();
+        if let Some(old) = item.next {
+            queue.remove(&(old, id));
+        }
+        item.next = next;
+        queue.extend(next.map(|next| (next, id)));
+        if queue.is_empty() {
+            self.queues.remove(&item.owner);
+        }
+    }
+
+    /// The frame that is to be pushed to `owner` next, and its octets. It counts as pushed.
+    pub(crate) fn next_for(&mut self, now: Timestamp, owner: &IdentityId) -> Option<(CustodyId, usize)> {
+        let (_, id) = self.queues.get(owner)?.first().copied().filter(|(next, _)| *next <= now)?;
+        self.reschedule(id, Some(now.after(UNANSWERED)));
+        self.items.get(&id).map(|item| (id, item.octets))
+    }
+
+    /// When something is to be pushed to `owner`.
+    pub(crate) fn next_time(&self, owner: &IdentityId) -> Option<Timestamp> {
+        self.queues.get(owner)?.first().map(|(next, _)| *next)
+    }
+
+    /// Everything for `owner` is to be pushed from the beginning: it has attached.
+    pub(crate) fn begin_anew(&mut self, owner: &IdentityId) {
+        let queue = self.queues.get(owner).into_iter().flatten();
+        let ids: Vec<CustodyId> = queue.map(|(_, id)| *id).collect();
+        ids.into_iter().for_each(|id| self.reschedule(id, Some(Timestamp::from_micros(0))));
+    }
+
+    /// The recipient cannot take a frame now.
+    pub(crate) fn later(&mut self, now: Timestamp, id: CustodyId) {
+        self.reschedule(id, Some(now.after(LATER)));
+    }
+
+    /// A frame was pushed to a session that has ended, or that had no room.
+    pub(crate) fn not_pushed(&mut self, now: Timestamp, id: CustodyId) {
+        self.reschedule(id, Some(now));
+    }
+
+    /// A frame did not open at the recipient. Returns whether that was once too often.
+    pub(crate) fn unopened(&mut self, now: Timestamp, id: CustodyId) -> bool {
+        let Some(item) = self.items.get_mut(&id) else { return false };
+        item.unopened += 1;
+        let too_often = item.unopened >= UNOPENED;
+        self.later(now, id);
+        too_often
+    }
+
+    /// Deletes a frame.
+    pub(crate) fn remove(&mut self, id: CustodyId) -> Batch {
+        self.reschedule(id, None);
+        let mut batch = Batch::default();
+        if let Some(item) = self.items.remove(&id) {
+            self.expiries.remove(&(item.expires, id));
+            self.octets -= item.octets;
+            release(&mut self.octets_of_box, id.name, item.octets);
+            release(&mut self.octets_of_depositor, item.depositor, item.octets);
+            batch.delete(Table::Custody, id.key());
+        }
+        batch
+    }
+
+    /// Deletes what has outlived its time. Returns how many frames that were.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> (usize, Batch) {
+        let (mut count, mut all) = (0, Batch::default());
+        while let Some((_, id)) = self.expiries.first().copied().filter(|(at, _)| *at <= now) {
+            all.operations.extend(self.remove(id).operations);
+            count += 1;
+        }
+        (count, all)
+    }
+
+    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(crate) const fn octets(&self) -> usize {
+        self.octets
+    }
+}
+
+fn release<K: Ord>(shares: &mut BTreeMap<K, usize>, of: K, octets: usize) {
+    if let Some(share) = shares.get_mut(&of) {
+        *share -= octets;
+        if *share == 0 {
+            shares.remove(&of);
+        }
+    }
+}
+
+/// `expires 8 | depositor 32 | frame`.
+struct Row<'a> {
+    expires: Timestamp,
+    depositor: IdentityId,
+    frame: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    fn decode(value: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(value);
+        let expires = Timestamp::from_micros(u64::from_be_bytes(reader.array("custody expiry").ok()?));
+        let depositor = IdentityId(reader.array("custody depositor").ok()?);
+        Some(Self { expires, depositor, frame: reader.rest() })
+    }
+}

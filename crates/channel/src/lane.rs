@@ -39,6 +39,9 @@ const fn epoch_of(counter: Counter) -> u64 {
     counter.get() >> EPOCH_BITS
 }
 
+#[cfg(sealway_break)]
+use sealway_wire::danger;
+
 /// The keys of one epoch, ready for use.
 struct EpochKeys<P: CryptoProvider> {
     epoch: u64,
@@ -49,6 +52,25 @@ struct EpochKeys<P: CryptoProvider> {
 impl<P: CryptoProvider> EpochKeys<P> {
     fn new(epoch: u64, secrets: &EpochSecrets) -> Self {
         Self { epoch, key: P::AeadKey::new(&secrets.key), iv: secrets.iv.clone() }
+    }
+
+    /// Decrypts in place, if the tag verifies.
+    fn open(
+        &self,
+        counter: Counter,
+        associated: &Associated,
+        data: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), FrameError> {
+        let nonce = self.nonce(counter);
+        let opened = self.key.open(&nonce, associated.as_slice(), data, tag);
+        #[cfg(sealway_break)]
+        if opened.is_err() && danger::is_off(danger::Protection::Tag) {
+            // The mode is a stream cipher: encrypting once more decrypts, whatever the tag says.
+            self.key.seal(&nonce, associated.as_slice(), data);
+            return Ok(());
+        }
+        opened.map_err(|_| FrameError::Rejected)
     }
 
     /// iv XOR the counter in 8 octets, right-aligned.
@@ -277,11 +299,10 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         let data = &mut head[start..];
         let epoch = epoch_of(counter);
         if let Some(keys) = self.known(epoch) {
-            keys.key.open(&keys.nonce(counter), associated.as_slice(), data, tag).map_err(|_| FrameError::Rejected)?;
+            keys.open(counter, &associated, data, tag)?;
         } else {
             let ahead = self.derive(provider, now, epoch)?;
-            let nonce = ahead.current.nonce(counter);
-            ahead.current.key.open(&nonce, associated.as_slice(), data, tag).map_err(|_| FrameError::Rejected)?;
+            ahead.current.open(counter, &associated, data, tag)?;
             self.previous = ahead.previous.or(self.current.take());
             self.current = Some(ahead.current);
             self.chain = ahead.chain;
@@ -295,6 +316,8 @@ impl<P: CryptoProvider> ReceiveLane<P> {
 
     fn admits(&self, counter: Counter) -> bool {
         match &self.window {
+            #[cfg(sealway_break)]
+            Some(_) if danger::is_off(danger::Protection::Window) => true,
             Some(window) => window.admits(counter.get()),
             None => counter.get() < MAX_STORED,
         }

@@ -151,6 +151,10 @@ pub(crate) struct HeartRate {
     /// The seed of all damage, for a run that repeats it.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Turns one protection off: window, tag or ack. Only in builds for tests.
+    #[cfg(sealway_break)]
+    #[arg(long = "break", value_name = "PROTECTION")]
+    pub(crate) broken: Option<String>,
 }
 
 /// Which process of a demonstration this is.

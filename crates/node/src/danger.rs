@@ -9,3 +9,6 @@ pub trait RelayTap: Send + Sync {
     /// The frames that client `to` gets instead of `frame`: none, the same, others, more.
     fn passes_on(&self, to: u64, frame: &[u8]) -> Vec<Vec<u8>>;
 }
+
+#[cfg(sealway_break)]
+pub use sealway_wire::danger::{Protection, turn_off};

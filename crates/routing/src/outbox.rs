@@ -11,6 +11,9 @@ use sealway_wire::{
     content::{COMMIT_WINDOW, Committed},
 };
 
+#[cfg(sealway_break)]
+use sealway_wire::danger;
+
 use crate::{Batch, Table};
 
 /// Messages that may be under way at once: no more than an inbox has places for.
@@ -227,6 +230,11 @@ impl Outbox {
     /// The next message that is to be sent now on `lane`: live to a peer that is there, stored to the box of one that is
     /// away. It counts as sent.
     pub fn poll_send(&mut self, now: Timestamp, lane: Lane) -> Option<ToSend<'_>> {
+        #[cfg(sealway_break)]
+        if danger::is_off(danger::Protection::Ack) {
+            // What was sent is forgotten: who keeps it until it has arrived?
+            let _ = self.remove(|entry| entry.sent.is_some());
+        }
         let timeout = self.timeout();
         let due = match lane {
             Lane::Live => self.due_live(now),

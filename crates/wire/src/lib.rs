@@ -32,6 +32,8 @@
 pub mod address;
 pub mod content;
 mod counter;
+#[cfg(sealway_break)]
+pub mod danger;
 mod error;
 pub mod handshake;
 mod hex;

@@ -11,9 +11,6 @@ use tokio::{
 use super::files::Folder;
 use crate::failure::Failure;
 
-/// A step that takes longer has failed.
-const STEP: Duration = Duration::from_secs(180);
-
 /// A line that a process has said.
 pub(crate) struct Said {
     pub(crate) who: &'static str,
@@ -23,6 +20,9 @@ pub(crate) struct Said {
 /// What the processes say, in the order in which it arrives.
 pub(crate) struct Stage {
     folder: Folder,
+    pub(crate) step: Duration,
+    /// For every process, beside what this one has.
+    pub(crate) environment: Vec<(&'static str, String)>,
     said: mpsc::UnboundedReceiver<Said>,
     sayer: mpsc::UnboundedSender<Said>,
 }
@@ -34,9 +34,10 @@ pub(crate) struct Actor {
 }
 
 impl Stage {
-    pub(crate) fn new(folder: Folder) -> Self {
+    /// A stage on which nothing is waited for longer than `step`.
+    pub(crate) fn new(folder: Folder, step: Duration) -> Self {
         let (sayer, said) = mpsc::unbounded_channel();
-        Self { folder, said, sayer }
+        Self { folder, step, environment: Vec::new(), said, sayer }
     }
 
     /// Starts a process of the demonstration. Its log goes to the folder.
@@ -48,6 +49,7 @@ impl Stage {
             .arg(&self.folder.0)
             .args([address, &seed.to_string()])
             .env("SEALWAY_LOG", "info")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.map_err(failed)?)
@@ -79,7 +81,7 @@ impl Stage {
             }
             None
         };
-        match tokio::time::timeout(STEP, waiting).await {
+        match tokio::time::timeout(self.step, waiting).await {
             Ok(Some(said)) => Ok(said),
             _ => Err(Failure::failed(format!("the demonstration has stalled while waiting for {what}"))),
         }

@@ -4,6 +4,8 @@
 //! files alone: what the phone has committed against the recording, the monitor's settings against what was set, and what of
 //! the readings is to be found in all that the relay has seen.
 
+#[cfg(sealway_break)]
+mod broken;
 mod children;
 mod files;
 mod reading;
@@ -13,7 +15,13 @@ mod tamper;
 mod tls;
 mod wiretap;
 
-use std::{collections::HashMap, net::SocketAddr, process::ExitCode, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use sealway::Identity;
 
@@ -30,6 +38,8 @@ use crate::{
 };
 
 pub(crate) async fn run_role(role: &DemoRole) -> Result<(), Failure> {
+    #[cfg(sealway_break)]
+    broken::turn_off()?;
     let folder = Folder(role.folder.clone());
     match role.role.as_str() {
         "relay" => roles::relay(&folder, &role.address, role.seed).await,
@@ -44,7 +54,10 @@ pub(crate) async fn run(options: HeartRate) -> Result<ExitCode, Failure> {
     let temporary = tempfile::Builder::new().prefix("sealway-demo-").tempdir();
     let temporary = temporary.map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
     let folder = Folder(temporary.path().to_path_buf());
-    let outcome = play(&folder, options.seed).await;
+    let stage = Stage::new(folder.clone(), STEP);
+    #[cfg(sealway_break)]
+    let stage = broken::prepare(stage, &options);
+    let outcome = play(&folder, stage, options.seed).await;
     if options.keep {
         println!("everything is in {}", temporary.keep().display());
     }
@@ -58,18 +71,25 @@ struct Acts {
     relay_kills: u32,
     phone_absences: u32,
     monitor_absences: u32,
+    /// Readings that were nowhere but on the disks of a monitor that was gone and a relay that was killed.
+    kept: usize,
 }
 
-async fn play(folder: &Folder, seed: u64) -> Result<ExitCode, Failure> {
+/// A step that takes longer has failed.
+const STEP: Duration = Duration::from_secs(120);
+
+async fn play(folder: &Folder, mut stage: Stage, seed: u64) -> Result<ExitCode, Failure> {
     println!(
         "monitor ──► relay ──► phone: 501 recorded beats, sealed from end to end. The relay tampers with every eighth"
     );
     println!("frame, a stranger on the wire in front of it flips bits, and all three are killed and started again.\n");
-    let mut stage = Stage::new(folder.clone());
     let wiretap = Wiretap::bind(folder, "wire.seen", true).await?;
     make_identities(folder, wiretap.address)?;
     let mut acts = Acts::default();
-    perform(folder, &mut stage, &wiretap, &mut acts, seed).await?;
+    // Who has not got what was sent to it in time has lost it: the count says so.
+    if let Err(failure) = perform(folder, &mut stage, &wiretap, &mut acts, seed).await {
+        let _ = failure.report();
+    }
     let tls_delivered = perform_over_tls(folder, &mut stage).await?;
     conclude(folder, &acts, &wiretap, tls_delivered)
 }
@@ -153,6 +173,19 @@ async fn send(stage: &mut Stage, monitor: &mut Actor, from: usize, to: usize) ->
     stage.wait("the monitor to send", |said| said.line == last).await.map(drop)
 }
 
+/// Has the monitor send readings, and waits until the relay has all of them on its disk.
+async fn leave(stage: &mut Stage, monitor: &mut Actor, from: usize, to: usize) -> Result<usize, Failure> {
+    monitor.order(&format!("send {from} {to}")).await?;
+    let mut kept = BTreeSet::new();
+    let all = |said: &Said| {
+        let sequence = said.line.strip_prefix("kept ").and_then(|sequence| sequence.parse::<usize>().ok());
+        kept.extend(sequence.filter(|sequence| said.who == "monitor" && (from..to).contains(sequence)));
+        kept.len() == to - from
+    };
+    stage.wait("the relay to keep the monitor's readings", all).await?;
+    Ok(kept.len())
+}
+
 async fn perform(
     folder: &Folder,
     stage: &mut Stage,
@@ -201,9 +234,29 @@ async fn perform(
     committed(folder, stage, 400).await?;
     settled(folder, stage, acts).await?;
 
-    println!("5. Everybody is there.");
+    println!("5. They are never there at the same time: the relay keeps what they leave, and is killed meanwhile.");
+    phone.kill().await?;
+    acts.phone_absences += 1;
+    acts.kept = leave(stage, &mut monitor, 400, 450).await?;
+    monitor.kill().await?;
+    acts.monitor_absences += 1;
+    relay.kill().await?;
+    acts.relay_kills += 1;
+    let (relay, _) = start_relay(stage, &address.to_string(), seed + 2).await?;
+    let mut phone = start_end(stage, "phone", "127.0.0.3").await?;
+    committed(folder, stage, 450).await?;
     set(stage, &mut phone, acts).await?;
-    send(stage, &mut monitor, 400, 501).await?;
+    let kept = format!("kept {}", acts.settings.last().map_or("", String::as_str));
+    stage.wait("the relay to keep the phone's setting", |said| said.line == kept).await?;
+    phone.kill().await?;
+    acts.phone_absences += 1;
+    let mut monitor = start_end(stage, "monitor", "127.0.0.2").await?;
+    settled(folder, stage, acts).await?;
+    let mut phone = start_end(stage, "phone", "127.0.0.5").await?;
+
+    println!("6. Everybody is there.");
+    set(stage, &mut phone, acts).await?;
+    send(stage, &mut monitor, 450, 501).await?;
     committed(folder, stage, 501).await?;
     settled(folder, stage, acts).await?;
     // What the relay still holds back or repeats has until the end of these processes to do harm.
@@ -214,7 +267,7 @@ async fn perform(
 }
 
 async fn perform_over_tls(folder: &Folder, stage: &mut Stage) -> Result<usize, Failure> {
-    println!("6. The same beats over TLS: monitor ──TLS──► relay ──TLS──► phone.");
+    println!("7. The same beats over TLS: monitor ──TLS──► relay ──TLS──► phone.");
     let relay = stage.enter("tls-relay", "127.0.0.1:0", 0)?;
     let said = stage.wait("the TLS relay to listen", |said| said.who == "tls-relay").await?;
     let address = said.line.trim_start_matches("listening on ").parse().map_err(Failure::failed)?;
@@ -247,6 +300,7 @@ fn conclude(folder: &Folder, acts: &Acts, wiretap: &Wiretap, tls_delivered: usiz
     let on_the_wire = wiretap.flipped.load(Ordering::Relaxed);
 
     println!("\nThe phone's file is the recording, octet by octet: {}.", if in_order { "yes" } else { "NO" });
+    println!("Readings that only the relay could hand over, because monitor and phone never met: {}.", acts.kept);
     println!("Over TLS {tls_delivered} of {} readings arrived; its relay read every one.", readings.len());
     println!(
         "Bits flipped on the wire in front of the relay: {on_the_wire}. Identities, keys, cards and names of the two"
@@ -265,6 +319,7 @@ fn conclude(folder: &Folder, acts: &Acts, wiretap: &Wiretap, tls_delivered: usiz
     );
     let zeros = lost + duplicated + forged + plaintext + names == 0;
     let all = in_order && commands_delivered == wanted.len() && plaintext_tls == expected.len();
+    let all = all && acts.kept > 0;
     let damaged = damage.iter().all(|count| *count > 0) && on_the_wire > 0;
     Ok(if zeros && all && damaged { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

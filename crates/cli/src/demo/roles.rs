@@ -3,11 +3,8 @@
 
 use std::net::IpAddr;
 
-use sealway::{Channel, Node, Policy, RedbStore, RelayConfig, Tcp};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    sync::mpsc,
-};
+use sealway::{Channel, Node, Policy, Progress, Receipt, RedbStore, RelayConfig, Tcp};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{
     files::{Folder, lines},
@@ -22,12 +19,22 @@ pub(crate) async fn relay(folder: &Folder, address: &str, seed: u64) -> Result<(
     let tampering = Tampering::new(folder.append("relay.seen")?, folder.append("relay.damage")?, seed);
     let node = Node::builder(folder.identity("relay")?)
         .transport(Tcp::default())
+        .store(RedbStore::open(&folder.path("relay.data"))?)
         .accept(policy)
         .relay(RelayConfig::default().with_tap(tampering))
         .start()
         .await?;
     println!("listening on {}", node.listen(&format!("tcp://{address}")).await?);
     crate::talk::interrupted().await
+}
+
+/// Says when a relay has a message on its disk.
+async fn say_when_kept(mut receipt: Receipt, what: String) {
+    while let Ok(progress) = receipt.changed().await {
+        if progress == Progress::InCustody {
+            println!("kept {what}");
+        }
+    }
 }
 
 /// Attaches to the relay from a local address and opens the channel to the other end.
@@ -58,8 +65,9 @@ pub(crate) async fn monitor(folder: &Folder, local: &str) -> Result<(), Failure>
                 let bounds: Vec<usize> = order.split(' ').skip(1).filter_map(|word| word.parse().ok()).collect();
                 let [from, to] = bounds[..] else { continue };
                 for reading in readings.get(from..to).unwrap_or_default() {
-                    channel.send(reading.encode()).await?;
+                    let receipt = channel.send(reading.encode()).await?;
                     println!("sent {}", reading.sequence);
+                    tokio::spawn(say_when_kept(receipt, reading.sequence.to_string()));
                 }
             }
             message = channel.recv() => {
@@ -81,7 +89,6 @@ pub(crate) async fn phone(folder: &Folder, local: &str) -> Result<(), Failure> {
     let (_node, mut channel) = channel(folder, "phone", "monitor", local).await?;
     let file = folder.append("phone.csv")?;
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
-    let (delivered, mut deliveries) = mpsc::unbounded_channel();
     println!("ready");
     loop {
         tokio::select! {
@@ -90,14 +97,8 @@ pub(crate) async fn phone(folder: &Folder, local: &str) -> Result<(), Failure> {
                 let text = order.trim_start_matches("set ").to_string();
                 let receipt = channel.send(text.clone()).await?;
                 println!("set {text}");
-                let delivered = delivered.clone();
-                tokio::spawn(async move {
-                    if receipt.delivered().await.is_ok() {
-                        let _ = delivered.send(text);
-                    }
-                });
+                tokio::spawn(say_when_kept(receipt, text));
             }
-            Some(text) = deliveries.recv() => println!("acknowledged {text}"),
             message = channel.recv() => {
                 let Some(message) = message? else { return Ok(()) };
                 // What is no reading is written down all the same: the count of forgeries shall see it.

@@ -63,14 +63,7 @@ impl<P: CryptoProvider> EpochKeys<P> {
         tag: &[u8; TAG_LEN],
     ) -> Result<(), FrameError> {
         let nonce = self.nonce(counter);
-        let opened = self.key.open(&nonce, associated.as_slice(), data, tag);
-        #[cfg(sealway_break)]
-        if opened.is_err() && danger::is_off(danger::Protection::Tag) {
-            // The mode is a stream cipher: encrypting once more decrypts, whatever the tag says.
-            self.key.seal(&nonce, associated.as_slice(), data);
-            return Ok(());
-        }
-        opened.map_err(|_| FrameError::Rejected)
+        self.key.open(&nonce, associated.as_slice(), data, tag).map_err(|_| FrameError::Rejected)
     }
 
     /// iv XOR the counter in 8 octets, right-aligned.
@@ -299,7 +292,16 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         let data = &mut head[start..];
         let epoch = epoch_of(counter);
         if let Some(keys) = self.known(epoch) {
-            keys.open(counter, &associated, data, tag)?;
+            match keys.open(counter, &associated, data, tag) {
+                // The mode is a stream cipher: encrypting once more decrypts, whatever the tag says. Nothing is committed, or
+                // the first forgery would be the last: the test wants to see it read.
+                #[cfg(sealway_break)]
+                Err(_) if danger::is_off(danger::Protection::Tag) => {
+                    keys.key.seal(&keys.nonce(counter), associated.as_slice(), data);
+                    return Ok(Opened { plaintext: start..end });
+                }
+                opened => opened?,
+            }
         } else {
             let ahead = self.derive(provider, now, epoch)?;
             ahead.current.open(counter, &associated, data, tag)?;

@@ -22,6 +22,7 @@ pub(crate) struct Tampering {
 struct State {
     random: u64,
     frames: u64,
+    flips: u64,
     /// A frame that waits to be overtaken by the next one to the same client.
     held: HashMap<u64, Vec<u8>>,
     /// Frames to come again later.
@@ -30,10 +31,13 @@ struct State {
 
 const EVERY: u64 = 8;
 const KEPT: usize = 16;
+/// Heart rate and interval, in octets, and where they begin: before them ends a reading, behind it come type and tag.
+const BEAT: usize = 4;
+const BEAT_FROM_END: usize = BEAT + 1 + 16;
 
 impl Tampering {
     pub(crate) fn new(seen: Appender, damage: Appender, seed: u64) -> Self {
-        let state = State { random: seed | 1, frames: 0, held: HashMap::new(), kept: HashMap::new() };
+        let state = State { random: seed | 1, frames: 0, flips: 0, held: HashMap::new(), kept: HashMap::new() };
         Self { seen, damage, state: Mutex::new(state) }
     }
 }
@@ -64,7 +68,12 @@ impl State {
         let instead = match KINDS[kind] {
             "flipped" => {
                 let mut flipped = frame.to_vec();
-                let bit = self.below(frame.len() * 8);
+                // In turn where the beat stands, if the frame carries a reading, and anywhere.
+                self.flips += 1;
+                let bit = match frame.len().checked_sub(BEAT_FROM_END) {
+                    Some(beat) if self.flips % 2 == 1 => beat * 8 + self.below(BEAT * 8),
+                    _ => self.below(frame.len() * 8),
+                };
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 vec![flipped]
             }

@@ -299,6 +299,8 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     pings: u32,
     pub(crate) ping_wanted: bool,
     pub(crate) closing: Option<CloseReason>,
+    /// That it closes is news to the shell.
+    pub(crate) tells_closed: bool,
     /// When a record of the live lane has opened last.
     pub(crate) heard_at: Option<Timestamp>,
     /// It carries frames of other channels: nothing of it is kept.
@@ -335,6 +337,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
             pings: 0,
             ping_wanted: false,
             closing: None,
+            tells_closed: false,
             heard_at: None,
             is_hop: false,
             limit: MAX_CONTENT,
@@ -364,7 +367,11 @@ impl<V: Vault + Clone + 'static> Channel<V> {
 
     /// The stored lane that records are sealed on: of the latest session that the peer is known to have.
     pub(crate) fn depositing(&mut self, now: Timestamp) -> Option<&mut StoredLane<V::Provider>> {
-        self.stored_lanes().filter(|stored| stored.may_seal(now)).max_by_key(|stored| stored.since)
+        // Not before our own state is written: the peer's answer would find nobody after a crash.
+        let sessions = self.sessions.iter_mut().filter(|established| established.unsaved == 0);
+        let lanes = self.kept.iter_mut().map(|kept| &mut kept.stored);
+        let lanes = lanes.chain(sessions.map(|established| &mut established.session.stored));
+        lanes.filter(|stored| stored.may_seal(now)).max_by_key(|stored| stored.since)
     }
 
     /// Records sealed on the stored lane of the session before `cid`, as START tells it: 0 if there is none, the largest
@@ -377,7 +384,8 @@ impl<V: Vault + Clone + 'static> Channel<V> {
 
     /// The peer says how many records it has sealed on the stored lane of the session before `cid`.
     pub(crate) fn peer_sealed_before(&mut self, cid: Cid, sealed: VarInt) {
-        if let Some(before) = self.before(cid, false) {
+        // If we do not know that the peer has the session before, it may mean an earlier one.
+        if let Some(before) = self.before(cid, false).filter(|before| before.confirmed) {
             before.sealed_by_peer = Some(sealed.get());
         }
     }
@@ -481,12 +489,15 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     }
 
     /// Ends what goes on by itself: stored lanes are kept for what is still to come.
-    pub(crate) fn stop(&mut self) {
+    /// Returns the connection id of the handshake that ends with it.
+    pub(crate) fn stop(&mut self) -> Option<Cid> {
+        let stale = self.attempt.cid();
         self.attempt = Attempt::Idle;
         self.wanted = false;
         self.closing = None;
         self.silent_since = None;
         self.ping_wanted = false;
+        stale
     }
 
     /// Removes the session `cid` with everything of it. Returns whether it was there.

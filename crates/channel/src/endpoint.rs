@@ -115,6 +115,20 @@ pub enum Event {
     },
 }
 
+impl Event {
+    pub(crate) const fn channel(&self) -> ChannelId {
+        match self {
+            Self::Opened { channel, .. }
+            | Self::Renewed { channel, .. }
+            | Self::AttemptFailed { channel }
+            | Self::CardSuperseded { channel }
+            | Self::Unresponsive { channel }
+            | Self::NotKept { channel, .. }
+            | Self::Closed { channel, .. } => *channel,
+        }
+    }
+}
+
 /// What a frame has brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'f> {
@@ -144,6 +158,8 @@ pub enum Record<'f> {
         number: u32,
         /// The lowest number of that instance that the sender still wants committed.
         lowest: u32,
+        /// How many numbers directly below this one the sender does not want either.
+        unwanted: u32,
         /// The message.
         body: &'f [u8],
     },
@@ -385,7 +401,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     /// Seals a message that is repeated until the peer commits it, for the live lane.
     ///
-    /// `out` has to hold the body and at most 42 octets more. Works in place, without allocating.
+    /// `out` has to hold the body and at most 46 octets more. Works in place, without allocating.
     ///
     /// # Errors
     /// [`SendError`]; nothing has changed then.
@@ -401,19 +417,20 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.seal(now, channel, Plaintext::Typed(&content), true, out)
     }
 
-    /// The instance travels only where the peer knows it from START.
+    /// The instance travels only where the peer does not know it from START, or where something is said of other numbers.
     fn with_instance<'m>(&self, message: Reliable<'m>, start_is_known: bool) -> Reliable<'m> {
         let own = self.config.instance;
-        let instance = Some(message.instance.unwrap_or(own)).filter(|instance| !start_is_known || *instance != own);
+        let travels = |instance: &Instance| !start_is_known || *instance != own || message.unwanted > 0;
+        let instance = Some(message.instance.unwrap_or(own)).filter(travels);
         Reliable { instance, ..message }
     }
 
     /// Seals a record on the stored lane, for a box at a relay, and returns its length. Works in place, without allocating.
     ///
-    /// `out` has to hold the body of a message and at most 56 octets more; 185 for what was committed.
+    /// `out` has to hold the body of a message and at most 60 octets more; 185 for what was committed.
     ///
     /// # Errors
-    /// [`SendError::NotOpen`] if the peer is not known to have a session, or the last one is older than
+    /// [`SendError::NotOpen`] if policy does not admit the peer, it is not known to have a session, or the last one is older than
     /// [`SEALING_TIME`](crate::SEALING_TIME); [`SendError::LaneStopped`] after [`MAX_STORED`](crate::MAX_STORED) records.
     pub fn seal_deposit(
         &mut self,
@@ -423,6 +440,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         out: &mut [u8],
     ) -> Result<usize, SendError> {
         let found = self.channels.get_mut(&channel).ok_or(SendError::UnknownChannel)?;
+        // A session of an earlier run was admitted by that run's policy.
+        if !self.config.accept.decide(&found.peer).is_allow() {
+            return Err(SendError::NotOpen);
+        }
         let limit = found.limit;
         let session = found.depositing(now).ok_or(SendError::NotOpen)?.local;
         let known = found.by_cid(session).is_some_and(|established| established.start_is_known());
@@ -443,7 +464,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Whether [`seal_deposit`](Self::seal_deposit) has a session to seal under.
     #[must_use]
     pub fn may_deposit(&mut self, now: Timestamp, channel: ChannelId) -> bool {
-        self.channels.get_mut(&channel).is_some_and(|channel| channel.depositing(now).is_some())
+        let Some(found) = self.channels.get_mut(&channel) else { return false };
+        self.config.accept.decide(&found.peer).is_allow() && found.depositing(now).is_some()
     }
 
     /// When a record of the live lane of the peer has opened last.

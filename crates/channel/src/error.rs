@@ -22,8 +22,6 @@ pub enum FrameError {
     TooFarAhead,
     /// Its tag does not verify.
     Rejected,
-    /// It is of another restart of the peer after 64 in one session: a new session is made.
-    Incarnations,
     /// It is of a session that was restored, and policy does not admit the peer (yet).
     NotAdmitted,
     /// Its handshake message is refused.
@@ -110,7 +108,6 @@ impl fmt::Display for FrameError {
             Self::Replayed => f.write_str("the record was opened before, or is too old"),
             Self::TooFarAhead => f.write_str("the record's counter is too far ahead"),
             Self::Rejected => f.write_str("the record is not authentic"),
-            Self::Incarnations => f.write_str("the peer has restarted more than 64 times in one session"),
             Self::NotAdmitted => f.write_str("policy does not admit the peer of this session"),
             Self::Handshake(error) => error.fmt(f),
             Self::Yielding => f.write_str("our own handshake goes first"),

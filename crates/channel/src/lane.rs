@@ -234,6 +234,8 @@ impl Plaintext<'_> {
 pub(crate) struct Opened {
     /// Where in the frame its plaintext lies.
     pub(crate) plaintext: Range<usize>,
+    /// Its whole counter.
+    pub(crate) counter: u64,
 }
 
 /// The receiving end of a lane.
@@ -261,11 +263,6 @@ impl<P: CryptoProvider> ReceiveLane<P> {
     /// The records of a lane with a window that were opened, highest first; `None` before the first.
     pub(crate) fn opened(&self) -> Option<Ranges> {
         self.window.as_ref().and_then(ReplayWindow::opened)
-    }
-
-    /// One more than the largest counter opened.
-    pub(crate) const fn reach(&self) -> u64 {
-        self.next
     }
 
     /// Opens one record in place.
@@ -298,7 +295,7 @@ impl<P: CryptoProvider> ReceiveLane<P> {
                 #[cfg(sealway_break)]
                 Err(_) if danger::is_off(danger::Protection::Tag) => {
                     keys.key.seal(&keys.nonce(counter), associated.as_slice(), data);
-                    return Ok(Opened { plaintext: start..end });
+                    return Ok(Opened { plaintext: start..end, counter: counter.get() });
                 }
                 opened => opened?,
             }
@@ -313,7 +310,7 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         if let Some(window) = &mut self.window {
             window.commit(counter.get());
         }
-        Ok(Opened { plaintext: start..end })
+        Ok(Opened { plaintext: start..end, counter: counter.get() })
     }
 
     fn admits(&self, counter: Counter) -> bool {

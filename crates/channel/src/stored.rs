@@ -9,7 +9,10 @@
 //! What is kept of it at rest opens everything that it may still bring. It seals nothing by itself: after a restart the
 //! sender draws an incarnation at random, so that a copied or restored store never repeats a nonce.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{
+    collections::{BTreeSet, VecDeque},
+    vec::Vec,
+};
 use core::time::Duration;
 
 use sealway_identity::{Peer, label};
@@ -27,7 +30,7 @@ use crate::{
 pub const SEALING_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// How long a relay may keep a record, and a superseded lane is kept for it.
 pub const BOX_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// Incarnations of the sender that a receiver follows in one session.
+/// Incarnations of the sender that a receiver follows in one session; with as many, a new session is wanted.
 pub const MAX_INCARNATIONS: usize = 64;
 
 /// The stored lane, in both directions.
@@ -51,7 +54,31 @@ pub(crate) struct StoredLane<P: CryptoProvider> {
     send: Option<SendLane<P>>,
     restored: bool,
     receive: ReceiveLane<P>,
-    incarnations: BTreeMap<Incarnation, ReceiveLane<P>>,
+    /// Which records of the chain of the session itself have opened, in this run.
+    opened: OpenedSet,
+    /// The newest last. They can be derived anew: the lane has no window that would be lost with one.
+    incarnations: VecDeque<(Incarnation, ReceiveLane<P>)>,
+}
+
+/// Counters that have opened: all below `low`, and some above.
+#[derive(Default)]
+struct OpenedSet {
+    low: u64,
+    above: BTreeSet<u64>,
+}
+
+/// Counters above a gap that are remembered; with more of them the lane simply stays as long as it may.
+const MAX_ABOVE: usize = 1024;
+
+impl OpenedSet {
+    fn insert(&mut self, counter: u64) {
+        if counter >= self.low && self.above.len() < MAX_ABOVE {
+            self.above.insert(counter);
+        }
+        while self.above.remove(&self.low) {
+            self.low += 1;
+        }
+    }
 }
 
 /// What the lane is derived from, as far as it is needed after the session has begun.
@@ -85,7 +112,8 @@ impl<P: CryptoProvider> StoredLane<P> {
             send: Some(SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?)),
             restored: false,
             receive: ReceiveLane::new(Lane::Stored, secrets.receive.clone()),
-            incarnations: BTreeMap::new(),
+            opened: OpenedSet::default(),
+            incarnations: VecDeque::new(),
             secrets,
         })
     }
@@ -107,7 +135,12 @@ impl<P: CryptoProvider> StoredLane<P> {
 
     /// Whether everything has been opened that the peer says it has sealed.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.sealed_by_peer.is_some_and(|sealed| self.receive.reach() >= sealed)
+        self.sealed_by_peer.is_some_and(|sealed| self.opened.low >= sealed)
+    }
+
+    /// Whether the peer has restarted as often as a receiver follows.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.incarnations.len() >= MAX_INCARNATIONS
     }
 
     pub(crate) fn seal(
@@ -143,22 +176,22 @@ impl<P: CryptoProvider> StoredLane<P> {
             return Err(FrameError::Rejected);
         }
         let local = self.local;
-        let is_full = self.incarnations.len() >= MAX_INCARNATIONS;
-        let opened = match header.incarnation {
-            None => self.receive.open(provider, now, local, header, frame)?,
-            Some(incarnation) => match self.incarnations.get_mut(&incarnation) {
-                Some(lane) => lane.open(provider, now, local, header, frame)?,
-                None if is_full => return Err(FrameError::Incarnations),
-                None => {
-                    // In scratch state: whoever makes incarnations up changes nothing.
-                    let chain = incarnation_chain(provider, &self.secrets.restart_receive, incarnation);
-                    let mut lane = ReceiveLane::new(Lane::Stored, chain);
-                    let opened = lane.open(provider, now, local, header, frame)?;
-                    self.incarnations.insert(incarnation, lane);
-                    opened
-                }
-            },
+        let Some(incarnation) = header.incarnation else {
+            let opened = self.receive.open(provider, now, local, header, frame)?;
+            self.opened.insert(opened.counter);
+            return Ok(opened);
         };
+        if let Some((_, lane)) = self.incarnations.iter_mut().find(|(known, _)| *known == incarnation) {
+            return lane.open(provider, now, local, header, frame);
+        }
+        // In scratch state: whoever makes incarnations up changes nothing.
+        let chain = incarnation_chain(provider, &self.secrets.restart_receive, incarnation);
+        let mut lane = ReceiveLane::new(Lane::Stored, chain);
+        let opened = lane.open(provider, now, local, header, frame)?;
+        if self.is_crowded() {
+            self.incarnations.pop_front();
+        }
+        self.incarnations.push_back((incarnation, lane));
         Ok(opened)
     }
 
@@ -220,7 +253,8 @@ impl<P: CryptoProvider> StoredLane<P> {
             send: None,
             restored: true,
             receive,
-            incarnations: BTreeMap::new(),
+            opened: OpenedSet::default(),
+            incarnations: VecDeque::new(),
         })
     }
 }

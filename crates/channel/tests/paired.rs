@@ -372,7 +372,7 @@ fn close_ends_the_channel_at_both_sides() {
     assert!(matches!(network.machines[1].events.last(), Some(Event::Closed { reason: CloseReason::Finished, .. })));
     let now = network.now;
     let gone = network.machines[0].endpoint.seal_datagram(now, channel, b"late", &mut [0; 64]);
-    assert_eq!(gone, Err(SendError::UnknownChannel));
+    assert_eq!(gone, Err(SendError::NotOpen));
 }
 
 #[test]

@@ -15,8 +15,8 @@ pub(crate) const ACCEPT_QUEUE: usize = 64;
 /// What a peer's outbox takes before senders wait: units of 256 octets, so many.
 pub(crate) const OUTBOX_UNITS: usize = 64 * 1024 * 4;
 const UNIT: usize = 256;
-/// Octets that a message's bookkeeping costs in a record: type, number, distance, instance.
-const MESSAGE_OVERHEAD: usize = 21;
+/// Octets that a message's bookkeeping costs in a record: type, number, distance, unwanted numbers, instance.
+const MESSAGE_OVERHEAD: usize = 29;
 /// The longest message in octets.
 pub(crate) const MAX_MESSAGE: usize = MAX_CONTENT - MESSAGE_OVERHEAD;
 
@@ -272,7 +272,7 @@ impl Channel {
     /// Cancel-safe in this sense: a call that is dropped may or may not have sent the message.
     ///
     /// # Errors
-    /// [`NodeError::NoStore`], [`NodeError::Store`], [`NodeError::TooLong`] above 16,363 octets.
+    /// [`NodeError::NoStore`], [`NodeError::Store`], [`NodeError::TooLong`] above 16,355 octets.
     pub async fn send(&self, body: impl Into<Vec<u8>>) -> Result<Receipt, NodeError> {
         self.send_with(body, SendOptions::default()).await
     }

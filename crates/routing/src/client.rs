@@ -90,6 +90,13 @@ impl Client {
         self.insert(None, Some(route))
     }
 
+    /// Gives a flow up.
+    pub fn end(&mut self, flow: FlowId) {
+        if let Some(ended) = self.flows.remove(&flow) {
+            self.by_label.remove(&ended.mine);
+        }
+    }
+
     /// Starts anew after the hop session was replaced: labels are gone, and so are the flows that others began.
     pub fn reset(&mut self) {
         self.by_label.clear();

@@ -17,11 +17,13 @@ use sealway_wire::{BoxName, IdentityId, Reader, Timestamp};
 use crate::{Batch, Limits, Table};
 
 /// What a frame counts beside its octets, for its row and its places in memory.
-const OVERHEAD: usize = 128;
+const OVERHEAD: usize = 512;
 /// After how long a frame is pushed again that the recipient could not take.
 const LATER: Duration = Duration::from_secs(5);
 /// After how long a frame is pushed again of which the recipient has said nothing.
 const UNANSWERED: Duration = Duration::from_secs(60);
+/// After how long a frame is pushed again for which the link had no room.
+const NO_ROOM: Duration = Duration::from_millis(100);
 /// How often a frame may not open.
 const UNOPENED: u8 = 3;
 
@@ -50,19 +52,66 @@ struct Item {
     depositor: IdentityId,
     octets: usize,
     expires: Timestamp,
-    /// Its place in the queue of its owner; none while it is being written.
-    next: Option<Timestamp>,
+    place: Place,
     unopened: u8,
+}
+
+impl Item {
+    const fn queue(&self) -> (IdentityId, IdentityId) {
+        (self.owner, self.depositor)
+    }
+}
+
+/// Where a frame is in its queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Being written.
+    Nowhere,
+    /// To be pushed as soon as the recipient has room for it.
+    Due,
+    /// To be pushed from then on.
+    From(Timestamp),
+}
+
+/// What one depositor has for one owner. What has come first is pushed first, or a later frame would wait at the recipient
+/// for an earlier one that has no room.
+#[derive(Default)]
+struct Queue {
+    due: BTreeSet<CustodyId>,
+    later: BTreeSet<(Timestamp, CustodyId)>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.due.is_empty() && self.later.is_empty()
+    }
+
+    fn remove(&mut self, id: CustodyId, place: Place) {
+        match place {
+            Place::Nowhere => false,
+            Place::Due => self.due.remove(&id),
+            Place::From(at) => self.later.remove(&(at, id)),
+        };
+    }
+
+    fn insert(&mut self, id: CustodyId, place: Place) {
+        match place {
+            Place::Nowhere => false,
+            Place::Due => self.due.insert(id),
+            Place::From(at) => self.later.insert((at, id)),
+        };
+    }
 }
 
 /// Everything in custody, without the frames themselves: these are on disk.
 #[derive(Default)]
 pub(crate) struct Custody {
     items: BTreeMap<CustodyId, Item>,
-    /// What is to be pushed to each owner, and from when on.
-    queues: BTreeMap<IdentityId, BTreeSet<(Timestamp, CustodyId)>>,
+    /// By owner and depositor.
+    queues: BTreeMap<(IdentityId, IdentityId), Queue>,
     expiries: BTreeSet<(Timestamp, CustodyId)>,
     octets_of_box: BTreeMap<BoxName, usize>,
+    octets_of_share: BTreeMap<(BoxName, IdentityId), usize>,
     octets_of_depositor: BTreeMap<IdentityId, usize>,
     octets: usize,
     next_order: u64,
@@ -88,7 +137,9 @@ impl Custody {
         let octets = frame.len() + OVERHEAD;
         let of_box = self.octets_of_box.get(&name).copied().unwrap_or(0);
         let of_depositor = self.octets_of_depositor.get(&parties.depositor).copied().unwrap_or(0);
+        let of_share = self.octets_of_share.get(&(name, parties.depositor)).copied().unwrap_or(0);
         if of_box + octets > limits.box_octets
+            || of_share + octets > limits.share_octets
             || of_depositor + octets > limits.depositor_octets
             || self.octets + octets > limits.custody_octets
         {
@@ -106,7 +157,7 @@ impl Custody {
     pub(crate) fn load(&mut self, id: CustodyId, owner: IdentityId, value: &[u8]) -> bool {
         let Some(Row { expires, depositor, frame }) = Row::decode(value) else { return false };
         self.insert(id, Parties { owner, depositor }, expires, frame.len() + OVERHEAD);
-        self.reschedule(id, Some(Timestamp::from_micros(0)));
+        self.put(id, Place::Due);
         true
     }
 
@@ -127,57 +178,84 @@ impl Custody {
         self.next_order = self.next_order.max(id.order.saturating_add(1));
         self.octets += octets;
         *self.octets_of_box.entry(id.name).or_default() += octets;
+        *self.octets_of_share.entry((id.name, depositor)).or_default() += octets;
         *self.octets_of_depositor.entry(depositor).or_default() += octets;
         self.expiries.insert((expires, id));
-        self.items.insert(id, Item { owner, depositor, octets, expires, next: None, unopened: 0 });
+        self.items.insert(id, Item { owner, depositor, octets, expires, place: Place::Nowhere, unopened: 0 });
     }
 
     /// A frame is on disk. Returns its owner.
     pub(crate) fn written(&mut self, id: CustodyId) -> Option<IdentityId> {
-        self.reschedule(id, Some(Timestamp::from_micros(0)));
+        self.put(id, Place::Due);
         self.items.get(&id).map(|item| item.owner)
     }
 
-    fn reschedule(&mut self, id: CustodyId, next: Option<Timestamp>) {
+    fn put(&mut self, id: CustodyId, place: Place) {
         let Some(item) = self.items.get_mut(&id) else { return };
-        let queue = self.queues.entry(item.owner).or_default();
-        if let Some(old) = item.next {
-            queue.remove(&(old, id));
-        }
-        item.next = next;
-        queue.extend(next.map(|next| (next, id)));
+        let queue = self.queues.entry(item.queue()).or_default();
+        queue.remove(id, item.place);
+        queue.insert(id, place);
+        item.place = place;
         if queue.is_empty() {
-            self.queues.remove(&item.owner);
+            self.queues.remove(&item.queue());
         }
     }
 
-    /// The frame that is to be pushed to `owner` next, and its octets. It counts as pushed.
-    pub(crate) fn next_for(&mut self, now: Timestamp, owner: &IdentityId) -> Option<(CustodyId, usize)> {
-        let (_, id) = self.queues.get(owner)?.first().copied().filter(|(next, _)| *next <= now)?;
-        self.reschedule(id, Some(now.after(UNANSWERED)));
-        self.items.get(&id).map(|item| (id, item.octets))
+    /// Who has left something for `owner`.
+    pub(crate) fn depositors_for(&self, owner: &IdentityId) -> Vec<IdentityId> {
+        let of = |depositor| (*owner, IdentityId([depositor; 32]));
+        self.queues.range(of(0)..=of(0xff)).map(|((_, depositor), _)| *depositor).collect()
     }
 
-    /// When something is to be pushed to `owner`.
+    /// The frame of a depositor that is to be pushed to `owner` next: of what is due the one that came first.
+    pub(crate) fn head(&mut self, now: Timestamp, owner: IdentityId, depositor: IdentityId) -> Option<CustodyId> {
+        let queue = self.queues.get_mut(&(owner, depositor))?;
+        while let Some((_, id)) = queue.later.first().copied().filter(|(at, _)| *at <= now) {
+            queue.later.pop_first();
+            queue.due.insert(id);
+            if let Some(item) = self.items.get_mut(&id) {
+                item.place = Place::Due;
+            }
+        }
+        queue.due.first().copied()
+    }
+
+    /// A frame is being pushed. Returns what it counts.
+    pub(crate) fn pushed(&mut self, now: Timestamp, id: CustodyId) -> usize {
+        self.put(id, Place::From(now.after(UNANSWERED)));
+        self.items.get(&id).map_or(0, |item| item.octets)
+    }
+
+    /// When something that is not due yet is to be pushed to `owner`.
     pub(crate) fn next_time(&self, owner: &IdentityId) -> Option<Timestamp> {
-        self.queues.get(owner)?.first().map(|(next, _)| *next)
+        let of = |depositor| (*owner, IdentityId([depositor; 32]));
+        let queues = self.queues.range(of(0)..=of(0xff));
+        queues.filter_map(|(_, queue)| queue.later.first().map(|(at, _)| *at)).min()
     }
 
     /// Everything for `owner` is to be pushed from the beginning: it has attached.
     pub(crate) fn begin_anew(&mut self, owner: &IdentityId) {
-        let queue = self.queues.get(owner).into_iter().flatten();
-        let ids: Vec<CustodyId> = queue.map(|(_, id)| *id).collect();
-        ids.into_iter().for_each(|id| self.reschedule(id, Some(Timestamp::from_micros(0))));
+        for depositor in self.depositors_for(owner) {
+            let queue = self.queues.get(&(*owner, depositor));
+            let later = queue.into_iter().flat_map(|queue| &queue.later).map(|(_, id)| *id);
+            let later: Vec<CustodyId> = later.collect();
+            later.into_iter().for_each(|id| self.put(id, Place::Due));
+        }
     }
 
     /// The recipient cannot take a frame now.
     pub(crate) fn later(&mut self, now: Timestamp, id: CustodyId) {
-        self.reschedule(id, Some(now.after(LATER)));
+        self.put(id, Place::From(now.after(LATER)));
     }
 
-    /// A frame was pushed to a session that has ended, or that had no room.
-    pub(crate) fn not_pushed(&mut self, now: Timestamp, id: CustodyId) {
-        self.reschedule(id, Some(now));
+    /// A frame was pushed to a session that has ended, or has to make room for an earlier one.
+    pub(crate) fn not_pushed(&mut self, id: CustodyId) {
+        self.put(id, Place::Due);
+    }
+
+    /// A frame was to be pushed, and there was no room on the link: a moment later there is.
+    pub(crate) fn no_room(&mut self, now: Timestamp, id: CustodyId) {
+        self.put(id, Place::From(now.after(NO_ROOM)));
     }
 
     /// A frame did not open at the recipient. Returns whether that was once too often.
@@ -191,12 +269,13 @@ impl Custody {
 
     /// Deletes a frame.
     pub(crate) fn remove(&mut self, id: CustodyId) -> Batch {
-        self.reschedule(id, None);
+        self.put(id, Place::Nowhere);
         let mut batch = Batch::default();
         if let Some(item) = self.items.remove(&id) {
             self.expiries.remove(&(item.expires, id));
             self.octets -= item.octets;
             release(&mut self.octets_of_box, id.name, item.octets);
+            release(&mut self.octets_of_share, (id.name, item.depositor), item.octets);
             release(&mut self.octets_of_depositor, item.depositor, item.octets);
             batch.delete(Table::Custody, id.key());
         }

@@ -118,7 +118,9 @@ struct Progress {
     /// Numbers below are known on disk as possibly handed over.
     reserved: u32,
     waiting: BTreeMap<u32, Vec<u8>>,
+    /// When it was heard of last, and first, in this run: what one run of the peer has sent comes before what the next has.
     heard: u64,
+    first_heard: Option<u64>,
 }
 
 impl Progress {
@@ -132,7 +134,13 @@ impl Progress {
             reserved: 0,
             waiting: BTreeMap::new(),
             heard: 0,
+            first_heard: None,
         }
+    }
+
+    /// Whether anything would be lost with it but marks.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && (self.marks.mark..self.next).all(|number| self.durable.contains(number))
     }
 
     /// `mark 4 | reserved 4 | bitmap 128`.
@@ -156,6 +164,7 @@ impl Progress {
             reserved,
             waiting: BTreeMap::new(),
             heard: 0,
+            first_heard: None,
         })
     }
 }
@@ -209,13 +218,16 @@ impl Inbox {
         true
     }
 
-    /// Takes a message in.
-    pub fn handle_message(&mut self, id: MessageId, lowest: u32, body: &[u8]) -> Intake {
+    /// Takes a message in. The sender wants nothing below `lowest`, nor the `unwanted` numbers directly below this one.
+    pub fn handle_message(&mut self, id: MessageId, lowest: u32, unwanted: u32, body: &[u8]) -> Intake {
         self.clock += 1;
         let heard = self.clock;
-        self.forget_oldest(id.instance);
+        if !self.has_place(id.instance) {
+            return Intake::Later;
+        }
         let progress = self.progress.entry(id.instance).or_insert_with(Progress::new);
         progress.heard = heard;
+        progress.first_heard.get_or_insert(heard);
         progress.lowest = progress.lowest.max(lowest);
         progress.marks.raise(lowest);
         // Without a need to write the row for the floor alone: the sender says it again with every message.
@@ -223,6 +235,14 @@ impl Inbox {
         progress.next = progress.next.max(progress.lowest);
         let dropped: Vec<u32> = progress.waiting.range(..lowest).map(|(number, _)| *number).collect();
         for number in dropped {
+            self.octets -= progress.waiting.remove(&number).map_or(0, |body| body.len());
+        }
+        if id.number > progress.marks.mark.saturating_add(COMMIT_WINDOW) {
+            return Intake::Later;
+        }
+        for number in id.number.saturating_sub(unwanted).max(progress.marks.mark)..id.number {
+            progress.marks.insert(number);
+            progress.durable.insert(number);
             self.octets -= progress.waiting.remove(&number).map_or(0, |body| body.len());
         }
         #[cfg(sealway_break)]
@@ -235,10 +255,6 @@ impl Inbox {
         }
         if id.number < progress.next || progress.waiting.contains_key(&id.number) {
             return Intake::Pending;
-        }
-        let beyond = id.number - progress.marks.mark > COMMIT_WINDOW;
-        if beyond {
-            return Intake::Later;
         }
         // An earlier message takes the place of later ones, which the sender repeats: the one that the application waits
         // for always finds a place.
@@ -272,7 +288,10 @@ impl Inbox {
         if let Some((id, body)) = self.again.pop_front() {
             return Some(Delivery { id, body, redelivered: false, before: Batch::default() });
         }
-        for (instance, progress) in &mut self.progress {
+        let mut runs: Vec<_> =
+            self.progress.iter_mut().filter(|(_, progress)| progress.first_heard.is_some()).collect();
+        runs.sort_unstable_by_key(|(_, progress)| progress.first_heard);
+        for (instance, progress) in runs {
             while progress.next < u32::MAX && progress.marks.contains(progress.next) {
                 progress.next += 1;
             }
@@ -333,14 +352,14 @@ impl Inbox {
         self.progress.get(&instance).map(|progress| progress.durable.committed(instance))
     }
 
-    fn forget_oldest(&mut self, newcomer: Instance) {
+    /// Whether a run of the peer has a place, or another that has nothing under way makes room for it.
+    fn has_place(&mut self, newcomer: Instance) -> bool {
         if self.progress.len() < MAX_INSTANCES || self.progress.contains_key(&newcomer) {
-            return;
+            return true;
         }
-        let oldest = self.progress.iter().min_by_key(|(_, progress)| progress.heard).map(|(instance, _)| *instance);
-        if let Some(progress) = oldest.and_then(|oldest| self.progress.remove(&oldest)) {
-            self.octets -= progress.waiting.values().map(Vec::len).sum::<usize>();
-        }
+        let idle = self.progress.iter().filter(|(_, progress)| progress.is_idle());
+        let oldest = idle.min_by_key(|(_, progress)| progress.heard).map(|(instance, _)| *instance);
+        oldest.and_then(|oldest| self.progress.remove(&oldest)).is_some()
     }
 }
 

@@ -69,6 +69,8 @@ pub struct ToSend<'a> {
     pub id: MessageId,
     /// The lowest number of its instance that is still wanted.
     pub lowest: u32,
+    /// How many numbers directly below its own are not wanted, although lower ones are.
+    pub unwanted: u32,
     /// The message.
     pub body: &'a [u8],
 }
@@ -177,7 +179,8 @@ impl Outbox {
         let mut superseded = Delivered::default();
         if options.supersedes.is_some() {
             let older = |entry: &Entry| !entry.offered && entry.options.supersedes == options.supersedes;
-            superseded = self.remove(older);
+            let orders = self.orders(older);
+            superseded = self.give_up(orders);
         }
         let order = self.next_order;
         self.next_order = self.next_order.saturating_add(1);
@@ -198,7 +201,7 @@ impl Outbox {
     /// The message could not be written: it is forgotten.
     pub fn withdraw(&mut self, id: MessageId) {
         let order = self.by_id.get(&id).copied();
-        let _ = self.remove_all(order.into_iter().collect());
+        let _ = self.give_up(order.into_iter().collect());
     }
 
     fn entry_mut(&mut self, id: MessageId) -> Option<&mut Entry> {
@@ -233,7 +236,8 @@ impl Outbox {
         #[cfg(sealway_break)]
         if danger::is_off(danger::Protection::Ack) {
             // What was sent is forgotten: who keeps it until it has arrived?
-            let _ = self.remove(|entry| entry.sent.is_some());
+            let sent = self.orders(|entry| entry.sent.is_some());
+            let _ = self.remove_all(sent);
         }
         let timeout = self.timeout();
         let due = match lane {
@@ -243,13 +247,17 @@ impl Outbox {
         let order = due?;
         let instance = self.entries.get(&order)?.id.instance;
         let lowest = self.lowest(instance)?;
+        let id = self.entries.get(&order)?.id;
+        // What expired or was superseded above one that is wanted: nobody shall wait for it.
+        let earlier = self.by_id.range(MessageId { instance, number: 0 }..id).next_back();
+        let unwanted = earlier.map_or(0, |(earlier, _)| id.number - earlier.number - 1);
         let entry = self.entries.get_mut(&order)?;
         let before = entry.sent.as_ref().filter(|sent| sent.lane == lane);
         let (first, times) = before.map_or((now, 0), |sent| (sent.first, sent.times));
         let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
         entry.offered = true;
         entry.sent = Some(Sent { lane, first, again: now.after(wait), times: times + 1, in_custody: false });
-        Some(ToSend { id: entry.id, lowest, body: &entry.body })
+        Some(ToSend { id, lowest, unwanted, body: &entry.body })
     }
 
     /// Messages of an earlier run go first, and alone: the recipient orders messages of one run only.
@@ -391,13 +399,16 @@ impl Outbox {
     /// Gives up what has expired.
     pub fn expire(&mut self, now: Timestamp) -> Delivered {
         let orders = self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, order)| *order).collect();
-        self.remove_all(orders)
+        self.give_up(orders)
     }
 
     /// When [`poll_send`](Self::poll_send) or [`expire`](Self::expire) has something to do next, if nothing else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let again = self.under_way().filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min();
+        // Behind what a relay keeps there may be deposits that it has not answered.
+        let deposits = self.entries.range(self.kept.0..).take(2 * DEPOSITS);
+        let under_way = self.under_way().chain(deposits);
+        let again = under_way.filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min();
         again.into_iter().chain(self.next_expiry()).min()
     }
 
@@ -418,9 +429,28 @@ impl Outbox {
         self.entries.values().find(|entry| entry.id.instance == instance).map(|entry| entry.id.number)
     }
 
-    fn remove(&mut self, done: impl Fn(&Entry) -> bool) -> Delivered {
-        let orders = self.entries.iter().filter(|(_, entry)| done(entry)).map(|(order, _)| *order).collect();
-        self.remove_all(orders)
+    fn orders(&self, done: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        self.entries.iter().filter(|(_, entry)| done(entry)).map(|(order, _)| *order).collect()
+    }
+
+    /// Removes what will not be delivered. What follows it is sent again, wherever it is: the recipient must not wait for
+    /// what will never come.
+    fn give_up(&mut self, orders: Vec<u64>) -> Delivered {
+        let ids: Vec<MessageId> =
+            orders.iter().filter_map(|order| self.entries.get(order)).map(|entry| entry.id).collect();
+        let mut given_up = self.remove_all(orders);
+        for id in ids {
+            let after = id..=MessageId { number: u32::MAX, ..id };
+            let Some(order) = self.by_id.range(after).next().map(|(_, order)| *order) else { continue };
+            let key = self.key(order);
+            let Some(entry) = self.entries.get_mut(&order) else { continue };
+            if entry.stored && entry.is_in_custody() {
+                given_up.batch.put(Table::Outbox, key, encode(entry.id, &entry.options, None, &entry.body));
+            }
+            entry.sent = None;
+            self.kept = NONE_KEPT;
+        }
+        given_up
     }
 
     fn remove_all(&mut self, orders: Vec<u64>) -> Delivered {

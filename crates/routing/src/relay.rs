@@ -28,8 +28,10 @@ pub struct Limits {
     pub flows: usize,
     /// Boxes of one client.
     pub boxes: usize,
-    /// Octets in custody of one box, 128 for each frame included.
+    /// Octets in custody of one box, 512 for each frame included.
     pub box_octets: usize,
+    /// Octets in custody of one box that one client has deposited, counted in the same way.
+    pub share_octets: usize,
     /// Octets in custody that one client has deposited, counted in the same way.
     pub depositor_octets: usize,
     /// Octets in custody in all, counted in the same way.
@@ -38,17 +40,21 @@ pub struct Limits {
     pub keep: Duration,
 }
 
-/// Frames pushed to one client of which it has said nothing, and their octets, at most.
+/// Frames of one depositor that were pushed to one client, and of which it has said nothing, and their octets, at most.
+/// Others have their own room: who leaves what cannot be taken holds up nobody else.
 const PUSHED: usize = 64;
 const PUSHED_OCTETS: usize = 256 * 1024;
+/// The same, of all depositors.
+const PUSHED_IN_ALL: usize = 1024;
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             flows: 64,
             boxes: 64,
-            box_octets: 4 << 20,
-            depositor_octets: 16 << 20,
+            box_octets: 16 << 20,
+            share_octets: 4 << 20,
+            depositor_octets: 32 << 20,
             custody_octets: 1 << 30,
             keep: Duration::from_secs(14 * 24 * 60 * 60),
         }
@@ -131,16 +137,42 @@ struct Session {
     flows: BTreeMap<Label, Flow>,
     by_theirs: BTreeMap<Label, Label>,
     next_label: u32,
-    /// Frames that were pushed, with their octets, by number, and have no verdict.
-    pushed: BTreeMap<u64, (CustodyId, usize)>,
-    pushed_octets: usize,
-    next_push: u64,
+    /// Frames that were pushed, by number, and have no verdict.
+    pushed: BTreeMap<u64, Outstanding>,
+    /// The same, by depositor.
+    windows: BTreeMap<IdentityId, Window>,
+}
+
+struct Outstanding {
+    id: CustodyId,
+    depositor: IdentityId,
+    octets: usize,
+}
+
+/// What of one depositor has no verdict.
+#[derive(Default)]
+struct Window {
+    numbers: BTreeMap<CustodyId, u64>,
+    octets: usize,
 }
 
 impl Session {
+    fn pushed(&mut self, number: u64, outstanding: Outstanding) {
+        let window = self.windows.entry(outstanding.depositor).or_default();
+        window.numbers.insert(outstanding.id, number);
+        window.octets += outstanding.octets;
+        self.pushed.insert(number, outstanding);
+    }
+
     fn settle(&mut self, number: u64) -> Option<CustodyId> {
-        let (id, octets) = self.pushed.remove(&number)?;
-        self.pushed_octets -= octets;
+        let Outstanding { id, depositor, octets } = self.pushed.remove(&number)?;
+        if let Some(window) = self.windows.get_mut(&depositor) {
+            window.octets -= octets;
+            window.numbers.remove(&id);
+            if window.numbers.is_empty() {
+                self.windows.remove(&depositor);
+            }
+        }
         Some(id)
     }
 
@@ -191,6 +223,8 @@ pub struct Relay {
     wanting: BTreeSet<IdentityId>,
     timers: BTreeSet<(Timestamp, IdentityId)>,
     timer_of: BTreeMap<IdentityId, Timestamp>,
+    /// Never twice, whatever session it is of: a verdict that comes late must not hit another frame.
+    next_push: u64,
     clock: u64,
 }
 
@@ -210,8 +244,7 @@ impl Relay {
             by_theirs: BTreeMap::new(),
             next_label: 0,
             pushed: BTreeMap::new(),
-            pushed_octets: 0,
-            next_push: 0,
+            windows: BTreeMap::new(),
         };
         self.sessions.insert(session, fresh);
         self.attached.insert(identity, session);
@@ -228,12 +261,12 @@ impl Relay {
         for flow in gone.flows.into_values() {
             self.remove_half(flow.partner);
         }
-        for (id, _) in gone.pushed.into_values() {
-            self.custody.not_pushed(Timestamp::from_micros(0), id);
+        for pushed in gone.pushed.into_values() {
+            self.custody.not_pushed(pushed.id);
         }
     }
 
-    /// Frames in custody, and their octets with 128 for each frame.
+    /// Frames in custody, and their octets with 512 for each frame.
     #[must_use]
     pub fn custody(&self) -> (usize, usize) {
         (self.custody.len(), self.custody.octets())
@@ -366,46 +399,64 @@ impl Relay {
 
     fn next_push(&mut self, now: Timestamp, client: IdentityId) -> Option<Push> {
         let session_id = *self.attached.get(&client)?;
+        let depositors = self.custody.depositors_for(&client);
         let session = self.sessions.get_mut(&session_id)?;
-        if session.pushed.len() >= PUSHED || session.pushed_octets >= PUSHED_OCTETS {
-            return None;
+        for depositor in depositors {
+            let Some(id) = self.custody.head(now, client, depositor) else { continue };
+            let window = session.windows.get(&depositor);
+            // One that has gone unanswered is pushed under a new number.
+            if let Some(number) = window.and_then(|window| window.numbers.get(&id)).copied() {
+                session.settle(number);
+            }
+            let window = session.windows.get(&depositor);
+            let is_full = |window: &Window| window.numbers.len() >= PUSHED || window.octets >= PUSHED_OCTETS;
+            if window.is_some_and(is_full) || session.pushed.len() >= PUSHED_IN_ALL {
+                // What came first is waited for by what came later: it takes the place of the last.
+                let last = window.and_then(|window| window.numbers.last_key_value());
+                let Some((last, number)) = last.map(|(last, number)| (*last, *number)).filter(|(last, _)| id < *last)
+                else {
+                    continue;
+                };
+                session.settle(number);
+                self.custody.not_pushed(last);
+            }
+            let number = self.next_push;
+            self.next_push += 1;
+            let octets = self.custody.pushed(now, id);
+            session.pushed(number, Outstanding { id, depositor, octets });
+            return Some(Push { id, session: session_id, number });
         }
-        let (id, octets) = self.custody.next_for(now, &client)?;
-        // One that has gone unanswered is pushed under a new number.
-        let unanswered = session.pushed.iter().find(|(_, (pushed, _))| *pushed == id).map(|(number, _)| *number);
-        unanswered.and_then(|number| session.settle(number));
-        let number = session.next_push;
-        session.next_push += 1;
-        session.pushed.insert(number, (id, octets));
-        session.pushed_octets += octets;
-        Some(Push { id, session: session_id, number })
+        None
     }
 
     /// Pushes a frame, whose row in the store is `row`. `send` says whether the session has room for it. Without a row the
-    /// frame is gone.
-    pub fn push(
+    /// frame is gone; with an error it stays.
+    pub fn push<E>(
         &mut self,
         now: Timestamp,
         push: Push,
-        row: Option<&[u8]>,
+        row: Result<Option<&[u8]>, E>,
         mut send: impl FnMut(SessionId, &HopFrame<'_>) -> bool,
     ) {
         let Push { id, session, number } = push;
         let Some(attached) = self.sessions.get_mut(&session) else { return };
-        let frame = row.and_then(Custody::frame_of);
-        let wire_number = VarInt::new(number);
-        if let (Some(frame), Some(number)) = (frame, wire_number)
+        // Another session of the same client, a verdict, or a frame that goes first may have been faster.
+        if attached.pushed.get(&number).is_none_or(|pushed| pushed.id != id) {
+            return;
+        }
+        let frame = row.map(|row| row.and_then(Custody::frame_of));
+        if let (Ok(Some(frame)), Some(number)) = (&frame, VarInt::new(number))
             && send(session, &HopFrame::Push { number, frame })
         {
             return;
         }
         attached.settle(number);
+        let client = attached.identity;
+        self.wanting.insert(client);
         match frame {
-            Some(_) => {
-                self.custody.later(now, id);
-                self.wanting.insert(attached.identity);
-            }
-            None => drop(self.custody.remove(id)),
+            Ok(Some(_)) => self.custody.no_room(now, id),
+            Ok(None) => drop(self.custody.remove(id)),
+            Err(_) => self.custody.later(now, id),
         }
     }
 

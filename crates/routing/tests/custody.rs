@@ -85,7 +85,8 @@ impl World {
         while let Some(push) = self.relay.poll_push(self.now) {
             let row = self.disk.get(Table::Custody, &push.id.key()).unwrap();
             let Self { relay, sent, now, .. } = self;
-            relay.push(*now, push, row.as_deref(), |session, frame| {
+            let row: Result<_, ()> = Ok(row.as_deref());
+            relay.push(*now, push, row, |session, frame| {
                 keep(sent, session, frame);
                 true
             });
@@ -237,11 +238,12 @@ fn time_to_live_is_the_relays_or_the_senders_whichever_is_shorter() {
 
 #[test]
 fn quotas_of_box_depositor_and_relay() {
-    // Each frame counts its octets and 128.
+    // Each frame counts its octets and 512.
     for (limits, by_another) in [
-        (limits(|limits| limits.box_octets = 10 * 138), false),
-        (limits(|limits| limits.depositor_octets = 10 * 138), true),
-        (limits(|limits| limits.custody_octets = 10 * 138), false),
+        (limits(|limits| limits.box_octets = 10 * 522), false),
+        (limits(|limits| limits.share_octets = 10 * 522), true),
+        (limits(|limits| limits.depositor_octets = 10 * 522), true),
+        (limits(|limits| limits.custody_octets = 10 * 522), false),
     ] {
         let mut world = World::with_box(limits);
         world.relay.attach(SessionId(2), identity(2));
@@ -368,9 +370,9 @@ impl Story {
         }
         let mut steps = crashes_after.map_or(u32::MAX, u32::from);
         while let Some(message) = self.outbox.poll_send(self.world.now, Lane::Stored) {
-            let (id, lowest) = (message.id, message.lowest);
-            let frame =
-                [id.instance.0.as_slice(), &id.number.to_be_bytes(), &lowest.to_be_bytes(), message.body].concat();
+            let (id, lowest, unwanted) = (message.id, message.lowest, message.unwanted);
+            let [number, lowest, unwanted] = [id.number, lowest, unwanted].map(u32::to_be_bytes);
+            let frame = [&id.instance.0, &number, &lowest, &unwanted, message.body].concat();
             let crash = crashes_after.is_some() && steps % 7 == 3;
             if self.deposit(SENDER, RECIPIENTS_BOX, &frame, crash) && steps > 0 {
                 let batch = self.outbox.in_custody(self.world.now, id, SECOND * 1_000_000);
@@ -415,7 +417,8 @@ impl Story {
                     number: u32::from_be_bytes(frame[4..8].try_into().unwrap()),
                 };
                 let lowest = u32::from_be_bytes(frame[8..12].try_into().unwrap());
-                self.inbox.handle_message(id, lowest, &frame[12..]);
+                let unwanted = u32::from_be_bytes(frame[12..16].try_into().unwrap());
+                self.inbox.handle_message(id, lowest, unwanted, &frame[16..]);
                 numbers.push((number, id));
             }
             while let Some(delivery) = self.inbox.poll_deliver() {
@@ -503,6 +506,99 @@ proptest! {
         prop_assert!(story.outbox.is_empty(), "{} left at the sender", story.outbox.len());
         prop_assert_eq!(story.world.relay.custody(), (0, 0));
     }
+}
+
+/// The head of a queue that could not be taken at first is not kept out by what follows it.
+#[test]
+fn what_came_first_takes_the_place_of_what_came_last() {
+    let mut world = World::with_box(Limits::default());
+    for number in 0..200 {
+        world.deposit(1, number, &number.to_be_bytes(), true);
+    }
+    let first = world.pushed(1);
+    assert_eq!(first.len(), 64);
+    // The recipient waits for the first one before it says anything of the others.
+    world.verdict(1, first[0].0, Verdict::Later);
+    assert_eq!(world.pushed(1).len(), 1, "its place is taken");
+    world.now = world.now.after(SECOND * 5);
+    let again = world.pushed(1);
+    assert_eq!(again.iter().map(|(_, frame)| frame.clone()).collect::<Vec<_>>(), [0_u32.to_be_bytes()]);
+    // The verdict on one that had to make room is of no effect.
+    let before = world.relay.custody().0;
+    world.verdict(1, again[0].0, Verdict::Done);
+    assert_eq!(world.relay.custody().0, before - 1);
+}
+
+#[test]
+fn one_depositor_does_not_hold_up_another() {
+    let mut world = World::with_box(Limits::default());
+    for client in 2..=3 {
+        world.relay.attach(SessionId(client), identity(client));
+    }
+    for number in 0..100 {
+        world.deposit(2, number, b"never taken", true);
+    }
+    assert_eq!(world.pushed(1).len(), 64);
+    world.deposit(3, 0, b"of another", true);
+    assert_eq!(world.pushed(1).into_iter().map(|(_, frame)| frame).collect::<Vec<_>>(), [b"of another"]);
+}
+
+#[test]
+fn a_push_that_comes_late_is_not_taken_for_another() {
+    let mut world = World::with_box(Limits::default());
+    world.deposit(1, 0, b"first", true);
+    let late = world.relay.poll_push(world.now).unwrap();
+    // The client attaches again before the row was read.
+    world.relay.attach(SessionId(1), identity(1));
+    let row = world.disk.get(Table::Custody, &late.id.key()).unwrap();
+    let World { relay, sent, now, .. } = &mut world;
+    let row: Result<_, ()> = Ok(row.as_deref());
+    relay.push(*now, late, row, |session, frame| {
+        keep(sent, session, frame);
+        true
+    });
+    assert_eq!(world.pushed(1).len(), 1, "in the new session, once");
+    // A store that fails loses nothing.
+    world.relay.attach(SessionId(1), identity(1));
+    let push = world.relay.poll_push(world.now).unwrap();
+    let World { relay, now, .. } = &mut world;
+    relay.push(*now, push, Err(()), |_, _| true);
+    world.now = world.now.after(SECOND * 5);
+    assert_eq!(world.pushed(1).len(), 1);
+}
+
+/// What was superseded or has expired leaves a gap between messages in custody: nobody waits for it.
+#[test]
+fn gaps_in_a_box_hold_nothing_up() {
+    let mut story = Story::new();
+    let push = |story: &mut Story, body: u32, options: SendOptions| {
+        let (id, effects) = story.outbox.push(body.to_be_bytes().to_vec(), options, true).unwrap();
+        story.outbox_disk.commit(&[effects.batch]).unwrap();
+        story.outbox.written(id);
+    };
+    let latest = || {
+        let mut options = SendOptions::default();
+        options.supersedes = Some(b"level".to_vec());
+        options
+    };
+    push(&mut story, 0, SendOptions::default());
+    push(&mut story, 77, latest());
+    push(&mut story, 1, latest());
+    story.sender_comes(0, None);
+    let mut options = SendOptions::default();
+    options.expires = Some(story.world.now.after(SECOND * 10));
+    push(&mut story, 78, options);
+    push(&mut story, 2, SendOptions::default());
+    story.sender_comes(0, None);
+    // One expires at the sender. Its copy at the relay is older than what says that it is not wanted, and may still come.
+    story.world.now = story.world.now.after(SECOND * 20);
+    let expired = story.outbox.expire(story.world.now);
+    assert_eq!(expired.ids.len(), 1);
+    story.outbox_disk.commit(&[expired.batch]).unwrap();
+    story.sender_comes(0, None);
+    story.recipient_comes(255, false);
+    assert!(story.committed.ends_with(&[2]), "{:?}", story.committed);
+    assert!(story.committed.starts_with(&[0, 1]), "{:?}", story.committed);
 }
 
 #[test]

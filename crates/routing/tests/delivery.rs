@@ -69,7 +69,7 @@ impl World {
     fn send(&mut self, mut loses: impl FnMut() -> bool) {
         while let Some(sent) = self.outbox.poll_send(self.now, Lane::Live) {
             if !loses() {
-                self.inbox.handle_message(sent.id, sent.lowest, sent.body);
+                self.inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.body);
             }
         }
         while let Some(delivery) = self.inbox.poll_deliver() {
@@ -173,7 +173,7 @@ proptest! {
         for number in numbers {
             let id = MessageId { instance, number };
             let mark = (0..).find(|number| !done.contains(number)).unwrap();
-            let verdict = inbox.handle_message(id, 0, b"");
+            let verdict = inbox.handle_message(id, 0, 0, b"");
             prop_assert_eq!(verdict == Intake::Committed, done.contains(&number));
             if number > mark + 1024 {
                 prop_assert_eq!(verdict, Intake::Later);
@@ -206,7 +206,7 @@ fn what_expires_leaves_no_gap() {
         outbox.push(body.to_vec(), options, false).unwrap();
     }
     let sent = outbox.poll_send(now, Lane::Live).unwrap();
-    inbox.handle_message(sent.id, sent.lowest, sent.body);
+    inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.body);
     let id = inbox.poll_deliver().unwrap().id;
     let (_, marks) = inbox.done(id).unwrap();
     inbox.written(id.instance, marks);
@@ -214,7 +214,7 @@ fn what_expires_leaves_no_gap() {
     assert_eq!(outbox.expire(Timestamp::from_micros(20)).ids.len(), 1);
     let sent = outbox.poll_send(Timestamp::from_micros(21), Lane::Live).unwrap();
     assert_eq!((sent.body, sent.lowest), (b"c".as_slice(), 2));
-    inbox.handle_message(sent.id, sent.lowest, sent.body);
+    inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.body);
     assert_eq!(inbox.poll_deliver().unwrap().body, b"c");
 }
 
@@ -236,9 +236,9 @@ fn a_newer_message_of_the_same_key_takes_the_place_of_one_that_was_not_sent() {
 fn an_inbox_is_bounded() {
     let mut inbox = Inbox::new(SENDER);
     let id = |number| MessageId { instance: Instance([0; 4]), number };
-    let accepted = (1..1000).filter(|number| inbox.handle_message(id(*number), 0, &[0; 16_000]) == Intake::Accepted);
+    let accepted = (1..1000).filter(|number| inbox.handle_message(id(*number), 0, 0, &[0; 16_000]) == Intake::Accepted);
     assert!(accepted.count() < 135, "two mebibytes of messages of 16,000 octets");
     // The one that all wait for is taken all the same.
-    assert_eq!(inbox.handle_message(id(0), 0, &[0; 16_000]), Intake::Accepted);
+    assert_eq!(inbox.handle_message(id(0), 0, 0, &[0; 16_000]), Intake::Accepted);
     assert_eq!(inbox.poll_deliver().unwrap().id, id(0));
 }

@@ -154,7 +154,7 @@ impl Network {
         }
         let channel = self.channel(from, to).expect("an open channel");
         let mut out = vec![0; body.len() + 64];
-        let message = Reliable { instance: None, number, lowest: 0, body };
+        let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, body };
         let outgoing = self.machines[from].endpoint.seal_message(self.now, channel, message, &mut out).expect("sealed");
         out.truncate(outgoing.len);
         self.carry(from, outgoing.path, out);
@@ -165,7 +165,7 @@ impl Network {
     /// # Panics
     /// If there is no session to seal under.
     pub fn deposit(&mut self, from: usize, to: usize, number: u32, body: &[u8]) -> Vec<u8> {
-        self.seal_deposit(from, to, Deposit::Message(Reliable { instance: None, number, lowest: 0, body }))
+        self.seal_deposit(from, to, Deposit::Message(Reliable { instance: None, number, lowest: 0, unwanted: 0, body }))
     }
 
     /// What `from` has committed of the messages of `to`, sealed on the stored lane.

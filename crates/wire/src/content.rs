@@ -18,6 +18,7 @@ const RELIABLE_OTHER: u8 = 4;
 const ACK: u8 = 5;
 const PING: u8 = 6;
 const CLOSE: u8 = 7;
+const RELIABLE_AFTER_GAP: u8 = 8;
 
 /// The decoded content of a typed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub enum Content<'a> {
     Start(Start<'a>),
     /// Type 2: one datagram of the application, as an untyped record carries it, but padded or on the stored lane.
     Data(&'a [u8]),
-    /// Types 3 and 4: a message that the sender repeats until it is committed.
+    /// Types 3, 4 and 8: a message that the sender repeats until it is committed.
     Reliable(Reliable<'a>),
     /// Type 5: what has been opened, and what has been committed.
     Ack(Ack<'a>),
@@ -48,7 +49,8 @@ pub struct Start<'a> {
 }
 
 /// RELIABLE: `number | number - lowest number still wanted` as varints, then the body; type 4 has the instance before
-/// them, where it is not the one of START.
+/// them, where it is not the one of START; type 8 has the instance, and behind the two numbers how many directly below are
+/// not wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reliable<'a> {
     /// The instance that numbered the message, where it is not the one of START.
@@ -57,6 +59,9 @@ pub struct Reliable<'a> {
     pub number: u32,
     /// The lowest number of that instance that the sender still wants committed: at most `number`.
     pub lowest: u32,
+    /// How many numbers directly below this one the sender does not want committed any more, although it does want some
+    /// below them. At most `number - lowest`. With it goes the instance.
+    pub unwanted: u32,
     /// The message.
     pub body: &'a [u8],
 }
@@ -232,6 +237,7 @@ impl<'a> Content<'a> {
                 let instance = Instance(reader.array("RELIABLE instance")?);
                 Self::Reliable(decode_reliable(&mut reader, Some(instance))?)
             }
+            RELIABLE_AFTER_GAP => Self::Reliable(decode_after_gap(&mut reader)?),
             ACK => Self::Ack(decode_ack(&mut reader)?),
             PING => Self::Ping,
             CLOSE => Self::Close(CloseReason::from_wire(reader.u8("CLOSE reason")?)),
@@ -290,7 +296,11 @@ impl<'a> Start<'a> {
 
 impl Reliable<'_> {
     const fn kind(&self) -> u8 {
-        if self.instance.is_some() { RELIABLE_OTHER } else { RELIABLE }
+        match self.instance {
+            Some(_) if self.unwanted > 0 => RELIABLE_AFTER_GAP,
+            Some(_) => RELIABLE_OTHER,
+            None => RELIABLE,
+        }
     }
 
     fn encode_header(&self, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
@@ -299,6 +309,9 @@ impl Reliable<'_> {
         }
         let behind = self.number.saturating_sub(self.lowest);
         writer.varint(VarInt::from_u32(self.number))?.varint(VarInt::from_u32(behind))?;
+        if self.kind() == RELIABLE_AFTER_GAP {
+            writer.varint(VarInt::from_u32(self.unwanted))?;
+        }
         Ok(())
     }
 }
@@ -328,7 +341,22 @@ fn decode_reliable<'a>(reader: &mut Reader<'a>, instance: Option<Instance>) -> R
     let number = reader.varint("RELIABLE number")?.to_u32("RELIABLE number")?;
     let behind = reader.varint("RELIABLE distance")?.at_most("RELIABLE distance", number.into())?;
     let behind = VarInt::new(behind).unwrap_or_default().to_u32("RELIABLE distance")?;
-    Ok(Reliable { instance, number, lowest: number - behind, body: reader.rest() })
+    Ok(Reliable { instance, number, lowest: number - behind, unwanted: 0, body: reader.rest() })
+}
+
+fn decode_after_gap<'a>(reader: &mut Reader<'a>) -> Result<Reliable<'a>, DecodeError> {
+    const FIELD: &str = "RELIABLE unwanted";
+    let instance = Instance(reader.array("RELIABLE instance")?);
+    let reliable = decode_reliable(reader, Some(instance))?;
+    let mut reader = Reader::new(reliable.body);
+    let distance = reliable.number - reliable.lowest;
+    let unwanted = reader.varint(FIELD)?;
+    unwanted.at_most(FIELD, distance.into())?;
+    match unwanted.to_u32(FIELD)? {
+        // Type 4 says the same in fewer octets.
+        0 => Err(DecodeError::new(FIELD, Reason::NotCanonical)),
+        unwanted => Ok(Reliable { unwanted, body: reader.rest(), ..reliable }),
+    }
 }
 
 const ACK_STORED: u8 = 1;

@@ -49,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn contents(octets in octets(&[0, 1, 2, 3], 64), kind in 0_u8..9) {
+    fn contents(octets in octets(&[0, 1, 2, 3], 64), kind in 0_u8..10) {
         let plaintext = [octets.as_slice(), &[kind]].concat();
         let Ok(content) = Content::decode(&plaintext) else { return Ok(()) };
         let mut out = vec![0; plaintext.len()];
@@ -177,8 +177,15 @@ fn every_kind_round_trips() {
             credentials: &[0, 2, 9, 9, 0, 0],
         }),
         Content::Data(b"beat"),
-        Content::Reliable(Reliable { instance: None, number: 5, lowest: 3, body: b"\0\0" }),
-        Content::Reliable(Reliable { instance: Some(Instance([4; 4])), number: u32::MAX, lowest: 0, body: b"" }),
+        Content::Reliable(Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, body: b"\0\0" }),
+        Content::Reliable(Reliable { instance: Some(Instance([4; 4])), number: 5, lowest: 3, unwanted: 2, body: b"x" }),
+        Content::Reliable(Reliable {
+            instance: Some(Instance([4; 4])),
+            number: u32::MAX,
+            lowest: 0,
+            unwanted: 0,
+            body: b"",
+        }),
         Content::Ack(Ack { opened: Some((Lane::Live, opened)), committed: None }),
         Content::Ack(Ack { opened: Some((Lane::Stored, opened)), committed: Some(committed) }),
         Content::Ack(Ack { opened: None, committed: Some(committed) }),

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
     Lane, Timestamp, VarInt,
-    content::{Ack, Content, Start},
+    content::{Ack, CloseReason, Content, Start},
 };
 
 use super::{ChannelId, Endpoint, Event, Outgoing};
@@ -114,7 +114,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if let Some(reason) = channel.closing {
             let content = Content::Close(reason);
             let sealed = self.seal(now, id, Plaintext::Typed(&content), false, out).ok();
-            self.forget(id);
+            self.close_now(now, id, reason);
             return sealed;
         }
         if channel.take_due_ping(now) {
@@ -126,13 +126,35 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// The next event. That a session is there is told only after START has left on it, which is each side's first record:
     /// drain [`poll_transmit`](Self::poll_transmit) first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(Event::Opened { channel, .. } | Event::Renewed { channel, .. }) = self.events.front()
-            && let Some(current) = self.channels.get_mut(channel).and_then(Channel::current)
-            && !current.start_was_sent()
-        {
-            return None;
+        let mut held = Vec::new();
+        let channels = &mut self.channels;
+        // What waits for START, which may wait for a disk, holds back what follows of its own channel alone.
+        let ready = self.events.iter().position(|event| {
+            let channel = event.channel();
+            let waits = matches!(event, Event::Opened { .. } | Event::Renewed { .. });
+            let current = channels.get_mut(&channel).and_then(Channel::current);
+            if held.contains(&channel) || (waits && current.is_some_and(|current| !current.start_was_sent())) {
+                held.push(channel);
+                return false;
+            }
+            true
+        });
+        ready.and_then(|at| self.events.remove(at))
+    }
+
+    /// CLOSE has left: the live lanes end.
+    fn close_now(&mut self, now: Timestamp, id: ChannelId, reason: CloseReason) {
+        let keeps = self.keeps(id);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let last = channel.sessions.last().map(|established| established.session.local());
+        let (peer, tells) = (channel.peer, channel.tells_closed);
+        channel.tells_closed = false;
+        let gone = last.map(|cid| channel.end_up_to(now, cid, keeps).0).unwrap_or_default();
+        self.gone(peer, keeps, gone);
+        self.live_lanes_ended(id);
+        if tells {
+            self.events.push_back(Event::Closed { channel: id, reason });
         }
-        self.events.pop_front()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) and [`poll_transmit`](Self::poll_transmit) want to be called next. A

@@ -24,6 +24,11 @@ enum Acknowledge {
     AtOnce,
 }
 
+const fn message_of<'f>(instance: Instance, message: &Reliable<'f>) -> Record<'f> {
+    let Reliable { number, lowest, unwanted, body, .. } = *message;
+    Record::Message { instance, number, lowest, unwanted, body }
+}
+
 impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub(super) fn handle_record<'f>(
         &mut self,
@@ -91,14 +96,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Err(FrameError::NotAdmitted);
         }
         let stored = channel.stored_by_cid(cid).ok_or(FrameError::UnknownConnection)?;
-        let opened = match stored.open(self.vault.provider(), now, header, frame) {
-            Err(FrameError::Incarnations) => {
-                channel.wanted |= channel.can_initiate();
-                self.reschedule(id);
-                return Err(FrameError::Incarnations);
-            }
-            opened => opened?,
-        };
+        let opened = stored.open(self.vault.provider(), now, header, frame)?;
+        if stored.is_crowded() {
+            // More of the peer's restarts in one session than are followed: time for another session.
+            channel.wanted |= channel.can_initiate();
+        }
         let before = self.state_of(id, cid);
         let Some(channel) = self.channels.get_mut(&id) else { return Err(FrameError::UnknownConnection) };
         channel.stored_heard(now, cid);
@@ -110,10 +112,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let record = |record| Ok(Received::Record { channel: id, lane: Lane::Stored, record });
         match Content::decode(&frame[opened.plaintext]) {
             Ok(Content::Reliable(message)) => match message.instance.or(peer_instance) {
-                Some(instance) => {
-                    let Reliable { number, lowest, body, .. } = message;
-                    record(Record::Message { instance, number, lowest, body })
-                }
+                Some(instance) => record(message_of(instance, &message)),
                 None => Err(FrameError::UnknownConnection),
             },
             Ok(Content::Ack(Ack { committed: Some(committed), .. })) => record(Record::Committed(committed)),
@@ -153,7 +152,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Err(error) => {
                 // It was sealed by the peer: it is the peer that does not speak this protocol.
                 self.close(id, CloseReason::Protocol);
-                self.events.push_back(Event::Closed { channel: id, reason: CloseReason::Protocol });
+                if let Some(channel) = self.channels.get_mut(&id) {
+                    channel.tells_closed = true;
+                }
                 return Err(error.into());
             }
         };
@@ -168,7 +169,6 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if let (Content::Start(start), Some(channel)) = (&content, self.channels.get_mut(&id)) {
             channel.peer_sealed_before(cid, start.stored_before);
         }
-        let keeps = self.keeps(id);
         let Some(established) = self.channels.get_mut(&id).and_then(|channel| channel.by_cid(cid)) else {
             return Err(FrameError::UnknownConnection);
         };
@@ -179,10 +179,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             }
             Content::Data(body) => record(Record::Datagram(body)),
             Content::Reliable(message) => match message.instance.or(established.session.stored.peer_instance) {
-                Some(instance) => {
-                    let Reliable { number, lowest, body, .. } = message;
-                    record(Record::Message { instance, number, lowest, body })
-                }
+                Some(instance) => record(message_of(instance, &message)),
                 // Its START is still on the way; the message is repeated until it is committed.
                 None => Received::Nothing,
             },
@@ -195,6 +192,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Content::Ping => Received::Nothing,
             Content::Close(reason) => {
                 // One that was held back until a later session was there ends only what came before that.
+                let keeps = self.keeps(id);
                 let Some(channel) = self.channels.get_mut(&id) else { return Ok(Received::Nothing) };
                 let (peer, (gone, is_left)) = (channel.peer, channel.end_up_to(now, cid, keeps));
                 self.gone(peer, keeps, gone);
@@ -202,15 +200,23 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 if is_left {
                     return Ok(Received::Nothing);
                 }
-                // CLOSE ends the live lanes only.
-                match self.channels.get_mut(&id) {
-                    Some(channel) if !channel.kept.is_empty() => channel.stop(),
-                    _ => self.forget(id),
-                }
+                self.live_lanes_ended(id);
                 self.events.push_back(Event::Closed { channel: id, reason });
                 Received::Nothing
             }
         })
+    }
+
+    /// CLOSE ends the live lanes only: what was left at a relay may still come.
+    pub(super) fn live_lanes_ended(&mut self, id: ChannelId) {
+        match self.channels.get_mut(&id) {
+            Some(channel) if !channel.kept.is_empty() => {
+                let stale = channel.stop();
+                stale.map(|cid| self.by_cid.remove(&cid));
+                self.reschedule(id);
+            }
+            _ => self.forget(id),
+        }
     }
 
     /// Takes note of an authentic record.
@@ -226,6 +232,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if moved {
             channel.succeeded();
             let peer = channel.by_cid(cid).map(|established| established.session.peer().clone());
+            // One is enough until the shell has heard of it: a peer that makes session after session fills nothing.
+            let is_told = |event: &Event| matches!(event, Event::Opened { channel, .. } | Event::Renewed { channel, .. } if *channel == id);
+            let peer = peer.filter(|_| !self.events.iter().any(is_told));
             self.events.extend(peer.map(|peer| match was_open {
                 true => Event::Renewed { channel: id, peer },
                 false => {

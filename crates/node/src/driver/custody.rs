@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use sealway_channel::{ChannelId, Deposit, FrameError, PathId, Received, Record, Source};
+use sealway_channel::{BOX_TIME, ChannelId, Deposit, FrameError, PathId, Received, Record, Source};
 use sealway_identity::Mailbox;
-use sealway_routing::{Deposited, Holding, Push, SessionId, Table};
+use sealway_routing::{Deposited, Holding, Push, SessionId, StoreError, Table};
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, IdentityId, Instance, Lane, MessageId, RecordHeader, Route, Timestamp, VarInt,
@@ -22,10 +22,15 @@ const TURN: usize = 64;
 const REPORT_DELAY: Duration = Duration::from_millis(250);
 /// So many frames that wait for nothing else but that report make it leave at once: a relay pushes only so many ahead.
 const REPORT_AT_ONCE: usize = 16;
-/// After how long a deposit is tried again that the relay has not taken.
+/// After how long a deposit is tried again that the relay has not taken, or not answered.
 const REFUSED: Duration = Duration::from_secs(30);
-/// Frames that a relay has pushed and that wait for the application, of one peer: more are left to the relay.
+/// Frames that a relay has pushed and that wait for the application, of one peer: more are left to the relay. It is more than a
+/// relay pushes of one depositor.
 const MAX_PUSHES: usize = 256;
+/// Deposits that wait for an answer of one relay: the oldest is given up.
+const MAX_DEPOSITS: usize = 4096;
+/// A relay's word on how long it keeps something is believed within these bounds.
+const KEEP: (Duration, Duration) = (Duration::from_secs(60), BOX_TIME);
 
 /// What was deposited and waits for the relay's answer.
 #[derive(Debug)]
@@ -50,24 +55,55 @@ pub(super) struct Away {
     /// Until when the relay takes nothing.
     pub(super) paused: Option<Timestamp>,
     /// Instances of the peer of which we have committed messages that it does not know of, and when it is to be told.
-    unreported: Vec<Instance>,
+    unreported: Vec<Unreported>,
     pub(super) report_at: Option<Timestamp>,
-    /// The same, on their way to the relay.
-    reporting: Vec<Instance>,
+    /// The same, on their way to the relay, since when.
+    reporting: Vec<(Instance, Timestamp)>,
+    /// The same, told on a live lane from which nothing has come back since.
+    told: Vec<(Instance, Timestamp)>,
     /// Frames that were pushed, by the message that is in them.
     pushes: Vec<(MessageId, Pushed)>,
 }
 
+/// An instance of which a peer is to be told.
+struct Unreported {
+    instance: Instance,
+    /// It could not be left at a relay: frames that wait for it are not held up any longer. The peer's repetition will be
+    /// answered.
+    failed: bool,
+}
+
 impl Away {
     fn is_reported(&self, instance: Instance) -> bool {
-        !self.unreported.contains(&instance) && !self.reporting.contains(&instance)
+        let waits = self.unreported.iter().any(|unreported| unreported.instance == instance && !unreported.failed);
+        !waits && !self.reporting.iter().any(|(reporting, _)| *reporting == instance)
     }
 
-    fn unreported(&mut self, instance: Instance, at: Timestamp) {
-        if !self.unreported.contains(&instance) {
-            self.unreported.push(instance);
+    fn unreported(&mut self, instance: Instance, failed: bool, at: Timestamp) {
+        match self.unreported.iter_mut().find(|unreported| unreported.instance == instance) {
+            Some(unreported) => unreported.failed |= failed,
+            None => self.unreported.push(Unreported { instance, failed }),
         }
         self.report_at = Some(self.report_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Takes note of what was told live. Who has been heard of since has probably heard of it.
+    pub(super) fn told(&mut self, now: Timestamp, instance: Instance, heard: Option<Timestamp>) {
+        self.told.retain(|(told, at)| *told != instance && heard.is_none_or(|heard| heard <= *at));
+        self.told.push((instance, now));
+    }
+
+    /// What was told to a peer that had gone is told again.
+    fn untold(&mut self, now: Timestamp, heard: Option<Timestamp>) {
+        for (instance, at) in std::mem::take(&mut self.told) {
+            if heard.is_none_or(|heard| heard <= at) {
+                self.unreported(instance, false, now);
+            }
+        }
+        // What has waited to know where the peer is waits no longer.
+        if !self.unreported.is_empty() {
+            self.report_at = Some(now);
+        }
     }
 }
 
@@ -81,6 +117,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if peer.away.mailbox.is_some() && peer.away.since.is_none() {
             tracing::debug!(peer = %id.short(), "away: what is for it is left at the relay");
             peer.away.since = Some(now);
+            let heard = peer.channel.and_then(|channel| self.endpoint.heard_at(channel));
+            peer.away.untold(now, heard);
             peer.outbox.redirect();
             peer.wake();
         }
@@ -105,7 +143,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.away.paused = None;
         peer.away.report_at = None;
         peer.wake();
-        for instance in std::mem::take(&mut peer.away.unreported) {
+        let unreported = std::mem::take(&mut peer.away.unreported).into_iter().map(|unreported| unreported.instance);
+        let reporting = std::mem::take(&mut peer.away.reporting).into_iter().map(|(instance, _)| instance);
+        for instance in unreported.chain(reporting) {
             self.report_committed(now, id, instance);
         }
         self.settle_pushes(now, id);
@@ -131,17 +171,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn deposit_due(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let (channel, mailbox) = (peer.channel, peer.away.mailbox);
-        if peer.away.paused.is_some_and(|until| until > now) {
-            peer.awake = false;
-            return;
-        }
-        peer.away.paused = None;
         let way = mailbox.and_then(|mailbox| self.way_to(mailbox).map(|(index, hop)| (index, hop, mailbox.name)));
         let (Some(channel), Some((index, hop, name))) = (channel, way) else { return self.block(id) };
         if !self.endpoint.may_deposit(now, channel) {
+            // Nothing can be told either: what waits for that waits no longer.
+            self.reports_failed(now, id);
             return self.block(id);
         }
         self.deposit_reports(now, id, channel, (index, hop, name));
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.away.paused.is_some_and(|until| until > now) {
+            (peer.awake, peer.blocked) = (false, false);
+            return;
+        }
+        peer.away.paused = None;
         let mut frame = std::mem::take(&mut self.scratch.inner);
         for sent in 0.. {
             let has_room = self.hop_has_room(hop);
@@ -164,6 +207,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 instance: Some(message.id.instance),
                 number: message.id.number,
                 lowest: message.lowest,
+                unwanted: message.unwanted,
                 body: message.body,
             });
             let len = match self.endpoint.seal_deposit(now, channel, deposit, &mut frame) {
@@ -194,22 +238,43 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             return;
         }
         peer.away.report_at = None;
+        // A relay that has not answered by now has lost the question, or the answer.
+        for (instance, since) in std::mem::take(&mut peer.away.reporting) {
+            if now.since(since) >= REFUSED {
+                peer.away.unreported(instance, true, now);
+            } else {
+                peer.away.reporting.push((instance, since));
+            }
+        }
         let mut frame = std::mem::take(&mut self.scratch.inner);
-        for instance in std::mem::take(&mut peer.away.unreported) {
+        for Unreported { instance, .. } in std::mem::take(&mut peer.away.unreported) {
             let Some(peer) = self.peers.get_mut(&id) else { break };
             let Some(committed) = peer.inbox.committed(instance) else { continue };
             match self.endpoint.seal_deposit(now, channel, Deposit::Committed(committed), &mut frame) {
                 Ok(len) => {
-                    peer.away.reporting.push(instance);
+                    peer.away.reporting.push((instance, now));
                     self.deposit(now, way, 0, &frame[..len], Outstanding::Report { peer: id, instance });
                 }
                 Err(error) => {
                     tracing::debug!(%error, "what was committed was not sealed for the relay; it waits");
-                    peer.away.unreported(instance, now.after(REFUSED));
+                    peer.away.unreported(instance, true, now.after(REFUSED));
                 }
             }
         }
         self.scratch.inner = frame;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let unanswered = peer.away.reporting.iter().map(|(_, since)| since.after(REFUSED)).min();
+            peer.away.report_at = peer.away.report_at.into_iter().chain(unanswered).min();
+        }
+        self.settle_pushes(now, id);
+    }
+
+    /// What was committed cannot be told: frames that wait for that are done with all the same.
+    fn reports_failed(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.away.report_at = None;
+        peer.away.unreported.iter_mut().for_each(|unreported| unreported.failed = true);
+        self.settle_pushes(now, id);
     }
 
     fn deposit(
@@ -225,6 +290,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let number = attachment.next_deposit;
         attachment.next_deposit += 1;
         attachment.deposits.insert(number, outstanding);
+        if attachment.deposits.len() > MAX_DEPOSITS {
+            attachment.deposits.pop_first();
+        }
         let varint = |number| VarInt::new(number).unwrap_or(VarInt::MAX);
         let (number, seconds) = (varint(number), varint(seconds));
         self.send_hop_frame(now, hop, &HopFrame::Deposit { number, seconds, route: Route::to_box(name), frame });
@@ -244,7 +312,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let Some(peer) = self.peers.get_mut(&id) else { return };
                 peer.awake = true;
                 if let Custody::Kept { seconds } = outcome {
-                    let batch = peer.outbox.in_custody(now, message, Duration::from_secs(seconds.get()));
+                    let keep = Duration::from_secs(seconds.get()).clamp(KEEP.0, KEEP.1);
+                    let batch = peer.outbox.in_custody(now, message, keep);
                     if peer.outbox.is_in_custody(message) {
                         peer.report(message, Progress::InCustody);
                     }
@@ -256,11 +325,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Outstanding::Report { peer: id, instance } => {
                 let Some(peer) = self.peers.get_mut(&id) else { return };
-                if let Some(at) = peer.away.reporting.iter().position(|reporting| *reporting == instance) {
-                    peer.away.reporting.swap_remove(at);
-                }
+                peer.away.reporting.retain(|(reporting, _)| *reporting != instance);
                 if !matches!(outcome, Custody::Kept { .. }) {
-                    peer.away.unreported(instance, now.after(REFUSED));
+                    peer.away.unreported(instance, true, now.after(REFUSED));
                 }
                 self.settle_pushes(now, id);
             }
@@ -274,8 +341,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         for outstanding in std::mem::take(&mut attachment.deposits).into_values() {
             let Outstanding::Report { peer: id, instance } = outstanding else { continue };
             if let Some(peer) = self.peers.get_mut(&id) {
-                peer.away.reporting.retain(|reporting| *reporting != instance);
-                peer.away.unreported(instance, now);
+                peer.away.reporting.retain(|(reporting, _)| *reporting != instance);
+                peer.away.unreported(instance, false, now);
             }
         }
         for peer in self.peers.values_mut() {
@@ -322,6 +389,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.offer(id);
                 self.handle_record(now, channel, record);
                 if let Some(peer) = self.peers.get_mut(&id) {
+                    // Pushed once more, under a new number: the old one means nothing any more.
+                    peer.away.pushes.retain(|(known, before)| *known != message || before.hop != pushed.hop);
                     peer.away.pushes.push((message, pushed));
                 }
                 self.settle_pushes(now, id);
@@ -374,7 +443,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// What the application has committed is to be told to the peer, over its box if it is away.
     pub(super) fn report_to_box(&mut self, now: Timestamp, id: IdentityId, instance: Instance) {
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.away.unreported(instance, now.after(REPORT_DELAY));
+            peer.away.unreported(instance, false, now.after(REPORT_DELAY));
         }
     }
 
@@ -421,7 +490,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    pub(super) fn fetched(&mut self, now: Timestamp, push: Push, row: Option<&[u8]>) {
+    pub(super) fn fetched(&mut self, now: Timestamp, push: Push, row: Result<Option<&[u8]>, StoreError>) {
         let Self { relay, endpoint, links, scratch, statistics, .. } = self;
         let Some(relay) = relay else { return };
         relay.push(now, push, row, |session, frame| {

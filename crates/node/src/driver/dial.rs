@@ -1,6 +1,6 @@
 //! Links: connecting and staying connected, listening, and what becomes of a link that ends.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sealway_channel::{ChannelId, PathId, Source};
 use sealway_identity::{Card, PayloadParts, Policy};
@@ -71,7 +71,7 @@ pub(super) struct Attachment {
     /// The relay has refused our box, and why.
     refused: Option<Registration>,
     /// What was left for others in this hop session and waits for the relay's answer, by number.
-    pub(super) deposits: HashMap<u64, Outstanding>,
+    pub(super) deposits: BTreeMap<u64, Outstanding>,
     pub(super) next_deposit: u64,
     waiting: Vec<Reply<()>>,
 }
@@ -153,7 +153,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             client: Client::new(INCOMING_FLOWS),
             attached: false,
             refused: None,
-            deposits: HashMap::new(),
+            deposits: BTreeMap::new(),
             next_deposit: 0,
             waiting,
         };

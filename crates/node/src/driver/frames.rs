@@ -252,6 +252,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     // ---- out ----
 
+    /// Gives a flow over a relay up.
+    pub(super) fn end_flow(&mut self, path: PathId) {
+        let Some((index, flow)) = as_flow(path) else { return };
+        if let Some(attachment) = self.dials.get_mut(index).and_then(|dial| dial.attachment()) {
+            attachment.client.end(flow);
+        }
+    }
+
     /// Sends a frame of the endpoint on its path.
     pub(super) fn transmit(&mut self, now: Timestamp, path: PathId, frame: &[u8]) {
         let Some((index, flow)) = as_flow(path) else { return self.push_to_link(path, frame) };

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sealway_channel::{ChannelId, Context, Record};
+use sealway_channel::{ChannelId, Context, PathId, Record};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
 use sealway_routing::{
     Batch, Delivered, Delivery, Deposited, Inbox, Intake, Marks, Outbox, Push, SendOptions, StoreError, Table,
@@ -84,6 +84,8 @@ pub(super) struct Peer {
     pub(super) away: Away,
     pub(super) channel: Option<ChannelId>,
     pub(super) card: Option<Card>,
+    /// The flow to its box.
+    route: Option<PathId>,
     application: Option<mpsc::Sender<Delivery>>,
     /// A message is being written as handed over: the next one waits, for the order.
     handing_over: bool,
@@ -105,6 +107,7 @@ impl Peer {
             away: Away::default(),
             channel: None,
             card: None,
+            route: None,
             application: None,
             handing_over: false,
             context: watch::channel(None).0,
@@ -218,7 +221,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let payload = PayloadParts::with_mailbox(Mailbox { relay: relay.id, name: own_box });
             let channel = self.endpoint.open(now, card, &Policy::only(card), payload, path)?;
             self.by_channel.insert(channel, id);
-            self.by_flow.insert(path, id);
+            self.leads_to(path, id);
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.channel = Some(channel);
                 peer.away.mailbox = Some(Mailbox { relay: relay.id, name: relay.contact_box });
@@ -324,9 +327,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 what.into_iter().for_each(|what| self.not_stored(now, what, &error));
             }
             Completed::Read { what: Stored::Fetched(push), value } => match value {
-                Ok(row) => self.fetched(now, push, row.as_deref()),
-                // It stays in custody: it is pushed again after a while.
-                Err(error) => tracing::error!(%error, "the store failed"),
+                Ok(row) => self.fetched(now, push, Ok(row.as_deref())),
+                Err(error) => {
+                    tracing::error!(%error, "the store failed");
+                    self.fetched(now, push, Err(error));
+                }
             },
             Completed::Read { .. } => {}
         }
@@ -393,9 +398,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if peer.away.mailbox.is_some() && (!is_open || self.is_away(id)) {
             return self.report_to_box(now, id, instance);
         }
-        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         if let (Some(channel), Some(committed)) = (peer.channel, peer.inbox.committed(instance)) {
             self.endpoint.report_committed(now, channel, &committed);
+            let heard = self.endpoint.heard_at(channel);
+            peer.away.told(now, instance, heard);
         }
     }
 
@@ -481,11 +488,22 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(attachment) = self.dials[index].attachment() {
             let path = flow_path(index, attachment.client.flow_to(mailbox.name));
             self.endpoint.set_path(channel, path);
-            self.by_flow.insert(path, peer.id());
-            if let Some(peer) = self.peers.get_mut(&peer.id()) {
-                peer.away.mailbox = Some(mailbox);
+            if let Some(entry) = self.peers.get_mut(&peer.id()) {
+                entry.away.mailbox = Some(mailbox);
             }
+            self.leads_to(path, peer.id());
         }
+    }
+
+    /// Takes note of the one flow that leads to a peer's box. A flow to another box that it has named is given up.
+    fn leads_to(&mut self, path: PathId, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let before = peer.route.replace(path).filter(|before| *before != path);
+        if let Some(before) = before.filter(|before| self.by_flow.get(before) == Some(&id)) {
+            self.by_flow.remove(&before);
+            self.end_flow(before);
+        }
+        self.by_flow.insert(path, id);
     }
 
     pub(super) fn peer_closed(&mut self, channel: ChannelId) {
@@ -506,9 +524,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let instance_of_ours = self.instance;
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance_of_ours));
         match record {
-            Record::Message { instance, number, lowest, body } => {
+            Record::Message { instance, number, lowest, unwanted, body } => {
                 let message = MessageId { instance, number };
-                match peer.inbox.handle_message(message, lowest, body) {
+                match peer.inbox.handle_message(message, lowest, unwanted, body) {
                     Intake::Accepted => peer.awake = true,
                     Intake::Committed => {
                         self.statistics.repeated_messages += 1;
@@ -602,6 +620,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if self.is_away(id) {
             return self.deposit_due(now, id);
         }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            // It is told as soon as there is a session, or the peer is known to be away.
+            peer.away.report_at = None;
+        }
         let Some(channel) = self.peers.get(&id).and_then(|peer| peer.channel) else {
             self.block(id);
             return;
@@ -629,6 +651,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 instance: Some(message.id.instance),
                 number: message.id.number,
                 lowest: message.lowest,
+                unwanted: message.unwanted,
                 body: message.body,
             };
             match self.endpoint.seal_message(now, channel, reliable, &mut frame) {

@@ -107,7 +107,7 @@ pub(crate) struct Relay {
     /// An address to listen on: tcp://host:port. Repeatable.
     #[arg(long = "listen", value_name = "ADDRESS", required = true)]
     pub(crate) listen: Vec<String>,
-    /// The relay's data file: which box belongs to whom [default: FILE.data].
+    /// The relay's data file: which box belongs to whom, and what is in it [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
     /// Who may attach: an identity (64 hexadecimal digits), a card, or a file with a card. Repeatable; without any, nobody.

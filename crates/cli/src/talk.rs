@@ -1,8 +1,8 @@
 //! `listen` and `open`: lines in, lines out.
 
-use std::{future::Future, io::Write, path::Path};
+use std::{future::Future, io::Write, path::Path, time::Duration};
 
-use sealway::{Channel, Node, NodeError, Policy, Receipt, RedbStore, Tcp};
+use sealway::{Channel, Node, NodeError, Policy, Progress, Receipt, RedbStore, Tcp};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Split, Stdin},
     sync::{mpsc, watch},
@@ -149,15 +149,48 @@ async fn next_line(
     Ok(line.map(|line| (line, place)))
 }
 
+/// What lasts no longer than this needs no word.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Waits until everything that was sent is committed, and what an earlier run has left.
 async fn settle(
     mut receipts: mpsc::Receiver<Receipt>,
     flushed: impl Future<Output = Result<(), NodeError>>,
 ) -> Result<(), Failure> {
-    while let Some(receipt) = receipts.recv().await {
+    let mut said = None;
+    while let Some(mut receipt) = receipts.recv().await {
+        // Once for each time that it is so, not for each line.
+        while !matches!(receipt.progress(), Progress::Delivered | Progress::Dropped) {
+            let progress = receipt.progress();
+            let soon = receipt.changed();
+            if said == Some(progress) {
+                soon.await?;
+                continue;
+            }
+            match tokio::time::timeout(PATIENCE, soon).await {
+                Ok(changed) => drop(changed?),
+                Err(_) => {
+                    explain(progress);
+                    said = Some(progress);
+                }
+            }
+        }
         receipt.delivered().await?;
     }
     Ok(flushed.await?)
+}
+
+/// Says why a line does not arrive yet.
+fn explain(progress: Progress) {
+    match progress {
+        Progress::InCustody => {
+            eprintln!("the relay keeps the lines until the peer attaches; this program may end, with Ctrl-C");
+        }
+        Progress::NeverMet => {
+            eprintln!("the first time both ends have to be attached at once: the lines wait here until the peer is");
+        }
+        _ => {}
+    }
 }
 
 async fn print(mut channel: Channel, mut stopped: watch::Receiver<bool>) -> Result<(), Failure> {

@@ -109,6 +109,28 @@ fn lines_arrive_once_and_in_order_although_the_listener_was_away() {
     assert!(opener.0.wait().unwrap().success());
 }
 
+/// The relay has the lines when it says so, and hands them over when their sender is long gone.
+#[cfg(unix)]
+#[test]
+fn the_sender_may_be_gone_when_the_listener_comes() {
+    let (folder, _relay) = relay();
+    let folder = folder.path();
+    let mut listener = listen(folder);
+    let mut opener = open(folder);
+    writeln!(opener.0.stdin.take().unwrap(), "we have met").unwrap();
+    assert_eq!(listener.lines().next().unwrap(), "we have met");
+    assert!(opener.0.wait().unwrap().success());
+    listener.stop();
+    let arguments = ["open", "--vault", "left.vault", "right.vault.card"];
+    let mut opener = sealway(folder).args(arguments).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    writeln!(opener.stdin.take().unwrap(), "one\ntwo").unwrap();
+    let said = BufReader::new(opener.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.into_iter().any(|line| line.starts_with("the relay keeps the lines")));
+    opener.kill().unwrap();
+    opener.wait().unwrap();
+    assert_eq!(listen(folder).lines().take(2).collect::<Vec<_>>(), ["one", "two"]);
+}
+
 /// Octets that are no text, and lines that are too long, end nothing; the program waits for a listener that comes later.
 #[cfg(unix)]
 #[test]

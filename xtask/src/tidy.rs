@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sealway-link", &["sealway-wire"]),
     ("sealway-tcp", &["sealway-link", "sealway-wire"]),
     ("sealway-crypto-rustcrypto", &["sealway-vault"]),
+    ("sealway-crypto-aws-lc", &["sealway-crypto-rustcrypto", "sealway-vault"]),
     ("sealway-vault-file", &["sealway-vault"]),
     ("sealway-store-redb", &["sealway-routing"]),
     (
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "sealway",
         &[
             "sealway-channel",
+            "sealway-crypto-aws-lc",
             "sealway-crypto-rustcrypto",
             "sealway-identity",
             "sealway-link",
@@ -45,6 +47,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "sealway-testkit",
         &["sealway-channel", "sealway-crypto-rustcrypto", "sealway-identity", "sealway-vault", "sealway-wire"],
+    ),
+    (
+        "sealway-benches",
+        &[
+            "sealway-channel",
+            "sealway-crypto-aws-lc",
+            "sealway-crypto-rustcrypto",
+            "sealway-identity",
+            "sealway-vault",
+            "sealway-wire",
+        ],
     ),
     ("xtask", &[]),
 ];

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sealway::{Card, CryptoProvider, Identity, IdentityId, Policy, RustCrypto, Secret, Unlock, UnverifiedCard};
+use sealway::{Card, CryptoProvider, Identity, IdentityId, Policy, Secret, Unlock, UnverifiedCard, crypto};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -72,7 +72,7 @@ pub(crate) fn card(text_or_path: &str) -> Result<Card, Failure> {
     };
     let refused = |error: &dyn std::fmt::Display| Failure::given(format!("{text_or_path:.60}: no card: {error}"));
     let card = UnverifiedCard::from_uri(&text).map_err(|error| refused(&error))?;
-    card.verify(&RustCrypto::os()).map_err(|error| refused(&error))
+    card.verify(&crypto()).map_err(|error| refused(&error))
 }
 
 fn relay_card(text_or_path: &str) -> Result<Card, Failure> {
@@ -148,7 +148,7 @@ fn unlock_new(vault: &Vault) -> Result<Unlock, Failure> {
     if path.exists() {
         return read_key_file(&path);
     }
-    let key: Secret<32> = RustCrypto::os().random_secret().map_err(Failure::failed)?;
+    let key: Secret<32> = crypto().random_secret().map_err(Failure::failed)?;
     let text = Zeroizing::new(format!("{}\n", data_encoding::HEXLOWER.encode(key.expose())));
     write_private(&path, text.as_bytes())?;
     Ok(Unlock::KeyFile(key))

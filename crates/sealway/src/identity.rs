@@ -2,14 +2,13 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
 use sealway_identity::{Card, CardParts, IdentityError, Owner, RecoveryKey, RelayEntry, UnverifiedCard};
 use sealway_node::Keys;
 use sealway_vault::{Algorithm, CryptoProvider, Vault, VaultError};
 use sealway_vault_file::{FileVault, FileVaultError, Unlock};
 use sealway_wire::{BoxName, DecodeError, IdentityId};
 
-type Provider = RustCrypto<OsEntropy>;
+use crate::{Crypto, crypto};
 
 const OWNER: &str = "identity";
 const CONTACT_BOX: &str = "contact box";
@@ -18,7 +17,7 @@ const RELAYS: &str = "relays";
 
 /// An identity, its keys in a file vault, its card, and the relays at which it is to be found.
 pub struct Identity {
-    vault: Arc<FileVault<Provider>>,
+    vault: Arc<FileVault<Crypto>>,
     owner: Owner,
     contact_box: BoxName,
     card: Card,
@@ -39,7 +38,7 @@ impl Identity {
         addresses: Vec<String>,
         relays: Vec<Card>,
     ) -> Result<(Self, RecoveryKey), IdentityFileError> {
-        let mut vault = FileVault::create(path, unlock, RustCrypto::os())?;
+        let mut vault = FileVault::create(path, unlock, crypto())?;
         let (owner, recovery) = Owner::incept(&mut vault, Algorithm::Ed25519)?;
         let contact_box = BoxName(vault.provider().random().map_err(VaultError::from)?);
         let entry = |relay: &Card| RelayEntry {
@@ -64,7 +63,7 @@ impl Identity {
     /// # Errors
     /// If the vault does not open, or holds no identity.
     pub fn open(path: &Path, unlock: Unlock) -> Result<Self, IdentityFileError> {
-        let vault = FileVault::open(path, unlock, RustCrypto::os())?;
+        let vault = FileVault::open(path, unlock, crypto())?;
         let missing = |what| IdentityFileError::Missing { what };
         let owner = Owner::load(&vault, vault.document(OWNER).ok_or(missing(OWNER))?)?;
         let contact_box = vault.document(CONTACT_BOX).and_then(|name| name.try_into().ok());
@@ -105,7 +104,7 @@ impl Identity {
 }
 
 impl Keys for Identity {
-    type Vault = Arc<FileVault<Provider>>;
+    type Vault = Arc<FileVault<Crypto>>;
 
     fn into_parts(self) -> (Self::Vault, Owner, Option<BoxName>) {
         (self.vault, self.owner, Some(self.contact_box))

@@ -30,11 +30,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod crypto;
 mod identity;
 
+pub use crypto::{Crypto, crypto};
 pub use identity::{Identity, IdentityFileError};
 pub use sealway_channel::{Context, PostQuantum, Profile};
-pub use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
 pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, RelayEntry, UnverifiedCard};
 pub use sealway_link::{LinkError, Transport};
 pub use sealway_node::danger;

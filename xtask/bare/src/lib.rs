@@ -66,7 +66,7 @@ pub extern "C" fn sealway_bare(frame: *mut u8, len: usize) -> usize {
     // SAFETY: the caller of this function, which is never called, hands over `len` octets.
     let frame = unsafe { core::slice::from_raw_parts_mut(frame, len) };
     let now = Timestamp::from_micros(0);
-    let _ = relay.handle(sealway_routing::SessionId(0), frame, |_, _| {});
+    let _ = relay.handle(sealway_wire::Timestamp::from_micros(0), sealway_routing::SessionId(0), frame, |_, _| {});
     let _ = endpoint.handle_frame(now, sealway_channel::PathId(0), sealway_channel::Source(0), frame);
     let mut frames = Frames::new();
     frames.push(frame);

@@ -24,7 +24,7 @@ pub use aead::Aes256GcmKey;
 pub use agreement::X25519Key;
 pub use hash::Sha256State;
 pub use kem::MlKem768Key;
-pub use signature::SoftwareSigningKey;
+pub use signature::{SoftwareSigningKey, verify};
 
 /// The provider, over a source of randomness.
 #[derive(Clone, Debug)]
@@ -111,6 +111,6 @@ impl<E: Entropy> CryptoProvider for RustCrypto<E> {
     }
 
     fn verify(&self, key: &VerifyingKey, message: &[u8], signature: &Signature) -> Result<(), Rejected> {
-        signature::verify(key, message, signature)
+        verify(key, message, signature)
     }
 }

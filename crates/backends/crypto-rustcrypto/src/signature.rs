@@ -14,7 +14,11 @@ pub enum SoftwareSigningKey {
 }
 
 impl SoftwareSigningKey {
-    pub(crate) fn new(algorithm: Algorithm, seed: &Secret<32>) -> Result<Self, Rejected> {
+    /// Loads a key from its 32 octets.
+    ///
+    /// # Errors
+    /// If they are no key of that algorithm (P-256: zero, or not below the group order).
+    pub fn new(algorithm: Algorithm, seed: &Secret<32>) -> Result<Self, Rejected> {
         match algorithm {
             Algorithm::Ed25519 => Ok(Self::Ed25519(ed25519_dalek::SigningKey::from_bytes(seed.expose()))),
             Algorithm::P256 => p256::ecdsa::SigningKey::from_slice(seed.expose()).map(Self::P256).map_err(|_| Rejected),
@@ -46,7 +50,11 @@ impl SigningKey for SoftwareSigningKey {
     }
 }
 
-pub(crate) fn verify(key: &VerifyingKey, message: &[u8], signature: &Signature) -> Result<(), Rejected> {
+/// Verifies a signature: Ed25519 strictly, ECDSA with the low s alone.
+///
+/// # Errors
+/// If it does not verify, or `key` is none.
+pub fn verify(key: &VerifyingKey, message: &[u8], signature: &Signature) -> Result<(), Rejected> {
     match key {
         // Strictly: plain verification accepts small-order keys, under which one signature fits every message.
         VerifyingKey::Ed25519(octets) => ed25519_dalek::VerifyingKey::from_bytes(octets)

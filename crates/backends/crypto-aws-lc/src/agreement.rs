@@ -1,0 +1,43 @@
+//! X25519.
+
+use std::fmt;
+
+use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
+use sealway_vault::{AgreementError, DhKey, PublicKey, Secret};
+
+/// An X25519 private key and its public key.
+pub struct X25519Key {
+    /// None only if there was no memory for it.
+    secret: Option<PrivateKey>,
+    public: PublicKey,
+}
+
+impl X25519Key {
+    pub(crate) fn new(seed: &Secret<32>) -> Self {
+        let secret = PrivateKey::from_private_key(&X25519, seed.expose()).ok();
+        let public = secret.as_ref().and_then(|secret| secret.compute_public_key().ok());
+        let public = public.and_then(|public| public.as_ref().try_into().ok());
+        // The all-zero public key agrees with nobody.
+        Self { secret, public: public.unwrap_or_default() }
+    }
+}
+
+impl DhKey for X25519Key {
+    fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    fn agree(&self, peer: &PublicKey) -> Result<Secret<32>, AgreementError> {
+        let secret = self.secret.as_ref().ok_or(AgreementError)?;
+        // AWS-LC refuses an all-zero result.
+        agreement::agree(secret, UnparsedPublicKey::new(&X25519, peer), AgreementError, |shared| {
+            shared.try_into().map(Secret::new).map_err(|_| AgreementError)
+        })
+    }
+}
+
+impl fmt::Debug for X25519Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("X25519Key(..)")
+    }
+}

@@ -54,6 +54,8 @@ const ACK_RECORDS: u32 = 64;
 const COMMIT_DELAY: Duration = Duration::from_millis(10);
 /// The most sessions of one peer; the oldest goes.
 const MAX_SESSIONS: usize = 4;
+/// Runs of the peer of which committed messages are told at a time.
+const MAX_REPORTS: usize = 16;
 /// The most stored lanes that are kept beyond their sessions; the oldest goes.
 const MAX_KEPT: usize = 4;
 
@@ -255,6 +257,8 @@ impl<P: CryptoProvider> Established<P> {
 
 /// The committed messages that every ACK tells of.
 pub(crate) struct Report {
+    /// No ACK has told it yet.
+    pub(crate) is_news: bool,
     instance: Instance,
     mark: u32,
     bitmap: [u8; 128],
@@ -268,7 +272,7 @@ impl Report {
         let len = bits.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
         let mut bitmap = [0; 128];
         bitmap[..len].copy_from_slice(&committed.bitmap[..len]);
-        Self { instance: committed.instance, mark: committed.mark, bitmap, len }
+        Self { is_news: true, instance: committed.instance, mark: committed.mark, bitmap, len }
     }
 
     pub(crate) fn committed(&self) -> Committed<'_> {
@@ -293,7 +297,8 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     pub(crate) kept: Vec<Kept<V::Provider>>,
     /// Our connection id of the session that we send on.
     pub(crate) sending: Option<Cid>,
-    pub(crate) report: Option<Report>,
+    /// The newest last.
+    pub(crate) reports: Vec<Report>,
     /// Since when nothing was heard although something was sent; and the PINGs sent since.
     silent_since: Option<Timestamp>,
     pings: u32,
@@ -332,7 +337,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
             sessions: Vec::new(),
             kept: Vec::new(),
             sending: None,
-            report: None,
+            reports: Vec::new(),
             silent_since: None,
             pings: 0,
             ping_wanted: false,
@@ -427,6 +432,18 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         // One that the peer was never heard under is the likeliest to bring nothing.
         let unconfirmed = self.kept.iter().position(|kept| !kept.stored.confirmed);
         surplus.then(|| self.kept.remove(unconfirmed.unwrap_or(0)).stored.local)
+    }
+
+    /// Has ACKs tell what was committed: of every run of the peer, what was said last.
+    pub(crate) fn report(&mut self, now: Timestamp, report: Report) {
+        self.reports.retain(|known| known.instance != report.instance);
+        self.reports.push(report);
+        if self.reports.len() > MAX_REPORTS {
+            self.reports.remove(0);
+        }
+        if let Some(current) = self.current() {
+            current.wants_commit_ack(now);
+        }
     }
 
     /// Adds a session; returns the connection ids of those that had to go.

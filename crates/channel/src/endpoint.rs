@@ -477,10 +477,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Has the following ACKs tell what the application has committed of the peer's messages.
     pub fn report_committed(&mut self, now: Timestamp, channel: ChannelId, committed: &Committed<'_>) {
         if let Some(found) = self.channels.get_mut(&channel) {
-            found.report = Some(Report::new(committed));
-            if let Some(current) = found.current() {
-                current.wants_commit_ack(now);
-            }
+            found.report(now, Report::new(committed));
         }
         self.reschedule(channel);
     }

@@ -54,6 +54,8 @@ struct Item {
     expires: Timestamp,
     place: Place,
     unopened: u8,
+    /// How often its recipient has left it for later, in this hop session.
+    postponed: u8,
 }
 
 impl Item {
@@ -181,7 +183,8 @@ impl Custody {
         *self.octets_of_share.entry((id.name, depositor)).or_default() += octets;
         *self.octets_of_depositor.entry(depositor).or_default() += octets;
         self.expiries.insert((expires, id));
-        self.items.insert(id, Item { owner, depositor, octets, expires, place: Place::Nowhere, unopened: 0 });
+        self.items
+            .insert(id, Item { owner, depositor, octets, expires, place: Place::Nowhere, unopened: 0, postponed: 0 });
     }
 
     /// A frame is on disk. Returns its owner.
@@ -239,13 +242,20 @@ impl Custody {
             let queue = self.queues.get(&(*owner, depositor));
             let later = queue.into_iter().flat_map(|queue| &queue.later).map(|(_, id)| *id);
             let later: Vec<CustodyId> = later.collect();
-            later.into_iter().for_each(|id| self.put(id, Place::Due));
+            for id in later {
+                self.put(id, Place::Due);
+                self.items.get_mut(&id).into_iter().for_each(|item| item.postponed = 0);
+            }
         }
     }
 
     /// The recipient cannot take a frame now.
     pub(crate) fn later(&mut self, now: Timestamp, id: CustodyId) {
-        self.put(id, Place::From(now.after(LATER)));
+        let Some(item) = self.items.get_mut(&id) else { return };
+        // Longer each time: what comes after it has to find its turn too.
+        let wait = LATER * (1 << item.postponed.min(6));
+        item.postponed = item.postponed.saturating_add(1);
+        self.put(id, Place::From(now.after(wait)));
     }
 
     /// A frame was pushed to a session that has ended, or has to make room for an earlier one.
@@ -282,14 +292,15 @@ impl Custody {
         batch
     }
 
-    /// Deletes what has outlived its time. Returns how many frames that were.
-    pub(crate) fn expire(&mut self, now: Timestamp) -> (usize, Batch) {
-        let (mut count, mut all) = (0, Batch::default());
+    /// Deletes what has outlived its time. Returns which frames that were, with their owners.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> (Vec<(CustodyId, Parties)>, Batch) {
+        let (mut expired, mut all) = (Vec::new(), Batch::default());
         while let Some((_, id)) = self.expiries.first().copied().filter(|(at, _)| *at <= now) {
+            let parties = |item: &Item| Parties { owner: item.owner, depositor: item.depositor };
+            expired.extend(self.items.get(&id).map(|item| (id, parties(item))));
             all.operations.extend(self.remove(id).operations);
-            count += 1;
         }
-        (count, all)
+        (expired, all)
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Timestamp> {

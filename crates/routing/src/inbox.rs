@@ -96,6 +96,15 @@ impl Marks {
         *self = moved;
     }
 
+    fn merge(&mut self, other: &Self) {
+        self.raise(other.mark);
+        for number in (other.mark..=other.mark.saturating_add(COMMIT_WINDOW)).rev() {
+            if number >= self.mark && other.contains(number) {
+                self.insert(number);
+            }
+        }
+    }
+
     /// As an ACK tells it.
     #[must_use]
     pub fn committed(&self, instance: Instance) -> Committed<'_> {
@@ -240,7 +249,8 @@ impl Inbox {
         if id.number > progress.marks.mark.saturating_add(COMMIT_WINDOW) {
             return Intake::Later;
         }
-        for number in id.number.saturating_sub(unwanted).max(progress.marks.mark)..id.number {
+        // Downwards, so that the mark moves once.
+        for number in (id.number.saturating_sub(unwanted).max(progress.marks.mark)..id.number).rev() {
             progress.marks.insert(number);
             progress.durable.insert(number);
             self.octets -= progress.waiting.remove(&number).map_or(0, |body| body.len());
@@ -279,6 +289,17 @@ impl Inbox {
         }
         let is_here = id.number < progress.next || progress.waiting.contains_key(&id.number);
         if is_here || progress.marks.contains(id.number) { Holding::Waiting } else { Holding::Nothing }
+    }
+
+    /// Whether a message that is here waits for an earlier one that is not.
+    #[must_use]
+    pub fn is_blocked(&self, id: MessageId) -> bool {
+        let Some(progress) = self.progress.get(&id.instance) else { return false };
+        let mut next = progress.next;
+        while next < id.number && progress.marks.contains(next) {
+            next += 1;
+        }
+        id.number > next && !progress.waiting.contains_key(&next)
     }
 
     /// The next message in order, if it is here. It counts as handed over.
@@ -324,9 +345,7 @@ impl Inbox {
     pub fn written(&mut self, instance: Instance, marks: Marks) {
         // Writes complete in their order: this one knows all that the one before it knew.
         if let Some(progress) = self.progress.get_mut(&instance) {
-            progress.durable = marks;
-            let lowest = progress.lowest;
-            progress.durable.raise(lowest);
+            progress.durable.merge(&marks);
         }
     }
 

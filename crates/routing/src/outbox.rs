@@ -95,6 +95,8 @@ struct Sent {
     times: u32,
     /// A relay has it, until `again`.
     in_custody: bool,
+    /// A relay has not taken it: nothing that comes after it is left there before.
+    refused: bool,
 }
 
 impl Entry {
@@ -218,7 +220,14 @@ impl Outbox {
         let (id, options, kept_until, body) = decode(value)?;
         self.next_order = self.next_order.max(order.saturating_add(1));
         let epoch = Timestamp::from_micros(0);
-        let sent = kept_until.map(|again| Sent { lane: Lane::Stored, first: epoch, again, times: 2, in_custody: true });
+        let sent = kept_until.map(|again| Sent {
+            lane: Lane::Stored,
+            first: epoch,
+            again,
+            times: 2,
+            in_custody: true,
+            refused: false,
+        });
         self.insert(order, Entry { id, body, options, stored: true, ready: true, offered: true, sent });
         Some(id)
     }
@@ -254,22 +263,17 @@ impl Outbox {
         let entry = self.entries.get_mut(&order)?;
         let before = entry.sent.as_ref().filter(|sent| sent.lane == lane);
         let (first, times) = before.map_or((now, 0), |sent| (sent.first, sent.times));
+        let refused = before.is_some_and(|sent| sent.refused);
         let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
         entry.offered = true;
-        entry.sent = Some(Sent { lane, first, again: now.after(wait), times: times + 1, in_custody: false });
+        entry.sent = Some(Sent { lane, first, again: now.after(wait), times: times + 1, in_custody: false, refused });
         Some(ToSend { id, lowest, unwanted, body: &entry.body })
     }
 
     /// Messages of an earlier run go first, and alone: the recipient orders messages of one run only.
     fn due_live(&self, now: Timestamp) -> Option<u64> {
-        let instance = self.entries.values().next()?.id.instance;
-        let lowest = self.lowest(instance)?;
         let (mut in_flight, mut octets) = (0, 0);
-        for (order, entry) in &self.entries {
-            let beyond = entry.id.number.saturating_sub(lowest) >= COMMIT_WINDOW;
-            if entry.id.instance != instance || beyond || !entry.ready {
-                break;
-            }
+        for (order, entry) in self.live() {
             let is_due = match &entry.sent {
                 None => in_flight < IN_FLIGHT && octets < OCTETS_IN_FLIGHT,
                 Some(sent) => sent.again <= now,
@@ -307,6 +311,9 @@ impl Outbox {
             };
             if is_due {
                 return Some(*order);
+            }
+            if entry.sent.as_ref().is_some_and(|sent| sent.refused) {
+                break;
             }
             waiting += 1;
             octets += entry.body.len();
@@ -350,7 +357,7 @@ impl Outbox {
         if let Some(entry) = self.entries.get_mut(&order)
             && let Some(sent) = entry.sent.as_mut().filter(|sent| sent.lane == Lane::Stored)
         {
-            (sent.in_custody, sent.again) = (true, now.after(keep));
+            (sent.in_custody, sent.refused, sent.again) = (true, false, now.after(keep));
             if entry.stored {
                 let value = encode(id, &entry.options, Some(sent.again), &entry.body);
                 batch.put(Table::Outbox, [peer.0.as_slice(), &order.to_be_bytes()].concat(), value);
@@ -363,7 +370,7 @@ impl Outbox {
     pub fn not_kept(&mut self, now: Timestamp, id: MessageId, wait: Duration) {
         let sent = self.entry_mut(id).and_then(|entry| entry.sent.as_mut());
         if let Some(sent) = sent.filter(|sent| sent.lane == Lane::Stored) {
-            sent.again = now.after(wait);
+            (sent.refused, sent.again) = (true, now.after(wait));
         }
     }
 
@@ -402,26 +409,35 @@ impl Outbox {
         self.give_up(orders)
     }
 
-    /// When [`poll_send`](Self::poll_send) or [`expire`](Self::expire) has something to do next, if nothing else happens.
+    /// When [`poll_send`](Self::poll_send) on `lane` or [`expire`](Self::expire) has something to do next, if nothing else
+    /// happens.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        // Behind what a relay keeps there may be deposits that it has not answered.
-        let deposits = self.entries.range(self.kept.0..).take(2 * DEPOSITS);
-        let under_way = self.under_way().chain(deposits);
-        let again = under_way.filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min();
+    pub fn poll_timeout(&self, lane: Lane) -> Option<Timestamp> {
+        let again = match lane {
+            Lane::Live => self.live().filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min(),
+            Lane::Stored => {
+                let rest = self.entries.range(self.kept.0..).take(2 * DEPOSITS);
+                let rest = rest.filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again));
+                rest.chain((self.kept.0 > 0).then_some(self.kept.1)).min()
+            }
+        };
         again.into_iter().chain(self.next_expiry()).min()
+    }
+
+    /// What may be under way live: of one run, within the window of numbers, up to what is not written yet.
+    fn live(&self) -> impl Iterator<Item = (&u64, &Entry)> {
+        let first = self.entries.values().next().map(|entry| entry.id);
+        let lowest = first.and_then(|first| self.lowest(first.instance)).unwrap_or(0);
+        self.entries.iter().take_while(move |(_, entry)| {
+            let within = entry.id.number.saturating_sub(lowest) < COMMIT_WINDOW;
+            Some(entry.id.instance) == first.map(|first| first.instance) && within && entry.ready
+        })
     }
 
     /// When [`expire`](Self::expire) has something to do next.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Timestamp> {
         self.expiries.first().map(|(at, _)| *at)
-    }
-
-    /// The entries among which everything is that was sent: the window bounds how far ahead of the first that can be.
-    fn under_way(&self) -> impl DoubleEndedIterator<Item = (&u64, &Entry)> {
-        let end = self.entries.keys().nth(COMMIT_WINDOW as usize).copied().unwrap_or(u64::MAX);
-        self.entries.range(..end)
     }
 
     /// The lowest number that is kept of an instance: numbers rise with the order.

@@ -482,7 +482,17 @@ impl Relay {
             self.timer_of.remove(&client);
             self.wanting.insert(client);
         }
-        self.custody.expire(now)
+        let (expired, batch) = self.custody.expire(now);
+        for (id, Parties { owner, depositor }) in &expired {
+            let session = self.attached.get(owner).and_then(|session| self.sessions.get_mut(session));
+            let Some(session) = session else { continue };
+            let window = session.windows.get(depositor);
+            if let Some(number) = window.and_then(|window| window.numbers.get(id)).copied() {
+                session.settle(number);
+                self.wanting.insert(*owner);
+            }
+        }
+        (expired.len(), batch)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.

@@ -118,6 +118,16 @@ impl World {
         self.take(client).iter().filter_map(answer).collect()
     }
 
+    /// The first frame in custody is lost.
+    fn forget_first(&mut self) {
+        let mut first = None;
+        self.disk.load(Table::Custody, &mut |key, _| first = first.take().or(Some(key.to_vec()))).unwrap();
+        let mut batch = Batch::default();
+        batch.delete(Table::Custody, first.unwrap());
+        self.disk.commit(&[batch]).unwrap();
+        self.restart();
+    }
+
     /// The relay is killed and started again: its disk is what is left.
     fn restart(&mut self) {
         self.relay = Relay::new(self.limits);
@@ -187,7 +197,7 @@ fn verdicts() {
         let number = only(world.pushed(1)).expect("pushed three times");
         world.verdict(1, number, Verdict::Unopened);
         assert_eq!(only(world.pushed(1)), None, "not at once");
-        world.now = world.now.after(SECOND * 5);
+        world.now = world.now.after(SECOND * 320);
     }
     assert_eq!(world.relay.custody().0, 0, "three failures to open are a discard");
     world.deposit(1, 1, b"refused", true);
@@ -202,7 +212,8 @@ fn verdicts() {
         world.verdict(9, number, Verdict::Done);
         world.verdict(1, VarInt::from_u32(1000), Verdict::Done);
         world.verdict(1, number, Verdict::Later);
-        world.now = world.now.after(SECOND * 5);
+        // 5 s, then 10 and so on, at most 320.
+        world.now = world.now.after(SECOND * 320);
     }
     assert!(only(world.pushed(1)).is_some());
     world.now = world.now.after(SECOND * 60);
@@ -405,12 +416,12 @@ impl Story {
         self.world.relay.attach(SessionId(RECIPIENT), identity(RECIPIENT));
         self.inbox.rewind();
         let mut left = u32::from(commits);
+        let mut numbers: Vec<(VarInt, MessageId)> = Vec::new();
         loop {
             let pushed = self.world.pushed(RECIPIENT);
             if pushed.is_empty() {
                 break;
             }
-            let mut numbers: Vec<(VarInt, MessageId)> = Vec::new();
             for (number, frame) in pushed {
                 let id = MessageId {
                     instance: Instance(frame[..4].try_into().unwrap()),
@@ -434,10 +445,17 @@ impl Story {
                 self.unreported = true;
             }
             let mut reported = Vec::new();
-            for (number, id) in numbers {
+            let crowded = numbers.len() >= 8;
+            for (number, id) in std::mem::take(&mut numbers) {
+                // As the driver does.
                 let verdict = match self.inbox.holding(id) {
                     Holding::Committed => Verdict::Done,
-                    Holding::Waiting | Holding::Nothing => Verdict::Later,
+                    Holding::Waiting if crowded && self.inbox.is_blocked(id) => Verdict::Later,
+                    Holding::Waiting => {
+                        numbers.push((number, id));
+                        continue;
+                    }
+                    Holding::Nothing => Verdict::Later,
                 };
                 // A committed message is acknowledged end to end before the relay may forget it.
                 if verdict == Verdict::Done && !reported.contains(&id.instance) {
@@ -599,6 +617,49 @@ fn gaps_in_a_box_hold_nothing_up() {
     story.recipient_comes(255, false);
     assert!(story.committed.ends_with(&[2]), "{:?}", story.committed);
     assert!(story.committed.starts_with(&[0, 1]), "{:?}", story.committed);
+}
+
+/// What says that nobody needs to wait for the first of two hundred lies behind all of them.
+#[test]
+fn a_gap_at_the_head_of_a_long_box_is_found_out_about() {
+    let mut story = Story::new();
+    let mut options = SendOptions::default();
+    options.expires = Some(story.world.now.after(SECOND * 10));
+    let (id, effects) = story.outbox.push(99_u32.to_be_bytes().to_vec(), options, true).unwrap();
+    story.outbox_disk.commit(&[effects.batch]).unwrap();
+    story.outbox.written(id);
+    // The relay has never had it: it expires before the sender comes.
+    story.world.now = story.world.now.after(SECOND * 5);
+    story.sender_comes(200, None);
+    story.world.forget_first();
+    story.world.now = story.world.now.after(SECOND * 10);
+    let expired = story.outbox.expire(story.world.now);
+    assert_eq!(expired.ids, [id]);
+    story.outbox_disk.commit(&[expired.batch]).unwrap();
+    story.sender_comes(0, None);
+    for _ in 0..20 {
+        story.world.now = story.world.now.after(SECOND * 10);
+        story.recipient_comes(255, false);
+    }
+    assert_eq!(story.committed, (0..200).collect::<Vec<_>>());
+}
+
+/// A message that the relay has not taken holds back what comes after it, and nothing else.
+#[test]
+fn nothing_overtakes_what_a_relay_has_refused() {
+    let mut outbox = Outbox::new(identity(2), Instance([0; 4]));
+    let now = Timestamp::from_micros(1);
+    let ids: Vec<MessageId> =
+        (0..3).map(|_| outbox.push(vec![0; 10], SendOptions::default(), false).unwrap().0).collect();
+    let due = |outbox: &mut Outbox, now| outbox.poll_send(now, Lane::Stored).map(|message| message.id);
+    assert_eq!((due(&mut outbox, now), due(&mut outbox, now)), (Some(ids[0]), Some(ids[1])));
+    outbox.not_kept(now, ids[0], SECOND * 30);
+    assert_eq!(due(&mut outbox, now), None);
+    assert_eq!(outbox.poll_timeout(Lane::Stored), Some(now.after(SECOND)), "the second one has no answer");
+    let later = now.after(SECOND * 30);
+    assert_eq!((due(&mut outbox, later), due(&mut outbox, later)), (Some(ids[0]), None), "alone, until it is taken");
+    outbox.in_custody(later, ids[0], SECOND * 1000);
+    assert_eq!((due(&mut outbox, later), due(&mut outbox, later)), (Some(ids[1]), Some(ids[2])));
 }
 
 #[test]

@@ -100,13 +100,23 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             }
             if established.take_due_ack(now) {
                 let opened = established.session.opened().map(|opened| (Lane::Live, opened));
-                let committed = channel.report.as_ref().map(Report::committed);
+                // One run of the peer at a time: what is news first, else what was said last.
+                let news = channel.reports.iter().position(|report| report.is_news);
+                let told = news.or(channel.reports.len().checked_sub(1));
+                let more = channel.reports.iter().filter(|report| report.is_news).count() > 1;
+                let committed = told.and_then(|at| channel.reports.get(at)).map(Report::committed);
                 if opened.is_none() && committed.is_none() {
                     continue;
                 }
                 let content = Content::Ack(Ack { opened, committed });
                 let sealed = established.session.seal(provider, Plaintext::Typed(&content), limit, out);
                 if let Ok(sealed) = sealed {
+                    if let Some(report) = told.and_then(|at| channel.reports.get_mut(at)) {
+                        report.is_news = false;
+                    }
+                    if more {
+                        established.wants_ack(now, true);
+                    }
                     return Some(Outgoing { path: established.path, len: sealed.len });
                 }
             }

@@ -27,6 +27,9 @@ const REFUSED: Duration = Duration::from_secs(30);
 /// Frames that a relay has pushed and that wait for the application, of one peer: more are left to the relay. It is more than a
 /// relay pushes of one depositor.
 const MAX_PUSHES: usize = 256;
+/// So many frames without a verdict, of one peer, make those give way that wait for a message which is not here. It is less
+/// than a relay pushes of one depositor.
+const CROWDED: usize = 8;
 /// Deposits that wait for an answer of one relay: the oldest is given up.
 const MAX_DEPOSITS: usize = 4096;
 /// A relay's word on how long it keeps something is believed within these bounds.
@@ -40,7 +43,7 @@ pub(super) enum Outstanding {
 }
 
 /// A frame that a relay has pushed, for its verdict.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pushed {
     pub(super) hop: ChannelId,
     pub(super) number: VarInt,
@@ -57,8 +60,8 @@ pub(super) struct Away {
     /// Instances of the peer of which we have committed messages that it does not know of, and when it is to be told.
     unreported: Vec<Unreported>,
     pub(super) report_at: Option<Timestamp>,
-    /// The same, on their way to the relay, since when.
-    reporting: Vec<(Instance, Timestamp)>,
+    /// The same, on their way to the relay.
+    reporting: Vec<Reporting>,
     /// The same, told on a live lane from which nothing has come back since.
     told: Vec<(Instance, Timestamp)>,
     /// Frames that were pushed, by the message that is in them.
@@ -73,10 +76,18 @@ struct Unreported {
     failed: bool,
 }
 
+/// A report that was deposited.
+struct Reporting {
+    instance: Instance,
+    since: Timestamp,
+    /// The number of the deposit.
+    number: u64,
+}
+
 impl Away {
     fn is_reported(&self, instance: Instance) -> bool {
         let waits = self.unreported.iter().any(|unreported| unreported.instance == instance && !unreported.failed);
-        !waits && !self.reporting.iter().any(|(reporting, _)| *reporting == instance)
+        !waits && !self.reporting.iter().any(|reporting| reporting.instance == instance)
     }
 
     fn unreported(&mut self, instance: Instance, failed: bool, at: Timestamp) {
@@ -144,7 +155,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.away.report_at = None;
         peer.wake();
         let unreported = std::mem::take(&mut peer.away.unreported).into_iter().map(|unreported| unreported.instance);
-        let reporting = std::mem::take(&mut peer.away.reporting).into_iter().map(|(instance, _)| instance);
+        let reporting = std::mem::take(&mut peer.away.reporting).into_iter().map(|reporting| reporting.instance);
         for instance in unreported.chain(reporting) {
             self.report_committed(now, id, instance);
         }
@@ -239,11 +250,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         peer.away.report_at = None;
         // A relay that has not answered by now has lost the question, or the answer.
-        for (instance, since) in std::mem::take(&mut peer.away.reporting) {
-            if now.since(since) >= REFUSED {
-                peer.away.unreported(instance, true, now);
+        for reporting in std::mem::take(&mut peer.away.reporting) {
+            if now.since(reporting.since) >= REFUSED {
+                peer.away.unreported(reporting.instance, true, now);
             } else {
-                peer.away.reporting.push((instance, since));
+                peer.away.reporting.push(reporting);
             }
         }
         let mut frame = std::mem::take(&mut self.scratch.inner);
@@ -252,8 +263,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let Some(committed) = peer.inbox.committed(instance) else { continue };
             match self.endpoint.seal_deposit(now, channel, Deposit::Committed(committed), &mut frame) {
                 Ok(len) => {
-                    peer.away.reporting.push((instance, now));
-                    self.deposit(now, way, 0, &frame[..len], Outstanding::Report { peer: id, instance });
+                    let outstanding = Outstanding::Report { peer: id, instance };
+                    let number = self.deposit(now, way, 0, &frame[..len], outstanding);
+                    if let (Some(number), Some(peer)) = (number, self.peers.get_mut(&id)) {
+                        peer.away.reporting.push(Reporting { instance, since: now, number });
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "what was committed was not sealed for the relay; it waits");
@@ -263,10 +277,19 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         self.scratch.inner = frame;
         if let Some(peer) = self.peers.get_mut(&id) {
-            let unanswered = peer.away.reporting.iter().map(|(_, since)| since.after(REFUSED)).min();
+            let unanswered = peer.away.reporting.iter().map(|reporting| reporting.since.after(REFUSED)).min();
             peer.away.report_at = peer.away.report_at.into_iter().chain(unanswered).min();
         }
         self.settle_pushes(now, id);
+    }
+
+    /// The state of a session is written: what had to wait for that waits no longer.
+    pub(super) fn may_deposit_again(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.wake();
+        if !peer.away.unreported.is_empty() {
+            peer.away.report_at = Some(now);
+        }
     }
 
     /// What was committed cannot be told: frames that wait for that are done with all the same.
@@ -284,8 +307,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         seconds: u64,
         frame: &[u8],
         outstanding: Outstanding,
-    ) {
-        let Some(attachment) = self.dials[index].attachment() else { return };
+    ) -> Option<u64> {
+        let attachment = self.dials[index].attachment()?;
         tracing::trace!(?outstanding, octets = frame.len(), "deposit");
         let number = attachment.next_deposit;
         attachment.next_deposit += 1;
@@ -294,8 +317,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             attachment.deposits.pop_first();
         }
         let varint = |number| VarInt::new(number).unwrap_or(VarInt::MAX);
-        let (number, seconds) = (varint(number), varint(seconds));
-        self.send_hop_frame(now, hop, &HopFrame::Deposit { number, seconds, route: Route::to_box(name), frame });
+        let (wire_number, seconds) = (varint(number), varint(seconds));
+        let route = Route::to_box(name);
+        self.send_hop_frame(now, hop, &HopFrame::Deposit { number: wire_number, seconds, route, frame });
+        Some(number)
     }
 
     /// The relay has answered a deposit.
@@ -320,13 +345,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     self.write(batch, Stored::Removed);
                 } else {
                     peer.outbox.not_kept(now, message, REFUSED);
-                    peer.away.paused = Some(now.after(REFUSED));
+                    peer.away.paused = peer.away.since.map(|_| now.after(REFUSED));
                 }
             }
             Outstanding::Report { peer: id, instance } => {
                 let Some(peer) = self.peers.get_mut(&id) else { return };
-                peer.away.reporting.retain(|(reporting, _)| *reporting != instance);
-                if !matches!(outcome, Custody::Kept { .. }) {
+                let before = peer.away.reporting.len();
+                peer.away.reporting.retain(|reporting| reporting.number != number.get());
+                if peer.away.reporting.len() < before && !matches!(outcome, Custody::Kept { .. }) {
                     peer.away.unreported(instance, true, now.after(REFUSED));
                 }
                 self.settle_pushes(now, id);
@@ -341,8 +367,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         for outstanding in std::mem::take(&mut attachment.deposits).into_values() {
             let Outstanding::Report { peer: id, instance } = outstanding else { continue };
             if let Some(peer) = self.peers.get_mut(&id) {
-                peer.away.reporting.retain(|(reporting, _)| *reporting != instance);
-                peer.away.unreported(instance, false, now);
+                // What was told live meanwhile is told.
+                let before = peer.away.reporting.len();
+                peer.away.reporting.retain(|reporting| reporting.instance != instance);
+                if peer.away.reporting.len() < before {
+                    peer.away.unreported(instance, false, now);
+                }
             }
         }
         for peer in self.peers.values_mut() {
@@ -389,9 +419,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.offer(id);
                 self.handle_record(now, channel, record);
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    // Pushed once more, under a new number: the old one means nothing any more.
-                    peer.away.pushes.retain(|(known, before)| *known != message || before.hop != pushed.hop);
+                    // Another frame with the same message, or the same one under a new number: of two we keep track.
+                    let mut known = peer.away.pushes.iter().filter(|(known, _)| *known == message);
+                    let oldest = known.next().copied().filter(|_| known.next().is_some());
+                    peer.away.pushes.retain(|pushed| Some(*pushed) != oldest);
                     peer.away.pushes.push((message, pushed));
+                    if let Some((_, oldest)) = oldest {
+                        self.give_verdict(now, oldest, Verdict::Later);
+                    }
                 }
                 self.settle_pushes(now, id);
             }
@@ -414,6 +449,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let (inbox, away) = (&peer.inbox, &mut peer.away);
         let pushes = std::mem::take(&mut away.pushes);
         let mut unreported = 0;
+        // What they wait for may be behind them, where the relay's window ends: then they have to make room.
+        let crowded = pushes.len() >= CROWDED;
         for (message, pushed) in pushes {
             match inbox.holding(message) {
                 // The sender is to know it first: the relay's copy would bring it up again if we crashed in between.
@@ -422,6 +459,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     unreported += 1;
                     away.pushes.push((message, pushed));
                 }
+                Holding::Waiting if crowded && inbox.is_blocked(message) => verdicts.push((pushed, Verdict::Later)),
                 Holding::Waiting => away.pushes.push((message, pushed)),
                 Holding::Nothing => verdicts.push((pushed, Verdict::Later)),
             }

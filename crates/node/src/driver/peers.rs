@@ -92,6 +92,8 @@ pub(super) struct Peer {
     context: watch::Sender<Option<Context>>,
     room: Arc<Semaphore>,
     pending: HashMap<MessageId, Pending>,
+    /// On which lane it is sent to at present.
+    pub(super) lane: Lane,
     /// There may be something to send or to hand over.
     pub(super) awake: bool,
     /// The way to the peer takes nothing just now: deadlines of the outbox have to wait for it.
@@ -113,6 +115,7 @@ impl Peer {
             context: watch::channel(None).0,
             room: Arc::new(Semaphore::new(OUTBOX_UNITS)),
             pending: HashMap::new(),
+            lane: Lane::Live,
             awake: true,
             blocked: false,
         }
@@ -158,7 +161,7 @@ impl Peer {
         }
         let outbox = match self.away.paused {
             Some(until) => [Some(until), self.outbox.next_expiry()].into_iter().flatten().min(),
-            None => self.outbox.poll_timeout(),
+            None => self.outbox.poll_timeout(self.lane),
         };
         outbox.into_iter().chain(self.away.report_at).min()
     }
@@ -221,10 +224,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let payload = PayloadParts::with_mailbox(Mailbox { relay: relay.id, name: own_box });
             let channel = self.endpoint.open(now, card, &Policy::only(card), payload, path)?;
             self.by_channel.insert(channel, id);
-            self.leads_to(path, id);
+            self.by_flow.insert(path, id);
+            // A session that goes over a box which the peer has named itself is not disturbed.
+            if !self.endpoint.is_open(channel) {
+                self.leads_to(path, id);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.away.mailbox = Some(Mailbox { relay: relay.id, name: relay.contact_box });
+                }
+            }
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.channel = Some(channel);
-                peer.away.mailbox = Some(Mailbox { relay: relay.id, name: relay.contact_box });
             }
             return Ok(true);
         }
@@ -357,7 +366,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let _ = reply.send(Ok(()));
             }
             Stored::Registered { channel, name } => self.box_is_open(now, channel, name),
-            Stored::Session { peer, session } => self.endpoint.written(&peer, session),
+            Stored::Session { peer, session } => {
+                self.endpoint.written(&peer, session);
+                self.may_deposit_again(now, peer);
+            }
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, true),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Done),
             Stored::Fetched(_) | Stored::Removed => {}
@@ -617,12 +629,17 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn send_due(&mut self, now: Timestamp, id: IdentityId) {
-        if self.is_away(id) {
+        let is_away = self.is_away(id);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.lane = if is_away { Lane::Stored } else { Lane::Live };
+        }
+        if is_away {
             return self.deposit_due(now, id);
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             // It is told as soon as there is a session, or the peer is known to be away.
             peer.away.report_at = None;
+            peer.away.paused = None;
         }
         let Some(channel) = self.peers.get(&id).and_then(|peer| peer.channel) else {
             self.block(id);

@@ -1,6 +1,7 @@
 //! The project's own commands. `cargo xtask` lists them.
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod parts;
 mod tidy;
 mod tools;
@@ -12,7 +13,9 @@ cargo xtask test [--setup] [--no-skip]   runs every check and test that this mac
                                          --setup installs what is missing, --no-skip fails if anything was skipped
 cargo xtask setup                        installs what the tests need
 cargo xtask ci                           what CI runs: test --setup --no-skip
-cargo xtask tidy                         checks the house rules alone";
+cargo xtask tidy                         checks the house rules alone
+cargo xtask bench                        runs the benches, each figure beside its floor
+cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +27,12 @@ fn main() -> ExitCode {
         Some((&"ci", [])) => parts::test(true, true),
         Some((&"setup", [])) => tools::install_all(),
         Some((&"tidy", [])) => tidy::check(),
+        Some((&"bench", [])) => tools::run(&["cargo", "bench", "--package", "sealway-benches"]),
+        Some((&"fuzz", [])) => fuzz::run(30),
+        Some((&"fuzz", [option, seconds])) if *option == "--seconds" => match seconds.parse() {
+            Ok(seconds) => fuzz::run(seconds),
+            Err(_) => Err(format!("--seconds takes a number, not {seconds}")),
+        },
         _ => Err(USAGE.into()),
     };
     match outcome {

@@ -46,7 +46,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sealway-cli", &["sealway"]),
     (
         "sealway-testkit",
-        &["sealway-channel", "sealway-crypto-rustcrypto", "sealway-identity", "sealway-vault", "sealway-wire"],
+        &[
+            "sealway-channel",
+            "sealway-crypto-rustcrypto",
+            "sealway-identity",
+            "sealway-link",
+            "sealway-routing",
+            "sealway-vault",
+            "sealway-wire",
+        ],
     ),
     (
         "sealway-benches",

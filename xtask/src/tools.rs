@@ -22,6 +22,18 @@ pub(crate) const CLIPPY: Tool = Tool {
 pub(crate) const GIT: Tool =
     Tool { name: "git", probe: &["git", "--version"], install: &["apt-get", "install", "-y", "git"] };
 
+/// Only for fuzzing: no part of the tests needs them.
+pub(crate) const NIGHTLY: Tool = Tool {
+    name: "nightly",
+    probe: &["cargo", "+nightly", "--version"],
+    install: &["rustup", "toolchain", "install", "nightly"],
+};
+pub(crate) const CARGO_FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    probe: &["cargo", "+nightly", "fuzz", "--version"],
+    install: &["cargo", "install", "--locked", "cargo-fuzz"],
+};
+
 impl Tool {
     pub(crate) fn is_there(&self) -> bool {
         quietly(self.probe)

@@ -160,6 +160,27 @@ impl Network {
         self.carry(from, outgoing.path, out);
     }
 
+    /// The same, if there is a session to seal it under.
+    pub fn try_send_message(&mut self, from: usize, to: usize, lane: Lane, number: u32, body: &[u8]) {
+        let peer = self.machines[to].id();
+        let endpoint = &mut self.machines[from].endpoint;
+        let Some(channel) = (0..8).map(ChannelId).find(|channel| endpoint.peer(*channel) == Some(peer)) else { return };
+        let mut out = vec![0; body.len() + 64];
+        let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, body };
+        let sealed = match lane {
+            Lane::Live => {
+                endpoint.seal_message(self.now, channel, message, &mut out).map(|sealed| (sealed.path, sealed.len))
+            }
+            Lane::Stored => endpoint
+                .seal_deposit(self.now, channel, Deposit::Message(message), &mut out)
+                .map(|len| (PathId(to as u64), len)),
+        };
+        if let Ok((path, len)) = sealed {
+            out.truncate(len);
+            self.carry(from, path, out);
+        }
+    }
+
     /// A message of `from` to `to`, sealed on the stored lane: for the test to keep as a relay would.
     ///
     /// # Panics

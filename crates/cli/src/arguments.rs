@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Listen(Listen),
     /// Opens a channel: each line of standard input is a message, each message received a line of standard output.
     Open(Open),
+    /// Says what a frame is, or where it is malformed. No key is asked for, and nothing sealed is shown.
+    Inspect(Inspect),
     /// Shows what Sealway does, on recorded data.
     #[command(subcommand)]
     Demo(DemoCommand),
@@ -141,6 +143,13 @@ pub(crate) struct Open {
     /// The data file: messages on the way, and what was received [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The frame in hexadecimal digits; spaces and colons are ignored.
+    #[arg(value_name = "FRAME")]
+    pub(crate) frame: String,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod arguments;
 mod demo;
 mod failure;
 mod identity;
+mod inspect;
 mod logs;
 mod relay;
 mod talk;
@@ -44,6 +45,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Relay(RelayCommand::Run(run)) => relay::run(&run).await?,
         Command::Listen(listen) => talk::listen(&listen).await?,
         Command::Open(open) => talk::open(&open).await?,
+        Command::Inspect(options) => inspect::inspect(&options)?,
         Command::Demo(DemoCommand::HeartRate(options)) => return demo::run(options).await,
         Command::DemoRole(role) => demo::run_role(&role).await?,
     }

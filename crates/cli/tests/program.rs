@@ -131,6 +131,34 @@ fn the_sender_may_be_gone_when_the_listener_comes() {
     assert_eq!(listen(folder).lines().take(2).collect::<Vec<_>>(), ["one", "two"]);
 }
 
+#[test]
+fn frames_are_explained_or_found_malformed() {
+    let folder = tempfile::tempdir().unwrap();
+    let inspect = |frame: &str| run(folder.path(), &["inspect", frame]);
+    let said = |frame: &str| String::from_utf8(inspect(frame).stdout).unwrap();
+    let record = format!("9c 01020304 00000005 1122334455667788 aabb {}", "cc".repeat(16));
+    assert!(inspect(&record).status.success());
+    for line in ["incarnation  1122334455667788", "sealed       2 octets", "to CID       01020304", "lane         live"]
+    {
+        assert!(said(&record).contains(line), "{}", said(&record));
+    }
+    assert!(said("0B:05:03:01").contains("Discard(Protocol)"));
+    assert!(said("0800000102030303030303030303030303030303030301").contains("DEPOSIT"));
+    let wrong = [
+        ("", (3, "a frame of no octets")),
+        ("xy", (3, "not hexadecimal at digit 1")),
+        ("941", (3, "not hexadecimal at digit 3")),
+        ("12ff", (3, "malformed: S1.2 CID: ")),
+        ("0b0509", (3, "malformed: VERDICT verdict: ")),
+        ("0840", (3, "malformed: DEPOSIT number: ")),
+        ("b4", (3, "malformed: octet 0: ")),
+    ];
+    for (frame, (code, start)) in wrong {
+        let (got, sentence) = sentence(&inspect(frame));
+        assert!(got == code && sentence.starts_with(start), "{frame}: {sentence}");
+    }
+}
+
 /// Octets that are no text, and lines that are too long, end nothing; the program waits for a listener that comes later.
 #[cfg(unix)]
 #[test]

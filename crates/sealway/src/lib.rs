@@ -49,4 +49,6 @@ pub use sealway_store_redb::RedbStore;
 pub use sealway_tcp::Tcp;
 pub use sealway_vault::{Algorithm, CryptoProvider, Secret, Vault};
 pub use sealway_vault_file::{FileVaultError, Unlock, write_private};
+/// Octets: frames, records, hop frames, for who looks into them.
+pub use sealway_wire as wire;
 pub use sealway_wire::{Address, BoxName, DecodeError, IdentityId, MessageId, Timestamp};

@@ -1,0 +1,132 @@
+//! `inspect`: what a frame is, as far as anybody can tell who has no key.
+
+use sealway::wire::{
+    Frame, HopFrame, Lane, RecordHeader, TAG_LEN,
+    hop::{Custody, Senders},
+};
+
+use crate::{arguments::Inspect, failure::Failure};
+
+pub(crate) fn inspect(options: &Inspect) -> Result<(), Failure> {
+    let text: String =
+        options.frame.chars().filter(|character| !character.is_whitespace() && *character != ':').collect();
+    let octets = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+    let octets = octets.map_err(|error| Failure::given(format!("not hexadecimal at digit {}", error.position + 1)))?;
+    let lines = match octets.first() {
+        None => return Err(Failure::given("a frame of no octets")),
+        // Frames of a link begin with 0x11 or more, those of the hop protocol with less.
+        Some(0x10..) => of_link(&octets),
+        Some(_) => of_hop(&octets),
+    };
+    let lines = lines.map_err(|error| Failure::given(format!("malformed: {error}")))?;
+    for (name, value) in lines {
+        println!("{name:<12} {value}");
+    }
+    Ok(())
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn octets(octets: &[u8]) -> String {
+    format!("{} octets", octets.len())
+}
+
+fn hex(octets: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(octets)
+}
+
+fn of_link(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
+    Ok(match Frame::decode(frame)? {
+        Frame::Message1(message) => vec![
+            ("kind", "S1.1, first message of a handshake".into()),
+            ("gate", hex(message.gate)),
+            ("cookie", message.cookie.map_or("none".into(), |cookie| hex(cookie))),
+            ("ephemeral", hex(message.noise.get(..32).unwrap_or_default())),
+            ("sealed", octets(message.noise.get(32..).unwrap_or_default())),
+        ],
+        Frame::Message2(message) => vec![
+            ("kind", "S1.2, answer of the responder".into()),
+            ("to CID", message.cid.to_string()),
+            ("ephemeral", hex(message.noise.get(..32).unwrap_or_default())),
+            ("sealed", octets(message.noise.get(32..).unwrap_or_default())),
+        ],
+        Frame::Message3(message) => vec![
+            ("kind", "S1.3, last message of a handshake".into()),
+            ("to CID", message.cid.to_string()),
+            ("proof", hex(message.proof)),
+            ("sealed", octets(message.noise)),
+        ],
+        Frame::Data(header, sealed) => of_record(&header, sealed),
+        _ => vec![("kind", "S1.R, demand for a cookie".into())],
+    })
+}
+
+fn of_record(header: &RecordHeader, sealed: &[u8]) -> Lines {
+    let lane = match header.lane {
+        Lane::Live => "live",
+        Lane::Stored => "stored: a relay may keep it",
+    };
+    let mut lines = vec![
+        ("kind", "record".into()),
+        ("lane", lane.into()),
+        ("content", if header.typed { "typed" } else { "a datagram" }.into()),
+        ("to CID", header.cid.map_or("named by the link".into(), |cid| cid.to_string())),
+        ("counter", format!("{} octets of it", header.counter.width().octets())),
+    ];
+    lines.extend(header.incarnation.map(|incarnation| ("incarnation", incarnation.to_string())));
+    let (sealed, tag) = sealed.split_at(sealed.len().saturating_sub(TAG_LEN));
+    lines.extend([("sealed", octets(sealed)), ("tag", hex(tag))]);
+    lines
+}
+
+fn of_hop(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
+    let number = |number: sealway::wire::VarInt| number.get().to_string();
+    Ok(match HopFrame::decode(frame)? {
+        HopFrame::Forward { label, frame } => {
+            vec![("kind", "FORWARD".into()), ("label", label.get().to_string()), ("frame", octets(frame))]
+        }
+        HopFrame::Routed { back, route, frame } => vec![
+            ("kind", "ROUTED".into()),
+            ("return label", back.get().to_string()),
+            ("hops", route.hops().count().to_string()),
+            ("frame", octets(frame)),
+        ],
+        HopFrame::Assign { back, label } => vec![
+            ("kind", "ASSIGN".into()),
+            ("return label", back.get().to_string()),
+            ("label", label.get().to_string()),
+        ],
+        HopFrame::Unknown { label } => vec![("kind", "UNKNOWN".into()), ("label", label.get().to_string())],
+        HopFrame::Absent { back } => vec![("kind", "ABSENT".into()), ("return label", back.get().to_string())],
+        HopFrame::Register { name, senders } => {
+            let senders = match senders {
+                Senders::Attached => "every attached client".into(),
+                Senders::Only(list) => format!("{} identities", list.ids().count()),
+            };
+            vec![("kind", "REGISTER".into()), ("box", name.to_string()), ("senders", senders)]
+        }
+        HopFrame::Registered { name, outcome } => {
+            vec![("kind", "REGISTERED".into()), ("box", name.to_string()), ("outcome", format!("{outcome:?}"))]
+        }
+        HopFrame::Deposit { number: of, seconds, route, frame } => vec![
+            ("kind", "DEPOSIT".into()),
+            ("number", number(of)),
+            ("seconds", number(seconds)),
+            ("hops", route.hops().count().to_string()),
+            ("frame", octets(frame)),
+        ],
+        HopFrame::Custody { number: of, outcome } => {
+            let outcome = match outcome {
+                Custody::Kept { seconds } => format!("kept for {} s", number(seconds)),
+                other => format!("{other:?}"),
+            };
+            vec![("kind", "CUSTODY".into()), ("number", number(of)), ("outcome", outcome)]
+        }
+        HopFrame::Push { number: of, frame } => {
+            vec![("kind", "PUSH".into()), ("number", number(of)), ("frame", octets(frame))]
+        }
+        HopFrame::Verdict { number: of, verdict } => {
+            vec![("kind", "VERDICT".into()), ("number", number(of)), ("verdict", format!("{verdict:?}"))]
+        }
+    })
+}

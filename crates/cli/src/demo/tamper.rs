@@ -22,7 +22,8 @@ pub(crate) struct Tampering {
 struct State {
     random: u64,
     frames: u64,
-    flips: u64,
+    /// The next reading is to be changed.
+    strikes: bool,
     /// A frame that waits to be overtaken by the next one to the same client.
     held: HashMap<u64, Vec<u8>>,
     /// Frames to come again later.
@@ -37,7 +38,7 @@ const BEAT_FROM_END: usize = BEAT + 1 + 16;
 
 impl Tampering {
     pub(crate) fn new(seen: Appender, damage: Appender, seed: u64) -> Self {
-        let state = State { random: seed | 1, frames: 0, flips: 0, held: HashMap::new(), kept: HashMap::new() };
+        let state = State { random: seed | 1, frames: 0, strikes: true, held: HashMap::new(), kept: HashMap::new() };
         Self { seen, damage, state: Mutex::new(state) }
     }
 }
@@ -61,6 +62,12 @@ impl State {
         if let Some(held) = self.held.remove(&to) {
             return (None, vec![frame.to_vec(), held]);
         }
+        if looks_like_a_reading(frame) && std::mem::take(&mut self.strikes) {
+            let mut struck = frame.to_vec();
+            let bit = (frame.len() - BEAT_FROM_END) * 8 + self.below(BEAT * 8);
+            struck[bit / 8] ^= 1 << (bit % 8);
+            return (Some("flipped"), vec![struck]);
+        }
         if self.frames % EVERY != EVERY - 1 {
             return (None, vec![frame.to_vec()]);
         }
@@ -68,12 +75,9 @@ impl State {
         let instead = match KINDS[kind] {
             "flipped" => {
                 let mut flipped = frame.to_vec();
-                // In turn where the beat stands, if the frame carries a reading, and anywhere.
-                self.flips += 1;
-                let bit = match frame.len().checked_sub(BEAT_FROM_END) {
-                    Some(beat) if self.flips % 2 == 1 => beat * 8 + self.below(BEAT * 8),
-                    _ => self.below(frame.len() * 8),
-                };
+                let bit = self.below(frame.len() * 8);
+                // Next time where the beat stands.
+                self.strikes = true;
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 vec![flipped]
             }
@@ -99,6 +103,12 @@ impl State {
         };
         (Some(KINDS[kind]), instead)
     }
+}
+
+/// By its length: a typed record of the live lane around as many octets as a reading has. A setting may look like one.
+fn looks_like_a_reading(frame: &[u8]) -> bool {
+    let is_typed = frame.first().is_some_and(|octet| octet & 0xe2 == 0x82);
+    is_typed && (46..=56).contains(&frame.len())
 }
 
 impl RelayTap for Tampering {

@@ -16,7 +16,7 @@ use alloc::{
 use core::time::Duration;
 
 use sealway_identity::{Peer, label};
-use sealway_vault::{AeadKey, CryptoProvider, Secret, TAG_LEN};
+use sealway_vault::{AeadKey, CryptoProvider, EntropyError, Secret, TAG_LEN};
 use sealway_wire::{Cid, Incarnation, Instance, Lane, Reader, RecordHeader, Timestamp, content::Content};
 use zeroize::Zeroizing;
 
@@ -196,7 +196,7 @@ impl<P: CryptoProvider> StoredLane<P> {
     }
 
     /// Writes what has to survive a restart, sealed under `key` and bound to `owner`.
-    pub(crate) fn save(&self, provider: &P, key: &P::AeadKey, owner: &[u8; 32]) -> Result<Vec<u8>, FrameError> {
+    pub(crate) fn save(&self, provider: &P, key: &P::AeadKey, owner: &[u8; 32]) -> Result<Vec<u8>, EntropyError> {
         let nonce: [u8; 12] = provider.random()?;
         let flags = u8::from(self.role == Role::Responder)
             | u8::from(self.confirmed) << 1

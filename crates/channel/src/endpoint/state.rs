@@ -93,15 +93,25 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return;
         }
         let owner = self.owner.id();
-        if let Err(error) = self.state_key().map(drop) {
-            // Without state the session works all the same, until the next restart.
-            self.events.push_back(Event::NotKept { channel: id, error });
-            return;
-        }
-        let (Some(channel), Some(key)) = (self.channels.get_mut(&id), &self.state_key) else { return };
-        let peer = channel.peer;
-        let Some(stored) = channel.stored_by_cid(session) else { return };
-        let Ok(state) = stored.save(self.vault.provider(), key, owner.as_bytes()) else { return };
+        let ready = self.state_key().map(drop);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let (peer, provider) = (channel.peer, self.vault.provider());
+        let sealed = ready.and_then(|()| {
+            let found = channel.stored_by_cid(session).zip(self.state_key.as_ref());
+            found
+                .map(|(stored, key)| stored.save(provider, key, owner.as_bytes()))
+                .transpose()
+                .map_err(VaultError::from)
+        });
+        let state = match sealed {
+            Ok(Some(state)) => state,
+            Ok(None) => return,
+            Err(error) => {
+                // Without state the session works all the same, until the next restart.
+                self.events.push_back(Event::NotKept { channel: id, error });
+                return;
+            }
+        };
         if let Some(established) = channel.by_cid(session) {
             established.unsaved += 1;
         }

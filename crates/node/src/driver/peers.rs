@@ -279,8 +279,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
         };
         let (id, superseded) = pushed;
-        let mut batch = superseded.batch.clone();
-        let _ = peer.settle(superseded, Progress::Dropped);
+        let batch = peer.settle(superseded, Progress::Dropped);
         let now = self.clock.now();
         let have_met = peer
             .channel
@@ -293,7 +292,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         match &self.writer {
             Some(writer) if durable => writer.write(batch, Stored::Sent { peer, id, progress, reply }),
             _ => {
-                self.write(std::mem::take(&mut batch), Stored::Removed);
+                self.write(batch, Stored::Removed);
                 let _ = reply.send(Ok(Receipt::new(id, progress)));
             }
         }

@@ -14,44 +14,32 @@ use sealway_identity::{Card, PayloadParts};
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
     Cid, IdentityId, Instance, Timestamp, VarInt,
-    content::{CloseReason, Committed, Ranges},
+    content::{CloseReason, Committed},
 };
 
 use crate::{
     Role,
     endpoint::PathId,
+    established::{Established, Repeat},
     initiator::{AwaitingMessage2, Finished},
     lane::MAX_CONTENT,
-    session::Session,
     stored::{BOX_TIME, StoredLane},
 };
 
 /// How long each stage of our own handshake may take.
 pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// First delay before a frame of the handshake, or START, is repeated; doubled each time up to [`MAX_REPEAT`].
-const FIRST_REPEAT: Duration = Duration::from_millis(500);
-const MAX_REPEAT: Duration = Duration::from_secs(4);
 /// First delay after an attempt that failed, doubled each time up to [`MAX_BACKOFF`], plus up to a quarter at random.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// Who speaks on a session of this age makes a new one. A session on which nobody speaks ends after [`IDLE_AGE`].
 const ACTIVE_AGE: Duration = Duration::from_secs(60 * 60);
 const IDLE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The side that answered the last handshake leaves the other one so much time to begin the next.
-const RESPONDER_WAITS: Duration = Duration::from_secs(6 * 60);
 /// How long receive keys are kept once the peer is known to send on a later session.
 const RETIRE: Duration = Duration::from_secs(3 * 60);
-/// How long a session that the peer has not confirmed is kept.
-const UNCONFIRMED: Duration = Duration::from_secs(3 * 60);
 /// How long sending may go unanswered before PING, how long each PING may, and how many of them.
 const SILENCE: Duration = Duration::from_secs(30);
 const PING_TIME: Duration = Duration::from_secs(10);
 const PINGS: u32 = 3;
-/// An ACK is sent at the latest so long, or so many records, after a record that asks for one.
-const ACK_DELAY: Duration = Duration::from_secs(1);
-const ACK_RECORDS: u32 = 64;
-/// An ACK that tells of committed messages waits only so long for more of them.
-const COMMIT_DELAY: Duration = Duration::from_millis(10);
 /// The most sessions of one peer; the oldest goes.
 const MAX_SESSIONS: usize = 4;
 /// Runs of the peer of which committed messages are told at a time.
@@ -87,28 +75,6 @@ pub enum PostQuantum {
     Recorded,
 }
 
-/// When something is to be repeated.
-pub(crate) struct Repeat {
-    pub(crate) next: Timestamp,
-    tries: u32,
-}
-
-impl Repeat {
-    pub(crate) const fn now(now: Timestamp) -> Self {
-        Self { next: now, tries: 0 }
-    }
-
-    /// Whether it is due; the next time is set then.
-    fn is_due(&mut self, now: Timestamp) -> bool {
-        if now < self.next {
-            return false;
-        }
-        self.next = now.after((FIRST_REPEAT * (1 << self.tries.min(8))).min(MAX_REPEAT));
-        self.tries += 1;
-        true
-    }
-}
-
 /// Our own handshake with the peer.
 pub(crate) enum Attempt<V: Vault + Clone + 'static> {
     Idle,
@@ -130,129 +96,10 @@ pub(crate) enum Attempt<V: Vault + Clone + 'static> {
     },
 }
 
-/// START: sent first on a session, repeated until it is acknowledged.
-struct OwnStart {
-    repeat: Repeat,
-    /// Counters under which it was sent first and last.
-    counters: [Option<u64>; 2],
-    acknowledged: bool,
-}
-
-/// A session of the channel.
-pub(crate) struct Established<P: CryptoProvider> {
-    pub(crate) session: Session<P>,
-    pub(crate) path: PathId,
-    own_start: OwnStart,
-    /// SHA-256 of the S1.3 that made it, where we answered.
-    pub(crate) message3: Option<[u8; 32]>,
-    retire_at: Option<Timestamp>,
-    /// Records of the live lane received since our last ACK, and when the ACK is due.
-    unacknowledged: u32,
-    ack_at: Option<Timestamp>,
-    /// Writes of its state that have not completed: START and ACK wait for them, so that what the peer knows to have
-    /// arrived survives a restart.
-    pub(crate) unsaved: u32,
-}
-
 /// A stored lane beyond its session.
 pub(crate) struct Kept<P: CryptoProvider> {
     pub(crate) stored: StoredLane<P>,
     until: Timestamp,
-}
-
-impl<P: CryptoProvider> Established<P> {
-    pub(crate) fn new(now: Timestamp, mut session: Session<P>, path: PathId, message3: Option<[u8; 32]>) -> Self {
-        session.stored.since = now;
-        let own_start = OwnStart { repeat: Repeat::now(now), counters: [None; 2], acknowledged: false };
-        Self { session, path, own_start, message3, retire_at: None, unacknowledged: 0, ack_at: None, unsaved: 0 }
-    }
-
-    pub(crate) const fn is_confirmed(&self) -> bool {
-        self.session.stored.confirmed
-    }
-
-    /// Asks for START once more, as a repeated S1.3 does; it goes where that has come from.
-    pub(crate) fn repeat_start(&mut self, now: Timestamp, path: PathId) {
-        if !self.is_confirmed() {
-            self.own_start.repeat = Repeat::now(now);
-            self.path = path;
-        }
-    }
-
-    pub(crate) const fn start_was_sent(&self) -> bool {
-        self.own_start.counters[0].is_some()
-    }
-
-    /// Whether the peer is known to have our START, and with it our instance.
-    pub(crate) const fn start_is_known(&self) -> bool {
-        self.own_start.acknowledged
-    }
-
-    pub(crate) const fn wants_start(&self) -> bool {
-        !self.own_start.acknowledged
-    }
-
-    pub(crate) fn start_is_due(&mut self, now: Timestamp) -> bool {
-        !self.own_start.acknowledged && self.unsaved == 0 && self.own_start.repeat.is_due(now)
-    }
-
-    pub(crate) fn start_sent(&mut self, counter: u64) {
-        self.own_start.counters = [self.own_start.counters[0].or(Some(counter)), Some(counter)];
-    }
-
-    /// The responder's START is acknowledged by any record of the initiator, who sends none before it has opened.
-    pub(crate) fn heard(&mut self) {
-        self.session.stored.confirmed = true;
-        if self.session.role() == Role::Responder {
-            self.own_start.acknowledged = true;
-        }
-    }
-
-    /// The peer has opened these records of the live lane.
-    pub(crate) fn acknowledged(&mut self, opened: &Ranges) {
-        self.session.acknowledge(opened);
-        let sent = self.own_start.counters.iter().flatten();
-        let inside = |counter: &u64| opened.as_slice().iter().any(|(low, high)| (low..=high).contains(&counter));
-        if sent.into_iter().any(inside) {
-            self.own_start.acknowledged = true;
-        }
-    }
-
-    /// Takes note of a record that asks to be acknowledged.
-    pub(crate) fn wants_ack(&mut self, now: Timestamp, at_once: bool) {
-        self.unacknowledged += 1;
-        let due = if at_once || self.unacknowledged >= ACK_RECORDS { now } else { now.after(ACK_DELAY) };
-        self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
-    }
-
-    /// Takes note that there are committed messages to tell of.
-    pub(crate) fn wants_commit_ack(&mut self, now: Timestamp) {
-        let due = now.after(COMMIT_DELAY);
-        self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
-    }
-
-    /// Whether an ACK is due; it counts as sent then.
-    pub(crate) fn take_due_ack(&mut self, now: Timestamp) -> bool {
-        let due = self.unsaved == 0 && self.ack_at.is_some_and(|at| at <= now);
-        if due {
-            self.ack_at = None;
-            self.unacknowledged = 0;
-        }
-        due
-    }
-
-    /// When a session of the age `age` is to be replaced by this side.
-    fn replaced_at(&self, age: Duration) -> Timestamp {
-        self.session.stored.since.after(match self.session.role() {
-            Role::Initiator => age,
-            Role::Responder => age + RESPONDER_WAITS,
-        })
-    }
-
-    fn ends_at(&self) -> Option<Timestamp> {
-        let unconfirmed = (!self.is_confirmed()).then(|| self.session.stored.since.after(UNCONFIRMED));
-        self.retire_at.into_iter().chain(unconfirmed).min()
-    }
 }
 
 /// The committed messages that every ACK tells of.
@@ -629,11 +476,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
                 Some(repeat.next.min(*give_up))
             }
         };
-        let sessions = self.sessions.iter().flat_map(|established| {
-            let start = (!established.own_start.acknowledged).then_some(established.own_start.repeat.next);
-            let said = start.into_iter().chain(established.ack_at).filter(|_| established.unsaved == 0);
-            said.chain(established.ends_at())
-        });
+        let sessions = self.sessions.iter().filter_map(Established::deadline);
         let kept = self.kept.iter().map(|kept| kept.until);
         let immediate = (self.ping_wanted || self.closing.is_some()).then_some(Timestamp::from_micros(0));
         sessions.chain(kept).chain(attempt).chain(self.rekey_at()).chain(self.ping_at()).chain(immediate).min()

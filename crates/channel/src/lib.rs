@@ -30,6 +30,7 @@ extern crate alloc;
 mod channel;
 mod endpoint;
 mod error;
+mod established;
 mod gate;
 mod half_open;
 mod initiator;

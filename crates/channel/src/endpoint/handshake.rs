@@ -12,7 +12,8 @@ use sealway_wire::{
 use super::{ChannelId, Endpoint, Event, PathId, Source};
 use crate::{
     FrameError, HandshakeError,
-    channel::{Attempt, Channel, Established, HANDSHAKE_TIME, Repeat},
+    channel::{Attempt, Channel, HANDSHAKE_TIME},
+    established::{Established, Repeat},
     half_open::State,
     initiator::AwaitingMessage2,
     responder::{Admission, HalfOpen, Refused},

@@ -10,7 +10,8 @@ use sealway_wire::{
 
 use super::{ChannelId, Endpoint, Event, Outgoing};
 use crate::{
-    channel::{Channel, Due, Established, Report},
+    channel::{Channel, Due, Report},
+    established::Established,
     lane::Plaintext,
 };
 

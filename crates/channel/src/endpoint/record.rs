@@ -8,9 +8,7 @@ use sealway_wire::{
 
 use super::{ChannelId, Endpoint, Event, Outgoing, Received, Record};
 use crate::{
-    Context, FrameError, PostQuantum, Profile, SendError,
-    channel::{Attempt, Established},
-    lane::Plaintext,
+    Context, FrameError, PostQuantum, Profile, SendError, channel::Attempt, established::Established, lane::Plaintext,
 };
 
 /// When a record is to be acknowledged.

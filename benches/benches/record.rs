@@ -24,13 +24,13 @@ fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &
             bencher.iter(|| {
                 now = Timestamp::from_micros(now.as_micros() + 1);
                 let sealed = left.seal_datagram(now, channel, body, &mut frame).ok()?;
-                let opened = right.handle_frame(now, PathId(0), Source(0), &mut frame[..sealed.len]);
+                let opened = right.handle_frame(now, PathId(0), Source::proven(0), &mut frame[..sealed.len]);
                 opened.map(drop).ok()
             });
             // What is owed in return, or the records stay unacknowledged and their counters grow.
             let mut answer = [0; 2048];
             while let Some(outgoing) = right.poll_transmit(now, &mut answer) {
-                let _ = left.handle_frame(now, PathId(0), Source(0), &mut answer[..outgoing.len]);
+                let _ = left.handle_frame(now, PathId(0), Source::proven(0), &mut answer[..outgoing.len]);
             }
         });
         group.bench_with_input(BenchmarkId::new("raw AEAD in place", size), &body, |bencher, body| {

@@ -73,7 +73,7 @@ fn carry<P: CryptoProvider>(from: &mut Machine<P>, to: &mut Machine<P>) -> usize
     let (mut frame, mut carried) = ([0; 2048], 0);
     while let Some(outgoing) = from.poll_transmit(NOW, &mut frame) {
         carried += 1;
-        let _ = to.handle_frame(NOW, PATH, Source(0), &mut frame[..outgoing.len]);
+        let _ = to.handle_frame(NOW, PATH, Source::proven(0), &mut frame[..outgoing.len]);
     }
     carried
 }

@@ -1,6 +1,7 @@
 //! The project's own commands. `cargo xtask` lists them.
 #![forbid(unsafe_code)]
 
+mod controls;
 mod fuzz;
 mod parts;
 mod tidy;
@@ -13,6 +14,7 @@ cargo xtask test [--setup] [--no-skip]   runs every check and test that this mac
                                          --setup installs what is missing, --no-skip fails if anything was skipped
 cargo xtask setup                        installs what the tests need
 cargo xtask ci                           what CI runs: test --setup --no-skip
+cargo xtask controls                     turns protections off, one by one, and looks whether the tests notice
 cargo xtask tidy                         checks the house rules alone
 cargo xtask bench                        runs the benches, each figure beside its floor
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         }
         Some((&"ci", [])) => parts::test(true, true),
         Some((&"setup", [])) => tools::install_all(),
+        Some((&"controls", [])) => controls::channel(),
         Some((&"tidy", [])) => tidy::check(),
         Some((&"bench", [])) => tools::run(&["cargo", "bench", "--package", "sealway-benches"]),
         Some((&"fuzz", [])) => fuzz::run(30),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::{
-    tidy,
+    controls, tidy,
     tools::{self, CLIPPY, GIT, RUSTFMT, Tool, output, run},
 };
 
@@ -26,7 +26,8 @@ const PARTS: &[Part] = &[
     Part { name: "documentation", needs: &[], run: documentation },
     Part { name: "packages", needs: &[GIT], run: packages },
     Part { name: "the demonstration", needs: &[], run: demonstration },
-    Part { name: "the demonstration, with a protection off", needs: &[], run: broken },
+    Part { name: "each protection off, and the test that notices", needs: &[], run: controls::channel },
+    Part { name: "the demonstration, with a protection off", needs: &[], run: controls::demonstration },
 ];
 
 pub(crate) fn test(setup: bool, no_skip: bool) -> Result<(), String> {
@@ -114,13 +115,6 @@ fn packages() -> Result<(), String> {
     let outcome = run(&["cargo", "package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", &folder]);
     let _ = std::fs::remove_dir_all(tools::root().join(&folder));
     outcome
-}
-
-/// Turns protections off, one by one, and looks whether the demonstration tells. A target folder of its own: what is built
-/// in this way is for nothing else.
-fn broken() -> Result<(), String> {
-    let test = ["cargo", "test", "--quiet", "--package", "sealway-cli", "--test", "broken"];
-    run(&[&["env", "RUSTFLAGS=--cfg sealway_break"], &test[..], &["--target-dir", "target/broken"]].concat())
 }
 
 /// Runs the heart-rate demonstration as the README does; its exit code says whether its last line is as it must be.

@@ -22,7 +22,7 @@ use crate::{
     endpoint::PathId,
     established::{Established, Repeat},
     initiator::{AwaitingMessage2, Finished},
-    lane::MAX_CONTENT,
+    lane::{MAX_CONTENT, Padding, Shape},
     stored::{BOX_TIME, StoredLane},
 };
 
@@ -133,6 +133,8 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     /// With it, and a path, we can initiate.
     pub(crate) card: Option<Card>,
     pub(crate) path: Option<PathId>,
+    /// The shell has chosen the path: it does not follow the peer's.
+    pub(crate) is_pinned: bool,
     pub(crate) payload: PayloadParts,
     pub(crate) attempt: Attempt<V>,
     /// A new session is wanted as soon as an attempt may begin.
@@ -157,10 +159,12 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     pub(crate) heard_at: Option<Timestamp>,
     /// It carries frames of other channels: nothing of it is kept.
     pub(crate) is_hop: bool,
-    /// The most content of a record.
-    pub(crate) limit: usize,
+    /// How large records may be, and are made.
+    pub(crate) shape: Shape,
     /// The deadline under which the endpoint keeps it.
     pub(crate) scheduled: Option<Timestamp>,
+    /// The path under which the endpoint keeps it while it waits for S1.2.
+    pub(crate) first_flight: Option<PathId>,
 }
 
 /// What a channel's deadline asks for.
@@ -177,6 +181,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
             peer,
             card: None,
             path: None,
+            is_pinned: false,
             payload: PayloadParts { credentials: Vec::new(), mailbox: None },
             attempt: Attempt::Idle,
             wanted: false,
@@ -192,8 +197,9 @@ impl<V: Vault + Clone + 'static> Channel<V> {
             tells_closed: false,
             heard_at: None,
             is_hop: false,
-            limit: MAX_CONTENT,
+            shape: Shape { limit: MAX_CONTENT, padding: Padding::None },
             scheduled: None,
+            first_flight: None,
         }
     }
 
@@ -503,6 +509,14 @@ impl<V: Vault + Clone + 'static> Attempt<V> {
             Self::Message1 { handshake, .. } => Some(handshake.cid),
             Self::Message3 { finished, .. } => Some(finished.session.local()),
             Self::Idle | Self::Waiting { .. } => None,
+        }
+    }
+
+    /// The path on which S1.1 waits for its answer.
+    pub(crate) const fn first_flight(&self) -> Option<PathId> {
+        match self {
+            Self::Message1 { path, .. } => Some(*path),
+            _ => None,
         }
     }
 

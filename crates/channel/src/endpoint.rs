@@ -25,9 +25,10 @@ use sealway_wire::{
 use crate::{
     Context, FrameError, HOP_ALLOWANCE, MAX_CONTENT, OpenError, SendError,
     channel::{Attempt, Channel, Report},
+    expense::Expense,
     gate::GateKey,
     half_open::HalfOpenTable,
-    lane::Plaintext,
+    lane::{Padding, Plaintext},
 };
 
 /// A channel of an endpoint: to one peer, over any number of sessions.
@@ -38,10 +39,28 @@ pub struct ChannelId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u64);
 
-/// Whom the limits of half-open handshakes count against: an IPv4 address, an IPv6 /56, a label of a hop session. The
-/// shell maps them to numbers.
+/// Whom the limits of handshakes count against: an IPv4 address, an IPv6 /56, a label of a hop session. The shell maps them
+/// to numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Source(pub u64);
+pub struct Source {
+    pub(crate) number: u64,
+    pub(crate) is_proven: bool,
+}
+
+impl Source {
+    /// A source that the medium vouches for, because what is sent there arrives: a TCP connection, a hop session.
+    #[must_use]
+    pub const fn proven(number: u64) -> Self {
+        Self { number, is_proven: true }
+    }
+
+    /// A source that a frame merely names, as the address on a UDP datagram: anybody can put any there. Under load it has
+    /// to send a cookie back before it costs anything.
+    #[must_use]
+    pub const fn claimed(number: u64) -> Self {
+        Self { number, is_proven: false }
+    }
+}
 
 /// What an endpoint is set up with.
 #[derive(Clone, Debug)]
@@ -68,6 +87,13 @@ impl Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
+    /// The peer has moved: a sealed exchange has confirmed the path on which its records come now, and ours leave on it.
+    Moved {
+        /// The channel.
+        channel: ChannelId,
+        /// The path.
+        path: PathId,
+    },
     /// The channel has its first session that the peer has confirmed.
     Opened {
         /// The channel.
@@ -120,6 +146,7 @@ impl Event {
         match self {
             Self::Opened { channel, .. }
             | Self::Renewed { channel, .. }
+            | Self::Moved { channel, .. }
             | Self::AttemptFailed { channel }
             | Self::CardSuperseded { channel }
             | Self::Unresponsive { channel }
@@ -219,6 +246,9 @@ pub struct Endpoint<V: Vault + Clone + 'static> {
     /// The highest rank of an attestation seen of each admitted identity.
     known: BTreeMap<IdentityId, (u32, u32)>,
     half_open: HalfOpenTable<V>,
+    expense: Expense,
+    /// Channels that wait for S1.2, by their path: S1.R does not name the one that it is for.
+    first_flights: BTreeSet<(PathId, ChannelId)>,
     /// S1.2 to be sent. At most `MAX_ANSWERS`: an initiator whose answer is dropped asks again.
     answers: VecDeque<(PathId, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -244,6 +274,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             by_cid: BTreeMap::new(),
             known: BTreeMap::new(),
             half_open: HalfOpenTable::new(),
+            expense: Expense::new(),
+            first_flights: BTreeSet::new(),
             answers: VecDeque::new(),
             events: VecDeque::new(),
             deadlines: BTreeSet::new(),
@@ -314,6 +346,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             channel.card = Some(card.clone());
             channel.payload = payload;
             channel.path = Some(path);
+            channel.is_pinned = false;
             channel.attempt = Attempt::Idle;
             channel.closing = None;
             channel.wanted = true;
@@ -325,15 +358,25 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Lets records of the channel carry 512 octets more: it carries other frames.
     pub fn set_hop_channel(&mut self, channel: ChannelId) {
         if let Some(channel) = self.channels.get_mut(&channel) {
-            channel.limit = MAX_CONTENT + HOP_ALLOWANCE;
+            channel.shape.limit = MAX_CONTENT + HOP_ALLOWANCE;
             channel.is_hop = true;
         }
     }
 
-    /// Sends what follows on another path, for example to the box that the peer has named.
+    /// Chooses what the lengths of our records on this channel tell. What is padded is typed: a datagram costs one octet
+    /// more, and is padded too.
+    pub fn set_padding(&mut self, channel: ChannelId, padding: Padding) {
+        if let Some(channel) = self.channels.get_mut(&channel) {
+            channel.shape.padding = padding;
+        }
+    }
+
+    /// Sends what follows on another path, for example to the box that the peer has named; from now on it stays there,
+    /// whatever path the peer's records come on.
     pub fn set_path(&mut self, channel: ChannelId, path: PathId) {
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.path = Some(path);
+            channel.is_pinned = true;
             channel.sessions.iter_mut().for_each(|established| established.path = path);
         }
     }
@@ -375,6 +418,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let Some(found) = self.channels.remove(&channel) else { return };
         self.by_peer.remove(&found.peer);
         found.scheduled.map(|at| self.deadlines.remove(&(at, channel)));
+        found.first_flight.map(|path| self.first_flights.remove(&(path, channel)));
         found.attempt.cid().map(|cid| self.by_cid.remove(&cid));
         let keeps = self.config.keeps_state && !found.is_hop;
         let kept = found.kept.iter().map(|kept| kept.stored.local);
@@ -384,8 +428,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     /// Seals a datagram of the application, or a frame of a hop, into `out`.
     ///
-    /// `out` has to hold the body and 23 octets more, 25 where more than 2^15 records are unacknowledged. Works in place,
-    /// without allocating.
+    /// `out` has to hold the body and 23 octets more, 25 where more than 2^15 records are unacknowledged; on a padded channel
+    /// twice as much, and 128 octets at least. Works in place, without allocating.
     ///
     /// # Errors
     /// [`SendError`]; nothing has changed then.
@@ -396,12 +440,16 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         body: &[u8],
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
+        let is_padded = |found: &Channel<V>| found.shape.padding != Padding::None;
+        if self.channels.get(&channel).is_some_and(is_padded) {
+            return self.seal(now, channel, Plaintext::Typed(&Content::Data(body)), true, out);
+        }
         self.seal(now, channel, Plaintext::Datagram(body), true, out)
     }
 
     /// Seals a message that is repeated until the peer commits it, for the live lane.
     ///
-    /// `out` has to hold the body and at most 46 octets more. Works in place, without allocating.
+    /// `out` has to hold the body and at most 46 octets more; on a padded channel as for a datagram. Works in place, without allocating.
     ///
     /// # Errors
     /// [`SendError`]; nothing has changed then.
@@ -427,7 +475,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     /// Seals a record on the stored lane, for a box at a relay, and returns its length. Works in place, without allocating.
     ///
-    /// `out` has to hold the body of a message and at most 60 octets more; 185 for what was committed.
+    /// `out` has to hold the body of a message and at most 60 octets more; 185 for what was committed; on a padded channel as
+    /// for a datagram.
     ///
     /// # Errors
     /// [`SendError::NotOpen`] if policy does not admit the peer, it is not known to have a session, or the last one is older than
@@ -444,7 +493,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if !self.config.accept.decide(&found.peer).is_allow() {
             return Err(SendError::NotOpen);
         }
-        let limit = found.limit;
+        let shape = found.shape;
         let session = found.depositing(now).ok_or(SendError::NotOpen)?.local;
         let known = found.by_cid(session).is_some_and(|established| established.start_is_known());
         let content = match deposit {
@@ -453,7 +502,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         };
         let found = self.channels.get_mut(&channel).ok_or(SendError::UnknownChannel)?;
         let stored = found.depositing(now).ok_or(SendError::NotOpen)?;
-        let sealed = stored.seal(self.vault.provider(), now, &content, limit, out);
+        let sealed = stored.seal(self.vault.provider(), now, &content, shape, out);
         if sealed == Err(SendError::LaneStopped) {
             found.wanted |= found.can_initiate();
             self.reschedule(channel);
@@ -527,11 +576,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         frame: &'f mut [u8],
     ) -> Result<Received<'f>, FrameError> {
         match Frame::decode(frame)? {
-            Frame::Data(header, _) => self.handle_record(now, header, frame),
+            Frame::Data(header, _) => self.handle_record(now, path, header, frame),
             Frame::Message1(message) => self.handle_message1(now, path, source, &message).map(|()| Received::Nothing),
             Frame::Message2(message) => self.handle_message2(now, &message).map(|()| Received::Nothing),
             Frame::Message3(message) => self.handle_message3(now, path, &message).map(|()| Received::Nothing),
-            // Cookies are asked for only on links whose sources can be forged; this version has none.
+            Frame::Retry(message) => self.handle_retry(now, path, &message).map(|()| Received::Nothing),
             _ => Err(FrameError::UnknownConnection),
         }
     }
@@ -554,6 +603,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             channel.scheduled.map(|at| self.deadlines.remove(&(at, id)));
             channel.scheduled = deadline;
             self.deadlines.extend(deadline.map(|at| (at, id)));
+        }
+        let first_flight = channel.attempt.first_flight();
+        if first_flight != channel.first_flight {
+            channel.first_flight.map(|path| self.first_flights.remove(&(path, id)));
+            channel.first_flight = first_flight;
+            self.first_flights.extend(first_flight.map(|path| (path, id)));
         }
     }
 }

@@ -16,7 +16,7 @@ pub enum FrameError {
     Gate,
     /// It belongs to no session or handshake of ours.
     UnknownConnection,
-    /// It is a record that was opened before, or one too old for the window.
+    /// It is a record that was opened before, or one too old for the window; or a first message that was worked on before.
     Replayed,
     /// It is further ahead than a receiver follows: 64 epochs, or too many jumps in one second.
     TooFarAhead,
@@ -26,6 +26,10 @@ pub enum FrameError {
     NotAdmitted,
     /// Its handshake message is refused.
     Handshake(HandshakeError),
+    /// It begins a handshake while many are half-open, from a source that can be forged: it was asked for a cookie.
+    CookieWanted,
+    /// It would have us compute, and its source has had us compute enough for now. Its repetition may succeed.
+    Throttled,
     /// It answers a handshake that our own, which goes first, is still running against. Its repetition may succeed.
     Yielding,
     /// The own vault or its randomness failed.
@@ -105,11 +109,13 @@ impl fmt::Display for FrameError {
             Self::Decode(error) => error.fmt(f),
             Self::Gate => f.write_str("the sender does not have our card"),
             Self::UnknownConnection => f.write_str("no session has that connection id"),
-            Self::Replayed => f.write_str("the record was opened before, or is too old"),
+            Self::Replayed => f.write_str("it came before, or is too old"),
             Self::TooFarAhead => f.write_str("the record's counter is too far ahead"),
             Self::Rejected => f.write_str("the record is not authentic"),
             Self::NotAdmitted => f.write_str("policy does not admit the peer of this session"),
             Self::Handshake(error) => error.fmt(f),
+            Self::CookieWanted => f.write_str("under load: a cookie was asked for"),
+            Self::Throttled => f.write_str("the source has begun too many handshakes just now"),
             Self::Yielding => f.write_str("our own handshake goes first"),
             Self::Vault(error) => error.fmt(f),
         }

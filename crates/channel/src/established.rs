@@ -3,7 +3,11 @@
 use core::time::Duration;
 
 use sealway_vault::CryptoProvider;
-use sealway_wire::{Timestamp, content::Ranges};
+use sealway_wire::{
+    Timestamp,
+    content::Ranges,
+    danger::{self, Protection},
+};
 
 use crate::{Role, endpoint::PathId, session::Session};
 
@@ -17,6 +21,8 @@ const UNCONFIRMED: Duration = Duration::from_secs(3 * 60);
 /// An ACK is sent at the latest so long, or so many records, after a record that asks for one.
 const ACK_DELAY: Duration = Duration::from_secs(1);
 const ACK_RECORDS: u32 = 64;
+/// How soon a path is challenged once more.
+const PROBE_PAUSE: Duration = Duration::from_millis(500);
 /// An ACK that tells of committed messages waits only so long for more of them.
 const COMMIT_DELAY: Duration = Duration::from_millis(10);
 
@@ -29,6 +35,11 @@ pub(crate) struct Repeat {
 impl Repeat {
     pub(crate) const fn now(now: Timestamp) -> Self {
         Self { next: now, tries: 0 }
+    }
+
+    /// Has it repeated at `now`; what comes after is not sooner for it.
+    pub(crate) const fn at_once(&mut self, now: Timestamp) {
+        self.next = now;
     }
 
     /// Whether it is due; the next time is set then.
@@ -64,13 +75,36 @@ pub(crate) struct Established<P: CryptoProvider> {
     /// Writes of its state that have not completed: START and ACK wait for them, so that what the peer knows to have
     /// arrived survives a restart.
     pub(crate) unsaved: u32,
+    /// A path on which records of the peer come, and that has not answered yet.
+    probe: Option<Probe>,
+    /// A PATH that is to be answered, and where.
+    path_reply: Option<(PathId, [u8; 8])>,
+}
+
+/// A PATH that was sent, or is to be.
+struct Probe {
+    path: PathId,
+    challenge: [u8; 8],
+    is_due: bool,
+    not_before: Timestamp,
 }
 
 impl<P: CryptoProvider> Established<P> {
     pub(crate) fn new(now: Timestamp, mut session: Session<P>, path: PathId, message3: Option<[u8; 32]>) -> Self {
         session.stored.since = now;
         let own_start = OwnStart { repeat: Repeat::now(now), counters: [None; 2], acknowledged: false };
-        Self { session, path, own_start, message3, retire_at: None, unacknowledged: 0, ack_at: None, unsaved: 0 }
+        Self {
+            session,
+            path,
+            own_start,
+            message3,
+            retire_at: None,
+            unacknowledged: 0,
+            ack_at: None,
+            unsaved: 0,
+            probe: None,
+            path_reply: None,
+        }
     }
 
     pub(crate) const fn is_confirmed(&self) -> bool {
@@ -104,6 +138,7 @@ impl<P: CryptoProvider> Established<P> {
 
     pub(crate) fn start_sent(&mut self, counter: u64) {
         self.own_start.counters = [self.own_start.counters[0].or(Some(counter)), Some(counter)];
+        self.own_start.acknowledged |= danger::is_off(Protection::Start);
     }
 
     /// The responder's START is acknowledged by any record of the initiator, who sends none before it has opened.
@@ -137,6 +172,51 @@ impl<P: CryptoProvider> Established<P> {
         self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
     }
 
+    /// The newest record of the peer has come on `path`. If that is not where ours go, the path is challenged, in answer to
+    /// a record and so never with more octets than have come on it; `random` makes the challenge.
+    pub(crate) fn heard_on(&mut self, now: Timestamp, path: PathId, random: impl FnOnce() -> Option<[u8; 8]>) {
+        if path == self.path {
+            self.probe = None;
+            return;
+        }
+        match &mut self.probe {
+            Some(probe) if probe.path == path => probe.is_due |= now >= probe.not_before,
+            other => {
+                let probe = |challenge| Probe { path, challenge, is_due: true, not_before: now };
+                *other = random().map(probe);
+            }
+        }
+    }
+
+    /// The challenge that is to be sent now, and where; it counts as sent.
+    pub(crate) fn take_due_probe(&mut self, now: Timestamp) -> Option<(PathId, [u8; 8])> {
+        let probe = self.probe.as_mut().filter(|probe| probe.is_due)?;
+        probe.is_due = false;
+        probe.not_before = now.after(PROBE_PAUSE);
+        Some((probe.path, probe.challenge))
+    }
+
+    /// A challenge has come on `path`.
+    pub(crate) const fn challenged(&mut self, path: PathId, challenge: [u8; 8]) {
+        self.path_reply = Some((path, challenge));
+    }
+
+    /// The answer to a challenge that is to be sent now, and where; it counts as sent.
+    pub(crate) const fn take_path_reply(&mut self) -> Option<(PathId, [u8; 8])> {
+        self.path_reply.take()
+    }
+
+    /// A challenge was answered on `path`. Returns whether it was ours: our records leave there now.
+    pub(crate) fn path_answered(&mut self, path: PathId, challenge: &[u8; 8]) -> bool {
+        let is_answered = |probe: &Probe| probe.path == path && probe.challenge == *challenge;
+        let moves = self.probe.as_ref().is_some_and(is_answered);
+        if moves {
+            self.path = path;
+            self.probe = None;
+        }
+        moves
+    }
+
     /// Whether an ACK is due; it counts as sent then.
     pub(crate) fn take_due_ack(&mut self, now: Timestamp) -> bool {
         let due = self.unsaved == 0 && self.ack_at.is_some_and(|at| at <= now);
@@ -163,7 +243,9 @@ impl<P: CryptoProvider> Established<P> {
     /// When it has something to say by itself, or ends.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         let start = (!self.own_start.acknowledged).then_some(self.own_start.repeat.next);
-        let said = start.into_iter().chain(self.ack_at).filter(|_| self.unsaved == 0);
+        let path = self.path_reply.is_some() || self.probe.as_ref().is_some_and(|probe| probe.is_due);
+        let path = path.then_some(Timestamp::from_micros(0));
+        let said = start.into_iter().chain(self.ack_at).chain(path).filter(|_| self.unsaved == 0);
         said.chain(self.ends_at()).min()
     }
 }

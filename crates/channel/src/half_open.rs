@@ -7,7 +7,10 @@ use alloc::{
 use core::time::Duration;
 
 use sealway_vault::Vault;
-use sealway_wire::{Cid, Timestamp};
+use sealway_wire::{
+    Cid, Timestamp,
+    danger::{self, Protection},
+};
 
 use crate::{
     endpoint::Source,
@@ -15,11 +18,15 @@ use crate::{
 };
 
 /// How long a half-open handshake waits for S1.3.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
+const LIFETIME: Duration = Duration::from_secs(10);
 /// The most half-open handshakes of one source; the newest replaces the oldest.
 pub(crate) const PER_SOURCE: usize = 8;
 /// The most half-open handshakes in all; a full table drops one at random.
 pub(crate) const TOTAL: usize = 1024;
+
+fn lifetime() -> Duration {
+    if danger::is_off(Protection::Lifetime) { Duration::MAX / 4 } else { LIFETIME }
+}
 
 pub(crate) enum State<V: Vault + Clone + 'static> {
     /// S1.2 was sent.
@@ -81,7 +88,7 @@ impl<V: Vault + Clone + 'static> HalfOpenTable<V> {
             .filter(|(_, entry)| entry.source == source)
             .map(|(cid, entry)| (entry.since, *cid))
             .collect();
-        let victim = if same_source.len() >= PER_SOURCE {
+        let victim = if same_source.len() >= PER_SOURCE && !danger::is_off(Protection::Share) {
             same_source.into_iter().min().map(|(_, cid)| cid)
         } else if self.entries.len() >= TOTAL {
             let index = usize::try_from(random % TOTAL as u64).unwrap_or(0);
@@ -109,13 +116,14 @@ impl<V: Vault + Clone + 'static> HalfOpenTable<V> {
 
     /// Removes the handshakes whose time is over.
     pub(crate) fn expire(&mut self, now: Timestamp) {
-        while let Some((since, cid)) = self.by_age.first().copied().filter(|(since, _)| now.since(*since) >= LIFETIME) {
+        while let Some((since, cid)) = self.by_age.first().copied().filter(|(since, _)| now.since(*since) >= lifetime())
+        {
             let _ = (since, self.remove(cid));
         }
     }
 
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        self.by_age.first().map(|(since, _)| since.after(LIFETIME))
+        self.by_age.first().map(|(since, _)| since.after(lifetime()))
     }
 
     /// The connection ids of the handshakes that are withheld and satisfy `is_peer`.

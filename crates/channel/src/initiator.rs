@@ -14,11 +14,12 @@ use sealway_vault::{CryptoProvider, KemKey, Vault};
 use sealway_wire::{
     Cid, Frame, Reader,
     handshake::{
-        ENCAPSULATION_KEY_LEN, MESSAGE_1_LEN, MESSAGE_3_OVERHEAD, Message1, Message2, Message3, NOISE_1_LEN,
-        PAYLOAD_1_LEN, PAYLOAD_2_LEN,
+        ENCAPSULATION_KEY_LEN, MESSAGE_1_COOKIE_LEN, MESSAGE_1_LEN, MESSAGE_3_OVERHEAD, Message1, Message2, Message3,
+        NOISE_1_LEN, PAYLOAD_1_LEN, PAYLOAD_2_LEN, Retry,
     },
 };
 use snow::HandshakeState;
+use subtle::ConstantTimeEq;
 
 use crate::{
     FrameError, HandshakeError, Role,
@@ -28,6 +29,9 @@ use crate::{
     session::Session,
 };
 
+/// Cookies that one handshake takes.
+const MAX_COOKIES: u8 = 3;
+
 /// S1.1 was sent.
 pub(crate) struct AwaitingMessage2<V: Vault + Clone + 'static> {
     noise: noise::Handshake<V>,
@@ -36,8 +40,10 @@ pub(crate) struct AwaitingMessage2<V: Vault + Clone + 'static> {
     pub(crate) cid: Cid,
     peer: Peer,
     identity_payload: Vec<u8>,
-    /// S1.1: a repetition is the same octets.
+    gate_key: GateKey,
+    /// S1.1: a repetition is the same octets, but for gate and cookie if one was asked for.
     pub(crate) frame: Vec<u8>,
+    cookies_taken: u8,
 }
 
 /// S1.3 was written.
@@ -73,7 +79,25 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
         let gate = gate_key.gate(provider, &unproved);
         let mut frame = vec![0; MESSAGE_1_LEN];
         encode(&Frame::Message1(Message1 { gate: &gate, ..unproved }), &mut frame)?;
-        Ok(Self { noise, kem, cid, peer: Peer::of_card(card, true), identity_payload, frame })
+        let peer = Peer::of_card(card, true);
+        Ok(Self { noise, kem, cid, peer, identity_payload, gate_key, frame, cookies_taken: 0 })
+    }
+
+    /// Puts the cookie of an S1.R into S1.1, if it is for this handshake. Returns whether it was.
+    pub(crate) fn take_cookie(&mut self, provider: &V::Provider, retry: &Retry<'_>) -> Result<bool, HandshakeError> {
+        let Ok(Frame::Message1(sent)) = Frame::decode(&self.frame) else { return Ok(false) };
+        let proof = self.gate_key.retry_proof(provider, sent.ephemeral(), retry.cookie);
+        // Each one makes us send: whoever holds the card and sees S1.1 must not make us do so without end.
+        if !bool::from(proof.ct_eq(retry.proof)) || self.cookies_taken >= MAX_COOKIES {
+            return Ok(false);
+        }
+        let unproved = Message1 { gate: &[0; 8], cookie: Some(retry.cookie), noise: sent.noise };
+        let gate = self.gate_key.gate(provider, &unproved);
+        let mut frame = vec![0; MESSAGE_1_COOKIE_LEN];
+        encode(&Frame::Message1(Message1 { gate: &gate, ..unproved }), &mut frame)?;
+        self.frame = frame;
+        self.cookies_taken += 1;
+        Ok(true)
     }
 
     /// Reads S1.2 and writes S1.3. On an error the handshake goes on: the frame may have been forged.

@@ -31,6 +31,7 @@ mod channel;
 mod endpoint;
 mod error;
 mod established;
+mod expense;
 mod gate;
 mod half_open;
 mod initiator;
@@ -47,7 +48,9 @@ pub use endpoint::{
     ChannelId, Config, Deposit, Endpoint, Event, Outgoing, PathId, Received, Record, Restored, Saved, Source,
 };
 pub use error::{FrameError, HandshakeError, OpenError, SendError, StateError};
-pub use lane::{EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_STORED, MAX_UNACKNOWLEDGED};
+pub use lane::{
+    EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_STORED, MAX_UNACKNOWLEDGED, Padding,
+};
 pub use replay::WINDOW;
 pub use schedule::Role;
 pub use stored::{BOX_TIME, MAX_INCARNATIONS, SEALING_TIME};

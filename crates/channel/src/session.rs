@@ -6,7 +6,7 @@ use sealway_wire::{Cid, Lane, RecordHeader, Timestamp, content::Ranges};
 
 use crate::{
     FrameError, HandshakeError, Role, SendError,
-    lane::{Opened, Plaintext, ReceiveLane, Sealed, SendLane},
+    lane::{Opened, Plaintext, ReceiveLane, Sealed, SendLane, Shape},
     schedule::{self, SessionKey},
     stored::StoredLane,
 };
@@ -54,10 +54,10 @@ impl<P: CryptoProvider> Session<P> {
         &mut self,
         provider: &P,
         plaintext: Plaintext<'_>,
-        limit: usize,
+        shape: Shape,
         out: &mut [u8],
     ) -> Result<Sealed, SendError> {
-        self.send.seal(provider, self.stored.remote, plaintext, limit, out)
+        self.send.seal(provider, self.stored.remote, plaintext, shape, out)
     }
 
     pub(crate) fn open(

@@ -17,12 +17,16 @@ use core::time::Duration;
 
 use sealway_identity::{Peer, label};
 use sealway_vault::{AeadKey, CryptoProvider, EntropyError, Secret, TAG_LEN};
-use sealway_wire::{Cid, Incarnation, Instance, Lane, Reader, RecordHeader, Timestamp, content::Content};
+use sealway_wire::{
+    Cid, Incarnation, Instance, Lane, Reader, RecordHeader, Timestamp,
+    content::Content,
+    danger::{self, Protection},
+};
 use zeroize::Zeroizing;
 
 use crate::{
     FrameError, HandshakeError, Role, SendError, StateError,
-    lane::{Opened, Plaintext, ReceiveLane, SendLane},
+    lane::{Opened, Plaintext, ReceiveLane, SendLane, Shape},
     schedule::{DOMAIN, SessionKey},
 };
 
@@ -148,7 +152,7 @@ impl<P: CryptoProvider> StoredLane<P> {
         provider: &P,
         now: Timestamp,
         content: &Content<'_>,
-        limit: usize,
+        shape: Shape,
         out: &mut [u8],
     ) -> Result<usize, SendError> {
         if !self.may_seal(now) {
@@ -156,13 +160,16 @@ impl<P: CryptoProvider> StoredLane<P> {
         }
         let send = match &mut self.send {
             Some(send) => send,
+            none if danger::is_off(Protection::Incarnation) => {
+                none.insert(SendLane::restored(self.secrets.restart_send.clone(), Incarnation([0; 8])))
+            }
             none => {
                 let incarnation = Incarnation(provider.random().map_err(|_| SendError::Entropy)?);
                 let chain = incarnation_chain(provider, &self.secrets.restart_send, incarnation);
                 none.insert(SendLane::restored(chain, incarnation))
             }
         };
-        send.seal(provider, self.remote, Plaintext::Typed(content), limit, out).map(|sealed| sealed.len)
+        send.seal(provider, self.remote, Plaintext::Typed(content), shape, out).map(|sealed| sealed.len)
     }
 
     pub(crate) fn open(

@@ -242,10 +242,10 @@ fn a_stolen_responder_key_does_not_let_the_thief_be_somebody_else() {
             while let Some(outgoing) = thief.poll_transmit(now, &mut out) {
                 let mut frame = out[..outgoing.len].to_vec();
                 let endpoint = &mut network.machines[1].endpoint;
-                refusals.extend(endpoint.handle_frame(now, PathId(0), Source(0), &mut frame).err());
+                refusals.extend(endpoint.handle_frame(now, PathId(0), Source::proven(0), &mut frame).err());
                 while let Some(answer) = endpoint.poll_transmit(now, &mut out) {
                     let mut answer = out[..answer.len].to_vec();
-                    let _ = thief.handle_frame(now, PathId(1), Source(1), &mut answer);
+                    let _ = thief.handle_frame(now, PathId(1), Source::proven(1), &mut answer);
                 }
                 assert!(endpoint.poll_event().is_none(), "nothing opens");
             }

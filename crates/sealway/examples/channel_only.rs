@@ -59,7 +59,7 @@ fn drive(
         // Wait for a frame, or for the endpoint's next deadline.
         let deadline = endpoint.poll_timeout().map_or(Duration::from_secs(1), |at| at.since(now()));
         let Ok(mut frame) = incoming.recv_timeout(deadline) else { continue };
-        match endpoint.handle_frame(now(), PIPE, Source(0), &mut frame) {
+        match endpoint.handle_frame(now(), PIPE, Source::proven(0), &mut frame) {
             Ok(Received::Record { channel, record: Record::Datagram(body), .. }) => {
                 heard.push(body.to_vec());
                 if say_first.is_some() {

@@ -1,5 +1,6 @@
 //! What the tests of Sealway's crates share. Not for use in a program: its randomness repeats.
 //!
+//! * [`audit`]: a provider that panics when a nonce is used twice under a key.
 //! * [`entropy`]: randomness from a seed.
 //! * [`network`]: endpoints on a virtual clock, over a network that loses, reorders, duplicates and damages.
 //! * [`targets`]: what is fuzzed.
@@ -7,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod audit;
 pub mod entropy;
 pub mod network;
 pub mod provider;

@@ -11,10 +11,13 @@ use sealway_wire::{
     content::{Committed, Reliable},
 };
 
-use crate::entropy::{Seeded, seeded_provider};
+use crate::{
+    audit::{self, Audited},
+    entropy::{Seeded, seeded_provider},
+};
 
 /// The vault of a simulated machine.
-pub type TestVault = Arc<SoftwareVault<RustCrypto<Seeded>>>;
+pub type TestVault = Arc<SoftwareVault<Audited<RustCrypto<Seeded>>>>;
 
 /// What the network does to each frame, in hundredths.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,6 +86,11 @@ impl Network {
     /// `count` machines.
     #[must_use]
     pub fn of(seed: u64, count: u64) -> Self {
+        #[cfg(sealway_break)]
+        if let Ok(protection) = std::env::var("SEALWAY_BREAK") {
+            assert!(sealway_wire::danger::turn_off_named(&protection), "no protection is called {protection}");
+        }
+        audit::begin();
         let machines = (0..count).map(|index| Machine::new(seed * 100 + index)).collect();
         Self {
             now: Timestamp::from_micros(1),
@@ -136,7 +144,7 @@ impl Network {
     /// If the channel is not open.
     pub fn send(&mut self, from: usize, to: usize, body: &[u8]) {
         let channel = self.channel(from, to).expect("an open channel");
-        let mut out = vec![0; body.len() + 64];
+        let mut out = vec![0; 2 * body.len() + 128];
         let outgoing = self.machines[from].endpoint.seal_datagram(self.now, channel, body, &mut out).expect("sealed");
         out.truncate(outgoing.len);
         self.carry(from, outgoing.path, out);
@@ -153,7 +161,7 @@ impl Network {
             return;
         }
         let channel = self.channel(from, to).expect("an open channel");
-        let mut out = vec![0; body.len() + 64];
+        let mut out = vec![0; 2 * body.len() + 128];
         let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, body };
         let outgoing = self.machines[from].endpoint.seal_message(self.now, channel, message, &mut out).expect("sealed");
         out.truncate(outgoing.len);
@@ -165,7 +173,7 @@ impl Network {
         let peer = self.machines[to].id();
         let endpoint = &mut self.machines[from].endpoint;
         let Some(channel) = (0..8).map(ChannelId).find(|channel| endpoint.peer(*channel) == Some(peer)) else { return };
-        let mut out = vec![0; body.len() + 64];
+        let mut out = vec![0; 2 * body.len() + 128];
         let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, body };
         let sealed = match lane {
             Lane::Live => {
@@ -234,9 +242,19 @@ impl Network {
     }
 
     /// Delivers a frame to a machine at once, as if it came from `from`, and returns why it was refused, if it was.
-    pub fn deliver(&mut self, from: usize, to: usize, mut frame: Vec<u8>) -> Result<(), FrameError> {
+    pub fn deliver(&mut self, from: usize, to: usize, frame: Vec<u8>) -> Result<(), FrameError> {
+        self.deliver_from(from, to, Source::proven(from as u64), frame)
+    }
+
+    /// The same, from a source of the test's choice.
+    pub fn deliver_from(
+        &mut self,
+        from: usize,
+        to: usize,
+        source: Source,
+        mut frame: Vec<u8>,
+    ) -> Result<(), FrameError> {
         let machine = &mut self.machines[to];
-        let source = Source(from as u64);
         let received = machine.endpoint.handle_frame(self.now, PathId(from as u64), source, &mut frame);
         match received {
             Ok(Received::Record { record: Record::Datagram(body) | Record::Message { body, .. }, .. }) => {
@@ -328,7 +346,7 @@ fn config(instance: Instance) -> Config {
 
 impl Machine {
     fn new(seed: u64) -> Self {
-        let mut vault = SoftwareVault::new(seeded_provider(seed));
+        let mut vault = SoftwareVault::new(Audited(seeded_provider(seed)));
         let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).expect("seeded randomness");
         let vault = Arc::new(vault);
         let card = owner.card(&vault, &CardParts::default()).expect("an empty card");

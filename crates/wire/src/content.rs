@@ -19,6 +19,8 @@ const ACK: u8 = 5;
 const PING: u8 = 6;
 const CLOSE: u8 = 7;
 const RELIABLE_AFTER_GAP: u8 = 8;
+const PATH: u8 = 9;
+const PATH_REPLY: u8 = 10;
 
 /// The decoded content of a typed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,10 @@ pub enum Content<'a> {
     Ping,
     /// Type 7: the sender ends the live lane.
     Close(CloseReason),
+    /// Type 9: eight random octets, to be sent back on the path on which they came.
+    Path([u8; 8]),
+    /// Type 10: the octets of a PATH.
+    PathReply([u8; 8]),
 }
 
 /// START: `instance 4 | stored records of the session before, varint | (length 2 | credential)*`.
@@ -241,6 +247,8 @@ impl<'a> Content<'a> {
             ACK => Self::Ack(decode_ack(&mut reader)?),
             PING => Self::Ping,
             CLOSE => Self::Close(CloseReason::from_wire(reader.u8("CLOSE reason")?)),
+            PATH => Self::Path(reader.array("PATH challenge")?),
+            PATH_REPLY => Self::PathReply(reader.array("PATH-REPLY challenge")?),
             kind => return Err(DecodeError::new("content type", Reason::Unknown { value: kind.into() })),
         };
         reader.finish("content")?;
@@ -276,6 +284,14 @@ impl<'a> Content<'a> {
             Self::Close(reason) => {
                 writer.u8(reason.to_wire())?;
                 CLOSE
+            }
+            Self::Path(challenge) => {
+                writer.put(challenge)?;
+                PATH
+            }
+            Self::PathReply(challenge) => {
+                writer.put(challenge)?;
+                PATH_REPLY
             }
         };
         writer.u8(kind)?;

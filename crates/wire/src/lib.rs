@@ -32,7 +32,7 @@
 pub mod address;
 pub mod content;
 mod counter;
-#[cfg(sealway_break)]
+#[doc(hidden)]
 pub mod danger;
 mod error;
 pub mod handshake;

@@ -67,7 +67,7 @@ pub extern "C" fn sealway_bare(frame: *mut u8, len: usize) -> usize {
     let frame = unsafe { core::slice::from_raw_parts_mut(frame, len) };
     let now = Timestamp::from_micros(0);
     let _ = relay.handle(sealway_wire::Timestamp::from_micros(0), sealway_routing::SessionId(0), frame, |_, _| {});
-    let _ = endpoint.handle_frame(now, sealway_channel::PathId(0), sealway_channel::Source(0), frame);
+    let _ = endpoint.handle_frame(now, sealway_channel::PathId(0), sealway_channel::Source::proven(0), frame);
     let mut frames = Frames::new();
     frames.push(frame);
     endpoint.poll_transmit(now, frame).map_or(frames.len(), |outgoing| outgoing.len)

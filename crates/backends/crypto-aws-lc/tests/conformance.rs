@@ -34,7 +34,7 @@ fn carry<A: Vault + Clone + 'static, B: Vault + Clone + 'static>(
     let (mut frame, mut carried) = (vec![0; 4096], 0);
     while let Some(outgoing) = from.poll_transmit(now, &mut frame) {
         let mut arrived = frame[..outgoing.len].to_vec();
-        to.handle_frame(now, PathId(0), Source(0), &mut arrived).unwrap();
+        to.handle_frame(now, PathId(0), Source::proven(0), &mut arrived).unwrap();
         carried += 1;
     }
     carried
@@ -53,7 +53,7 @@ fn talk<A: CryptoProvider, B: CryptoProvider>(initiator: A, responder: B, algori
     let mut frame = vec![0; 64];
     let outgoing = left.seal_datagram(now, channel, b"across", &mut frame).unwrap();
     frame.truncate(outgoing.len);
-    let received = right.handle_frame(now, path, Source(0), &mut frame).unwrap();
+    let received = right.handle_frame(now, path, Source::proven(0), &mut frame).unwrap();
     assert!(matches!(received, Received::Record { record: Record::Datagram(b"across"), .. }), "{received:?}");
     let (mut here, mut there) = ([0; 32], [0; 32]);
     left.export(channel, "test", b"", &mut here).unwrap();

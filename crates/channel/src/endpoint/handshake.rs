@@ -5,21 +5,25 @@ use alloc::{boxed::Box, vec::Vec};
 use sealway_identity::IdentityError;
 use sealway_vault::{CryptoProvider, Vault, VaultError};
 use sealway_wire::{
-    Cid, IdentityId, Timestamp,
-    handshake::{Message1, Message2, Message3},
+    Cid, Frame, IdentityId, Timestamp,
+    danger::{self, Protection},
+    handshake::{Message1, Message2, Message3, RETRY_LEN, Retry},
 };
 
-use super::{ChannelId, Endpoint, Event, PathId, Source};
+use super::{ChannelId, Endpoint, Event, PathId, Source, record::Acknowledge};
 use crate::{
     FrameError, HandshakeError,
     channel::{Attempt, Channel, HANDSHAKE_TIME},
     established::{Established, Repeat},
+    expense::COOKIES_FROM,
     half_open::State,
-    initiator::AwaitingMessage2,
+    initiator::{AwaitingMessage2, encode},
     responder::{Admission, HalfOpen, Refused},
 };
 
 const MAX_ANSWERS: usize = 256;
+/// Handshakes of one path that an S1.R is held against.
+const MAX_TRIED: usize = 8;
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub(super) fn handle_message1(
@@ -39,13 +43,50 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             answer.into_iter().for_each(|frame| self.answer(path, frame));
             return Ok(());
         }
+        // From here on the frame costs something: an address that exists, once for each e, so often for each source.
+        if !source.is_proven && self.half_open.len() >= COOKIES_FROM && !danger::is_off(Protection::Cookie) {
+            let cookie = self.expense.cookies.of(provider, now, source, message.ephemeral())?;
+            let shown =
+                message.cookie.map(|shown| (shown, self.expense.cookies.is_ours(provider, shown, source, message)));
+            if !shown.is_some_and(|(_, is_ours)| is_ours) {
+                let proof = self.gate.retry_proof(provider, message.ephemeral(), &cookie);
+                let mut frame = alloc::vec![0; RETRY_LEN];
+                encode(&Frame::Retry(Retry { proof: &proof, cookie: &cookie }), &mut frame)?;
+                self.answer(path, frame);
+                return Err(FrameError::CookieWanted);
+            }
+        }
+        if self.expense.recent.contains(message.ephemeral()) {
+            return Err(FrameError::Replayed);
+        }
+        if !self.expense.budget.takes(now, source) {
+            return Err(FrameError::Throttled);
+        }
         let cid = self.draw_cid()?;
         let random = u64::from_be_bytes(self.vault.provider().random()?);
         let half_open = HalfOpen::accept(&self.vault, &self.owner, cid, message)?;
+        // Only now: who copies an e into a message of his own does not get the genuine one refused.
+        self.expense.recent.insert(*message.ephemeral());
         let frame = half_open.frame.clone();
         self.half_open.insert(now, cid, key, source, half_open, random);
         self.answer(path, frame);
         Ok(())
+    }
+
+    /// A responder under load wants S1.1 once more, with a cookie.
+    pub(super) fn handle_retry(&mut self, now: Timestamp, path: PathId, message: &Retry<'_>) -> Result<(), FrameError> {
+        let waiting = self.first_flights.range((path, ChannelId(0))..=(path, ChannelId(u64::MAX)));
+        let waiting: Vec<ChannelId> = waiting.take(MAX_TRIED).map(|(_, id)| *id).collect();
+        for id in waiting {
+            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            let Attempt::Message1 { handshake, repeat, .. } = &mut channel.attempt else { continue };
+            if handshake.take_cookie(self.vault.provider(), message)? {
+                repeat.at_once(now);
+                self.reschedule(id);
+                return Ok(());
+            }
+        }
+        Err(FrameError::UnknownConnection)
     }
 
     pub(super) fn handle_message2(&mut self, now: Timestamp, message: &Message2<'_>) -> Result<(), FrameError> {
@@ -109,7 +150,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let peer = accepted.session.peer().id();
         let running = |channel: &Channel<V>| channel.attempt.is_running();
         let own_runs = self.by_peer.get(&peer).and_then(|id| self.channels.get(id)).is_some_and(running);
-        if own_runs && self.owner.id() < peer {
+        if own_runs && self.owner.id() < peer && !danger::is_off(Protection::Yield) {
             return Err(FrameError::Yielding);
         }
         let removed = self.half_open.remove(message.cid).map(|entry| entry.state);
@@ -136,6 +177,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             self.gone(peer, keeps, gone);
         }
         self.by_cid.insert(message.cid, id);
+        if danger::is_off(Protection::Confirm) {
+            self.heard(now, id, message.cid, false, Acknowledge::Never);
+        }
         self.save(id, message.cid);
         self.reschedule(id);
         Ok(())

@@ -76,7 +76,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return copy(frame, out).map(|len| Outgoing { path, len });
         }
         let provider = self.vault.provider();
-        let limit = channel.limit;
+        let shape = channel.shape;
         let sealed_before: Vec<VarInt> = match channel.sessions.iter().any(Established::wants_start) {
             true => {
                 let cids: Vec<_> = channel.sessions.iter().map(|established| established.session.local()).collect();
@@ -89,7 +89,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 let stored_before = sealed_before.get(index).copied().unwrap_or(VarInt::MAX);
                 let start = Start { instance: self.config.instance, stored_before, credentials: &[] };
                 let plaintext = Content::Start(start);
-                let sealed = established.session.seal(provider, Plaintext::Typed(&plaintext), limit, out);
+                let sealed = established.session.seal(provider, Plaintext::Typed(&plaintext), shape, out);
                 if let Ok(sealed) = sealed {
                     established.start_sent(sealed.counter);
                     let outgoing = Outgoing { path: established.path, len: sealed.len };
@@ -97,6 +97,17 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                         channel.spoke(now);
                     }
                     return Some(outgoing);
+                }
+            }
+            // Before START has left nothing else does.
+            if established.unsaved == 0 && established.start_was_sent() {
+                let reply = established.take_path_reply().map(|(path, octets)| (path, Content::PathReply(octets)));
+                let probe = || established.take_due_probe(now).map(|(path, octets)| (path, Content::Path(octets)));
+                if let Some((path, content)) = reply.or_else(probe) {
+                    let sealed = established.session.seal(provider, Plaintext::Typed(&content), shape, out);
+                    if let Ok(sealed) = sealed {
+                        return Some(Outgoing { path, len: sealed.len });
+                    }
                 }
             }
             if established.take_due_ack(now) {
@@ -110,7 +121,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                     continue;
                 }
                 let content = Content::Ack(Ack { opened, committed });
-                let sealed = established.session.seal(provider, Plaintext::Typed(&content), limit, out);
+                let sealed = established.session.seal(provider, Plaintext::Typed(&content), shape, out);
                 if let Ok(sealed) = sealed {
                     if let Some(report) = told.and_then(|at| channel.reports.get_mut(at)) {
                         report.is_news = false;

@@ -1,19 +1,20 @@
 //! Sealing, opening, and what typed records mean.
 
-use sealway_vault::Vault;
+use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
     Cid, DecodeError, Instance, Lane, Reason, RecordHeader, TAG_LEN, Timestamp,
     content::{Ack, CloseReason, Content, Reliable},
+    danger::{self, Protection},
 };
 
-use super::{ChannelId, Endpoint, Event, Outgoing, Received, Record};
+use super::{ChannelId, Endpoint, Event, Outgoing, PathId, Received, Record};
 use crate::{
     Context, FrameError, PostQuantum, Profile, SendError, channel::Attempt, established::Established, lane::Plaintext,
 };
 
 /// When a record is to be acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Acknowledge {
+pub(super) enum Acknowledge {
     /// An ACK is not acknowledged.
     Never,
     /// Within a second or 64 records.
@@ -31,6 +32,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub(super) fn handle_record<'f>(
         &mut self,
         now: Timestamp,
+        path: PathId,
         header: RecordHeader,
         frame: &'f mut [u8],
     ) -> Result<Received<'f>, FrameError> {
@@ -41,14 +43,22 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let channel = self.channels.get_mut(&id).ok_or(FrameError::UnknownConnection)?;
         let provider = self.vault.provider();
         let content = frame.len().saturating_sub(header.len() + TAG_LEN);
-        if content > channel.limit {
-            let reason = Reason::TooLong { limit: channel.limit, got: content };
+        let (limit, is_pinned) = (channel.shape.limit, channel.is_pinned);
+        if content > limit {
+            let reason = Reason::TooLong { limit, got: content };
             return Err(DecodeError::new("data content", reason).into());
         }
         let opened = if header.lane == Lane::Stored {
             return self.handle_stored(now, id, cid, &header, frame);
         } else if let Some(established) = channel.by_cid(cid) {
-            established.session.open(provider, now, &header, frame)?
+            let opened = established.session.open(provider, now, &header, frame)?;
+            if opened.is_newest && !is_pinned {
+                established.heard_on(now, path, || provider.random().ok());
+                if danger::is_off(Protection::Path) {
+                    established.path = path;
+                }
+            }
+            opened
         } else if let Attempt::Message3 { finished, path, .. } = &mut channel.attempt {
             // The responder's first record: now the session is one, and the handshake is over.
             if finished.session.local() != cid {
@@ -74,7 +84,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             self.save_if_changed(id, cid, before);
             return Ok(Received::Record { channel: id, lane: header.lane, record: Record::Datagram(plaintext) });
         }
-        let received = self.handle_content(now, id, cid, plaintext);
+        let received = self.handle_content(now, path, (id, cid), plaintext);
         self.save_if_changed(id, cid, before);
         received
     }
@@ -136,15 +146,15 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     fn handle_content<'f>(
         &mut self,
         now: Timestamp,
-        id: ChannelId,
-        cid: Cid,
+        path: PathId,
+        (id, cid): (ChannelId, Cid),
         plaintext: &'f [u8],
     ) -> Result<Received<'f>, FrameError> {
         let content = match Content::decode(plaintext) {
             Ok(content) => content,
             // Without tags anybody could end the channel: the test wants to see worse.
             #[cfg(sealway_break)]
-            Err(error) if sealway_wire::danger::is_off(sealway_wire::danger::Protection::Tag) => {
+            Err(error) if danger::is_off(Protection::Tag) => {
                 return Err(error.into());
             }
             Err(error) => {
@@ -158,7 +168,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         };
         let is_start = matches!(content, Content::Start(_));
         let ack = match content {
-            Content::Ack(_) => Acknowledge::Never,
+            Content::Ack(_) | Content::Path(_) | Content::PathReply(_) => Acknowledge::Never,
             Content::Start(_) | Content::Ping => Acknowledge::AtOnce,
             _ => Acknowledge::Soon,
         };
@@ -188,6 +198,22 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 ack.committed.map_or(Received::Nothing, |committed| record(Record::Committed(committed)))
             }
             Content::Ping => Received::Nothing,
+            Content::Path(challenge) => {
+                established.challenged(path, challenge);
+                self.reschedule(id);
+                Received::Nothing
+            }
+            Content::PathReply(challenge) => {
+                let before = established.path;
+                if established.path_answered(path, &challenge) {
+                    if let Some(channel) = self.channels.get_mut(&id).filter(|found| found.path == Some(before)) {
+                        channel.path = Some(path);
+                    }
+                    self.events.retain(|event| !matches!(event, Event::Moved { channel, .. } if *channel == id));
+                    self.events.push_back(Event::Moved { channel: id, path });
+                }
+                Received::Nothing
+            }
             Content::Close(reason) => {
                 // One that was held back until a later session was there ends only what came before that.
                 let keeps = self.keeps(id);
@@ -218,7 +244,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     }
 
     /// Takes note of an authentic record.
-    fn heard(&mut self, now: Timestamp, id: ChannelId, cid: Cid, is_start: bool, ack: Acknowledge) {
+    pub(super) fn heard(&mut self, now: Timestamp, id: ChannelId, cid: Cid, is_start: bool, ack: Acknowledge) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let was_open = channel.sending.is_some();
         let moved = channel.heard(now, cid, is_start);
@@ -257,14 +283,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
         let channel = self.channels.get_mut(&id).ok_or(SendError::UnknownChannel)?;
-        let limit = channel.limit;
+        let shape = channel.shape;
         let current = channel.current().ok_or(SendError::NotOpen)?;
         // START is each side's first record, and waits until the session's state is written.
         if current.unsaved > 0 && !current.start_was_sent() {
             return Err(SendError::NotOpen);
         }
         let path = current.path;
-        let sealed = current.session.seal(self.vault.provider(), plaintext, limit, out);
+        let sealed = current.session.seal(self.vault.provider(), plaintext, shape, out);
         if sealed == Err(SendError::LaneStopped) {
             channel.wanted |= channel.can_initiate();
             self.reschedule(id);

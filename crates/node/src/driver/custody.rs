@@ -391,7 +391,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let mut frame = frame.to_vec();
         // It came out of a box: there is no path to answer on, and records of the stored lane are not answered.
         let path = PathId(u64::MAX - index as u64);
-        match self.endpoint.handle_frame(now, path, Source(path.0), &mut frame) {
+        match self.endpoint.handle_frame(now, path, Source::proven(path.0), &mut frame) {
             Ok(Received::Record { channel, record, .. }) if !self.by_hop.contains_key(&channel) => {
                 self.take_pushed(now, channel, pushed, record);
             }

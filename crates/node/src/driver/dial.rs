@@ -245,7 +245,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.retry_later(now, dial);
             }
             Report::Accepted { link } => {
-                let source = Source(link.source());
+                let source = Source::proven(link.source());
                 let of_source = self.links.values().filter(|link| link.unproved.is_some() && link.source == source);
                 if self.unproved.len() >= MAX_UNPROVED || of_source.count() >= MAX_UNPROVED_OF_SOURCE {
                     tracing::warn!("too many connections are waiting to authenticate; one is turned away");
@@ -295,7 +295,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let queue = Arc::new(SendQueue::new(self.room.clone()));
-        self.links.insert(id, Link { queue: queue.clone(), source: Source(link.source()), dial, unproved: None });
+        self.links
+            .insert(id, Link { queue: queue.clone(), source: Source::proven(link.source()), dial, unproved: None });
         self.tasks.spawn(links::run(id, link, queue, self.senders.links.clone()));
         self.reap();
         id

@@ -117,7 +117,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 // Decrypted in place once more, in a buffer of its own: the outer record's belongs to its caller.
                 let mut inner = frame.to_vec();
                 let path = flow_path(index, flow);
-                self.handle_frame(now, path, Source(path.0), &mut inner);
+                self.handle_frame(now, path, Source::proven(path.0), &mut inner);
             }
             ClientEvent::Absent { flow } => {
                 self.statistics.absent_frames += 1;

@@ -266,6 +266,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     self.peer_renewed(now, channel, &peer);
                 }
             }
+            Event::Moved { channel, path } => {
+                if let (true, Some(peer)) = (self.served.contains_key(&channel), self.endpoint.peer(channel)) {
+                    self.client_renewed(channel, peer);
+                } else {
+                    self.prove_link(channel);
+                    self.follow_flow(channel, path);
+                }
+            }
             Event::AttemptFailed { channel } => {
                 self.hop_failed(now, channel);
                 self.peer_unanswered(now, channel);

@@ -227,6 +227,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.by_flow.insert(path, id);
             // A session that goes over a box which the peer has named itself is not disturbed.
             if !self.endpoint.is_open(channel) {
+                self.endpoint.set_path(channel, path);
                 self.leads_to(path, id);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.away.mailbox = Some(Mailbox { relay: relay.id, name: relay.contact_box });
@@ -503,6 +504,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 entry.away.mailbox = Some(mailbox);
             }
             self.leads_to(path, peer.id());
+        }
+    }
+
+    /// A peer that has named no box has come back on another flow.
+    pub(super) fn follow_flow(&mut self, channel: ChannelId, path: PathId) {
+        if let Some(id) = self.by_channel.get(&channel) {
+            self.by_flow.insert(path, *id);
         }
     }
 

@@ -1,0 +1,225 @@
+//! Records: what their lengths tell, which path they take, and which of them open.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use sealway_channel::{EPOCH_BITS, Event, FrameError, Padding, PathId};
+use sealway_testkit::network::Network;
+use sealway_wire::{Lane, RecordHeader};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn opened(seed: u64) -> Network {
+    let mut network = Network::of(seed, 3);
+    network.open(0, 1);
+    network.run(SECOND * 3);
+    assert!(network.channel(0, 1).is_some() && network.channel(1, 0).is_some());
+    network
+}
+
+fn moves(network: &Network, machine: usize) -> Vec<PathId> {
+    let path = |event: &Event| match event {
+        Event::Moved { path, .. } => Some(*path),
+        _ => None,
+    };
+    network.machines[machine].events.iter().filter_map(path).collect()
+}
+
+#[test]
+fn padded_records_tell_the_magnitude_of_their_content() {
+    let mut network = opened(1);
+    let channel = network.channel(0, 1).unwrap();
+    network.machines[0].endpoint.set_padding(channel, Padding::Buckets);
+    let before = network.log.len();
+    let mut bodies = Vec::new();
+    for len in [0, 1, 12, 37, 63, 64, 100, 127, 1000, 5000, 8191, 8192, 16_000, 16_383] {
+        let body = vec![7; len];
+        let mut out = vec![0; 40_000];
+        let (now, endpoint) = (network.now, &mut network.machines[0].endpoint);
+        let outgoing = endpoint.seal_datagram(now, channel, &body, &mut out).unwrap();
+        network.carry(0, outgoing.path, out[..outgoing.len].to_vec());
+        bodies.push(body);
+    }
+    // A message, and what the endpoint says by itself.
+    network.send_message(0, 1, Lane::Live, 0, b"message");
+    bodies.push(b"message".to_vec());
+    network.machines[0].endpoint.ping(network.now, channel);
+    network.send(1, 0, b"asks for an ACK");
+    network.run(SECOND * 3);
+    assert_eq!(network.machines[1].received, bodies);
+    let sent: Vec<_> = network.log[before..].iter().filter(|(from, ..)| *from == 0).collect();
+    assert!(sent.len() > bodies.len() + 1);
+    for (_, _, frame) in sent {
+        let header = RecordHeader::decode(frame).unwrap().0;
+        let plaintext = frame.len() - header.len() - 16;
+        assert!(header.typed && plaintext >= 64 && plaintext.is_power_of_two(), "{plaintext}");
+    }
+}
+
+#[test]
+fn a_deposit_is_padded_too() {
+    let mut network = opened(2);
+    let channel = network.channel(0, 1).unwrap();
+    network.machines[0].endpoint.set_padding(channel, Padding::Buckets);
+    let short = network.deposit(0, 1, 0, b"1");
+    let longer = network.deposit(0, 1, 1, b"as long as this");
+    assert_eq!(short.len(), longer.len());
+    network.deliver(0, 1, longer).unwrap();
+    assert_eq!(network.machines[1].received, [b"as long as this"]);
+}
+
+/// The peer's address changes. Ours go to the old one until the new one has answered, then to the new one: without a
+/// handshake, and without anything unauthenticated having been believed.
+#[test]
+fn records_follow_a_peer_that_moves() {
+    let mut network = opened(3);
+    let handshakes = |network: &Network| network.log.iter().filter(|(_, _, frame)| frame[0] < 0x80).count();
+    let before = handshakes(&network);
+    // Machine 0 reaches machine 1 by way of 2 from now on: path 2 leads back to it.
+    network.send(0, 1, b"from elsewhere");
+    let frame = network.log.last().unwrap().2.clone();
+    network.cut();
+    network.deliver(2, 1, frame).unwrap();
+    network.send(1, 0, b"to the old path");
+    assert_eq!(network.log.last().unwrap().1, 0);
+    network.drain();
+    let (from, to, challenge) = network.log.last().unwrap().clone();
+    assert_eq!((from, to), (1, 2), "the challenge goes to the new path");
+    assert!(challenge.len() <= 3 * (14 + 23), "no more than three times what came from there");
+    network.cut();
+    // The answer goes where the challenge came from, which is the path to machine 1 for machine 0.
+    network.deliver(1, 0, challenge).unwrap();
+    network.drain();
+    let answer = network.log.last().unwrap().2.clone();
+    network.cut();
+    network.deliver(2, 1, answer).unwrap();
+    network.drain();
+    assert_eq!(moves(&network, 1), [PathId(2)]);
+    network.send(1, 0, b"to the new path");
+    assert_eq!(network.log.last().unwrap().1, 2);
+    assert_eq!(handshakes(&network), before);
+}
+
+#[test]
+fn an_answer_to_a_challenge_counts_on_its_path_and_once() {
+    let mut network = opened(4);
+    network.send(0, 1, b"moved");
+    let frame = network.log.last().unwrap().2.clone();
+    network.cut();
+    network.deliver(2, 1, frame).unwrap();
+    network.drain();
+    let challenge = network.log.last().unwrap().2.clone();
+    network.cut();
+    network.deliver(1, 0, challenge).unwrap();
+    network.drain();
+    let answer = network.log.last().unwrap().2.clone();
+    network.cut();
+    // It arrives on another path than the challenge was sent on.
+    network.deliver(0, 1, answer).unwrap();
+    network.drain();
+    assert_eq!(moves(&network, 1), []);
+    network.send(1, 0, b"stays");
+    assert_eq!(network.log.last().unwrap().1, 0);
+}
+
+/// Somebody on the way repeats records from another address, and what is older than the newest comes from elsewhere.
+#[test]
+fn copies_and_stragglers_move_nothing() {
+    let mut network = opened(5);
+    network.send(0, 1, b"late");
+    let late = network.log.last().unwrap().2.clone();
+    network.send(0, 1, b"newest");
+    let newest = network.log.last().unwrap().2.clone();
+    network.cut();
+    network.deliver(0, 1, newest.clone()).unwrap();
+    network.deliver(2, 1, late).unwrap();
+    assert_eq!(network.deliver(2, 1, newest), Err(FrameError::Replayed));
+    network.run(SECOND * 2);
+    assert!(network.log.iter().all(|(_, to, _)| *to != 2), "nobody was challenged");
+}
+
+#[test]
+fn a_path_that_the_shell_has_chosen_stays() {
+    let mut network = opened(6);
+    let channel = network.channel(1, 0).unwrap();
+    network.machines[1].endpoint.set_path(channel, PathId(0));
+    network.send(0, 1, b"by another way");
+    let frame = network.log.last().unwrap().2.clone();
+    network.cut();
+    network.deliver(2, 1, frame).unwrap();
+    network.run(SECOND * 2);
+    assert!(network.log.iter().all(|(_, to, _)| *to != 2));
+}
+
+/// 2^20 records make an epoch: what was under way when it ended still opens, and one step needs no place among the jumps.
+#[test]
+fn a_record_of_the_epoch_before_opens() {
+    let mut network = opened(7);
+    let channel = network.channel(0, 1).unwrap();
+    let mut out = [0; 64];
+    let mut last = Vec::new();
+    for number in 0..(1_u64 << EPOCH_BITS) + 40 {
+        let (now, endpoint) = (network.now, &mut network.machines[0].endpoint);
+        let outgoing = endpoint.seal_datagram(now, channel, &number.to_be_bytes(), &mut out).unwrap();
+        if number > (1 << EPOCH_BITS) - 40 {
+            last.push(out[..outgoing.len].to_vec());
+        }
+    }
+    // The last one first: it is of the new epoch, the first ones are of the one before.
+    for frame in last.iter().rev() {
+        network.deliver(0, 1, frame.clone()).unwrap();
+    }
+    assert_eq!(network.machines[1].received.len(), last.len());
+}
+
+/// Each jump over epochs makes a receiver derive keys before it can see that a record is forged.
+#[test]
+fn forged_jumps_are_few() {
+    let mut network = opened(8);
+    network.send(0, 1, b"genuine");
+    let genuine = network.log.last().unwrap().2.clone();
+    network.cut();
+    let header = RecordHeader::decode(&genuine).unwrap().0;
+    let mut outcomes = Vec::new();
+    for epoch in 0..40_u32 {
+        let counter = (3 + epoch % 20) << EPOCH_BITS;
+        let mut forged = vec![(genuine[0] & !0b1100) | 0b1000];
+        forged.extend(header.cid.unwrap().0);
+        forged.extend(counter.to_be_bytes());
+        forged.extend([0; 40]);
+        outcomes.push(network.deliver(0, 1, forged).unwrap_err());
+    }
+    assert!(outcomes[..16].iter().all(|outcome| *outcome == FrameError::Rejected), "{outcomes:?}");
+    assert!(outcomes[16..].iter().all(|outcome| *outcome == FrameError::TooFarAhead), "{outcomes:?}");
+    network.deliver(0, 1, genuine).unwrap();
+}
+
+/// START is lost: it is repeated, and no second handshake is needed for it.
+#[test]
+fn a_lost_start_is_repeated() {
+    let mut network = Network::pair(9);
+    network.open(0, 1);
+    // The responder's START, and with it everything else of two seconds.
+    while network.log.last().is_none_or(|(_, _, frame)| frame[0] < 0x80) {
+        network.drain();
+        if network.log.last().is_some_and(|(_, _, frame)| frame[0] >= 0x80) {
+            network.cut();
+            break;
+        }
+        let (from, to, frame) = network.log.last().unwrap().clone();
+        network.cut();
+        network.deliver(from, to, frame).unwrap();
+    }
+    // S1.3 is not repeated to it, or START would be sent for that.
+    let lower = |frame: &[u8]| frame[0] == 0x13;
+    for _ in 0..100 {
+        network.run(Duration::from_millis(20));
+        if network.log.last().is_some_and(|(_, _, frame)| lower(frame)) {
+            network.cut();
+        }
+    }
+    network.run(SECOND * 5);
+    assert!(network.channel(0, 1).is_some() && network.channel(1, 0).is_some());
+    let first = network.log.iter().filter(|(_, _, frame)| frame[0] == 0x11).count();
+    assert_eq!(first, 1);
+}

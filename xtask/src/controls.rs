@@ -1,0 +1,57 @@
+//! Turns protections off, one by one, in builds made for it, and looks whether the test that is there for each notices.
+
+use crate::tools::{output, run};
+
+/// A protection, and the test that fails without it: package, file, name.
+const CONTROLS: &[(&str, [&str; 3])] = &[
+    ("gate", ["channel", "strangers", "without_the_card_nothing_is_computed_kept_or_answered"]),
+    ("cookie", ["channel", "strangers", "under_load_an_address_that_can_be_forged_has_to_answer"]),
+    ("budget", ["channel", "strangers", "what_one_source_has_us_compute_is_limited_and_others_are_served"]),
+    ("recent", ["channel", "strangers", "a_first_message_is_worked_on_once"]),
+    ("share", ["channel", "paired", "half_open_handshakes_are_bounded_per_source_and_in_time"]),
+    ("lifetime", ["channel", "paired", "half_open_handshakes_are_bounded_per_source_and_in_time"]),
+    ("proof", ["channel", "strangers", "a_third_message_without_proof_is_not_read"]),
+    ("yield", ["channel", "attacks", "opening_at_once_makes_one_session"]),
+    ("confirm", ["channel", "paired", "no_side_reports_open_before_it_has_opened_a_record_of_the_other"]),
+    ("start", ["channel", "records", "a_lost_start_is_repeated"]),
+    ("tag", ["channel", "paired", "no_bit_of_a_record_can_be_flipped"]),
+    ("window", ["channel", "paired", "a_replayed_record_is_refused_and_so_is_a_reflected_one"]),
+    ("width", ["channel", "paired", "a_burst_of_a_million_lost_records_does_no_harm"]),
+    ("jumps", ["channel", "records", "forged_jumps_are_few"]),
+    ("previous", ["channel", "records", "a_record_of_the_epoch_before_opens"]),
+    ("incarnation", ["channel", "stored", "two_copies_of_one_store_never_use_a_chain_twice"]),
+    ("path", ["channel", "records", "records_follow_a_peer_that_moves"]),
+    ("padding", ["channel", "records", "padded_records_tell_the_magnitude_of_their_content"]),
+];
+
+/// A target folder of its own: what is built in this way is for nothing else.
+const BUILD: [&str; 2] = ["--target-dir", "target/broken"];
+const FLAGS: &str = "RUSTFLAGS=--cfg sealway_break";
+
+/// Each protection of the channel off, and the test that notices.
+pub(crate) fn channel() -> Result<(), String> {
+    for (protection, [package, file, test]) in CONTROLS {
+        let package = format!("sealway-{package}");
+        let command = ["cargo", "test", "--quiet", "--package", &package, "--test", file, test, "--", "--exact"];
+        let (options, exact) = command.split_at(command.len() - 2);
+        let command = [options, &BUILD, exact].concat();
+        // With everything on it passes in the same build: what fails below fails for want of the protection.
+        let passed = output(&[&["env", FLAGS], &command[..]].concat())?;
+        if !passed.contains("1 passed") {
+            return Err(format!("there is no test {test} in {file}"));
+        }
+        let off = format!("SEALWAY_BREAK={protection}");
+        match output(&[&["env", FLAGS, &off], &command[..]].concat()) {
+            Ok(_) => return Err(format!("without the protection \"{protection}\", {test} passes all the same")),
+            Err(text) if text.contains("1 failed") => println!("without {protection}: {test} fails, as it must"),
+            Err(text) => return Err(format!("without the protection \"{protection}\": {text}")),
+        }
+    }
+    Ok(())
+}
+
+/// The demonstration tells too.
+pub(crate) fn demonstration() -> Result<(), String> {
+    let test = ["cargo", "test", "--quiet", "--package", "sealway-cli", "--test", "broken"];
+    run(&[&["env", FLAGS], &test[..], &BUILD].concat())
+}

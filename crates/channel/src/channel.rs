@@ -110,21 +110,29 @@ pub(crate) struct Report {
     mark: u32,
     bitmap: [u8; 128],
     len: usize,
+    held: [u8; 128],
+    held_len: usize,
 }
 
 impl Report {
     pub(crate) fn new(committed: &Committed<'_>) -> Self {
-        let bits = committed.bitmap.get(..128).unwrap_or(committed.bitmap);
-        // The only valid form has no zeros at its end.
-        let len = bits.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
-        let mut bitmap = [0; 128];
-        bitmap[..len].copy_from_slice(&committed.bitmap[..len]);
-        Self { is_news: true, instance: committed.instance, mark: committed.mark, bitmap, len }
+        let ((bitmap, len), (held, held_len)) = (trimmed(committed.bitmap), trimmed(committed.held));
+        Self { is_news: true, instance: committed.instance, mark: committed.mark, bitmap, len, held, held_len }
     }
 
     pub(crate) fn committed(&self) -> Committed<'_> {
-        Committed { instance: self.instance, mark: self.mark, bitmap: &self.bitmap[..self.len] }
+        let (bitmap, held) = (&self.bitmap[..self.len], &self.held[..self.held_len]);
+        Committed { instance: self.instance, mark: self.mark, bitmap, held }
     }
+}
+
+/// The only valid form of a bitmap has no zeros at its end.
+fn trimmed(bits: &[u8]) -> ([u8; 128], usize) {
+    let bits = bits.get(..128).unwrap_or(bits);
+    let len = bits.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
+    let mut bitmap = [0; 128];
+    bitmap[..len].copy_from_slice(&bits[..len]);
+    (bitmap, len)
 }
 
 /// A peer.

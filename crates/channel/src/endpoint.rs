@@ -19,7 +19,7 @@ use sealway_identity::{Card, Mailbox, Owner, PayloadParts, Peer, Policy};
 use sealway_vault::{CryptoProvider, Vault, VaultError};
 use sealway_wire::{
     Cid, Frame, IdentityId, Instance, Lane, Timestamp,
-    content::{Ack, CloseReason, Committed, Content, Reliable},
+    content::{Ack, CloseReason, Committed, Content, Part, Reliable},
 };
 
 use crate::{
@@ -187,7 +187,9 @@ pub enum Record<'f> {
         lowest: u32,
         /// How many numbers directly below this one the sender does not want either.
         unwanted: u32,
-        /// The message.
+        /// Which part of a longer message it is.
+        part: Option<Part>,
+        /// The message, or the part.
         body: &'f [u8],
     },
     /// What the peer's application has committed.
@@ -449,7 +451,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     /// Seals a message that is repeated until the peer commits it, for the live lane.
     ///
-    /// `out` has to hold the body and at most 46 octets more; on a padded channel as for a datagram. Works in place, without allocating.
+    /// `out` has to hold the body and at most 50 octets more; on a padded channel as for a datagram. Works in place, without allocating.
     ///
     /// # Errors
     /// [`SendError`]; nothing has changed then.
@@ -468,14 +470,15 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// The instance travels only where the peer does not know it from START, or where something is said of other numbers.
     fn with_instance<'m>(&self, message: Reliable<'m>, start_is_known: bool) -> Reliable<'m> {
         let own = self.config.instance;
-        let travels = |instance: &Instance| !start_is_known || *instance != own || message.unwanted > 0;
+        let says_more = message.unwanted > 0 || message.part.is_some();
+        let travels = |instance: &Instance| !start_is_known || *instance != own || says_more;
         let instance = Some(message.instance.unwrap_or(own)).filter(travels);
         Reliable { instance, ..message }
     }
 
     /// Seals a record on the stored lane, for a box at a relay, and returns its length. Works in place, without allocating.
     ///
-    /// `out` has to hold the body of a message and at most 60 octets more; 185 for what was committed; on a padded channel as
+    /// `out` has to hold the body of a message and at most 64 octets more; 314 for what was committed; on a padded channel as
     /// for a datagram.
     ///
     /// # Errors
@@ -523,7 +526,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.channels.get(&channel).and_then(|channel| channel.heard_at)
     }
 
-    /// Has the following ACKs tell what the application has committed of the peer's messages.
+    /// Has the following ACKs tell what the application has committed of the peer's messages, and what waits for it.
     pub fn report_committed(&mut self, now: Timestamp, channel: ChannelId, committed: &Committed<'_>) {
         if let Some(found) = self.channels.get_mut(&channel) {
             found.report(now, Report::new(committed));

@@ -360,7 +360,11 @@ fn what_is_committed_is_told_to_the_sender() {
     network.run(Duration::from_millis(1));
     let instance = sealway_wire::Instance([0; 4]);
     let now = network.now;
-    network.machines[1].endpoint.report_committed(now, channel, &Committed { instance, mark: 1, bitmap: &[] });
+    network.machines[1].endpoint.report_committed(
+        now,
+        channel,
+        &Committed { instance, mark: 1, bitmap: &[], held: &[] },
+    );
     network.run(Duration::from_millis(20));
     let acks = network.log.iter().filter(|(from, ..)| *from == 1).count();
     assert!(acks >= 3, "an ACK has left within the delay");

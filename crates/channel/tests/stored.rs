@@ -200,7 +200,8 @@ fn a_lane_seals_for_so_long_and_so_many_records() {
     let mut network = opened(12);
     let channel = network.channel(0, 1).unwrap();
     let mut out = [0; 256];
-    let deposit = Deposit::Message(Reliable { instance: None, number: 0, lowest: 0, unwanted: 0, body: b"." });
+    let deposit =
+        Deposit::Message(Reliable { instance: None, number: 0, lowest: 0, unwanted: 0, part: None, body: b"." });
     let now = network.now;
     let endpoint = &mut network.machines[0].endpoint;
     for _ in 0..MAX_STORED {
@@ -281,6 +282,7 @@ fn the_instance_is_known_after_a_restart_of_the_recipient() {
             number: 3,
             lowest: 0,
             unwanted: 0,
+            part: None,
             body: b"without its instance",
         }),
         &mut [0; 256],

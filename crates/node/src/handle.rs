@@ -2,23 +2,19 @@
 
 use std::{fmt, future::Future, sync::Arc};
 
-use sealway_channel::{Context, MAX_CONTENT};
+use sealway_channel::Context;
 use sealway_identity::{Card, Policy};
-use sealway_routing::{Delivery, SendOptions};
+use sealway_routing::{Delivery, MAX_MESSAGE, SendOptions};
 use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use crate::{Builder, Keys, NodeError};
+use crate::{Builder, Keys, NodeError, Stream};
 
 /// Channels that others have opened and nobody has accepted yet.
 pub(crate) const ACCEPT_QUEUE: usize = 64;
 /// What a peer's outbox takes before senders wait: units of 256 octets, so many.
 pub(crate) const OUTBOX_UNITS: usize = 64 * 1024 * 4;
 const UNIT: usize = 256;
-/// Octets that a message's bookkeeping costs in a record: type, number, distance, unwanted numbers, instance.
-const MESSAGE_OVERHEAD: usize = 29;
-/// The longest message in octets.
-pub(crate) const MAX_MESSAGE: usize = MAX_CONTENT - MESSAGE_OVERHEAD;
 
 /// What a message of so many octets takes of its peer's outbox.
 pub(crate) fn units(octets: usize) -> u32 {
@@ -226,13 +222,36 @@ async fn ask<T>(commands: &mpsc::Sender<Command>, command: impl FnOnce(Reply<T>)
     answer.await.map_err(|_| NodeError::Closed)?
 }
 
-/// A channel to one peer. Messages are handed over in the order in which the peer has sent them.
-pub struct Channel {
+/// The sending half of a channel.
+#[derive(Clone)]
+pub(crate) struct Sender {
     peer: IdentityId,
     commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+}
+
+impl Sender {
+    pub(crate) async fn send_live(&self, body: Vec<u8>) -> Result<Receipt, NodeError> {
+        self.push(body, SendOptions::default(), false).await
+    }
+
+    async fn push(&self, body: Vec<u8>, options: SendOptions, durable: bool) -> Result<Receipt, NodeError> {
+        let got = body.len();
+        if got > MAX_MESSAGE {
+            return Err(NodeError::TooLong { limit: MAX_MESSAGE, got });
+        }
+        let units = units(got);
+        let room = self.room.clone().acquire_many_owned(units).await.map_err(|_| NodeError::Closed)?;
+        let peer = self.peer;
+        ask(&self.commands, |reply| Command::Send { peer, body, options, durable, room, reply }).await
+    }
+}
+
+/// A channel to one peer. Messages are handed over in the order in which the peer has sent them.
+pub struct Channel {
+    sender: Sender,
     messages: mpsc::Receiver<Delivery>,
     context: watch::Receiver<Option<Context>>,
-    room: Arc<Semaphore>,
     /// Has the driver look after all peers.
     wake: Arc<Notify>,
 }
@@ -246,13 +265,28 @@ impl Channel {
         room: Arc<Semaphore>,
         wake: Arc<Notify>,
     ) -> Self {
-        Self { peer, commands, messages, context, room, wake }
+        Self { sender: Sender { peer, commands, room }, messages, context, wake }
+    }
+
+    pub(crate) fn sender(&self) -> Sender {
+        self.sender.clone()
+    }
+
+    /// Makes octets in order of it, for both directions: what [`AsyncRead`](tokio::io::AsyncRead) and
+    /// [`AsyncWrite`](tokio::io::AsyncWrite) are implemented for. The other end has to do the same before it sends. Nothing of
+    /// it survives the process: for that, send messages.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn into_stream(self) -> Stream {
+        Stream::start(self)
     }
 
     /// The peer's identity.
     #[must_use]
     pub const fn peer(&self) -> IdentityId {
-        self.peer
+        self.sender.peer
     }
 
     /// Waits until the channel has been open for the first time, and tells how it came to be.
@@ -269,10 +303,13 @@ impl Channel {
     /// Sends a message durably: when this returns, it is on disk, and it will reach the peer although either side
     /// crashes. Waits while the outbox is full.
     ///
+    /// Up to 16,355 octets go in one record. A longer message goes in parts, of which lost ones are repeated, and is handed
+    /// over as a whole; above 192,000 octets it waits for the peer to be there, for no relay keeps it.
+    ///
     /// Cancel-safe in this sense: a call that is dropped may or may not have sent the message.
     ///
     /// # Errors
-    /// [`NodeError::NoStore`], [`NodeError::Store`], [`NodeError::TooLong`] above 16,355 octets.
+    /// [`NodeError::NoStore`], [`NodeError::Store`], [`NodeError::TooLong`] above [`MAX_MESSAGE`] octets.
     pub async fn send(&self, body: impl Into<Vec<u8>>) -> Result<Receipt, NodeError> {
         self.send_with(body, SendOptions::default()).await
     }
@@ -282,7 +319,7 @@ impl Channel {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_with(&self, body: impl Into<Vec<u8>>, options: SendOptions) -> Result<Receipt, NodeError> {
-        self.push(body.into(), options, true).await
+        self.sender.push(body.into(), options, true).await
     }
 
     /// Sends a message that lives in memory alone until the peer has committed it: it is lost if this process dies.
@@ -290,18 +327,7 @@ impl Channel {
     /// # Errors
     /// [`NodeError::TooLong`], [`NodeError::Closed`].
     pub async fn send_live(&self, body: impl Into<Vec<u8>>) -> Result<Receipt, NodeError> {
-        self.push(body.into(), SendOptions::default(), false).await
-    }
-
-    async fn push(&self, body: Vec<u8>, options: SendOptions, durable: bool) -> Result<Receipt, NodeError> {
-        let got = body.len();
-        if got > MAX_MESSAGE {
-            return Err(NodeError::TooLong { limit: MAX_MESSAGE, got });
-        }
-        let units = units(got);
-        let room = self.room.clone().acquire_many_owned(units).await.map_err(|_| NodeError::Closed)?;
-        let peer = self.peer;
-        ask(&self.commands, |reply| Command::Send { peer, body, options, durable, room, reply }).await
+        self.sender.send_live(body.into()).await
     }
 
     /// Waits until the peer has committed everything that was sent to it, by this run or an earlier one. What is sent
@@ -313,7 +339,7 @@ impl Channel {
     /// [`NodeError::Closed`].
     pub fn flushed(&self) -> impl Future<Output = Result<(), NodeError>> + Send + use<> {
         // Each message holds its room until it is committed.
-        let room = self.room.clone();
+        let room = self.sender.room.clone();
         let all = u32::try_from(OUTBOX_UNITS).unwrap_or(u32::MAX);
         async move { room.acquire_many(all).await.map(drop).map_err(|_| NodeError::Closed) }
     }
@@ -328,26 +354,26 @@ impl Channel {
     /// [`NodeError::Closed`].
     pub async fn recv(&mut self) -> Result<Option<Message>, NodeError> {
         let Some(delivery) = self.messages.recv().await else { return Ok(None) };
-        let peer = self.peer;
+        let peer = self.sender.peer;
         // Nothing is awaited here, or a caller that gives up in between would lose the message.
-        if self.commands.try_send(Command::Taken { peer }).is_err() {
+        if self.sender.commands.try_send(Command::Taken { peer }).is_err() {
             self.wake.notify_one();
         }
         let context = *self.context.borrow();
-        Ok(Some(Message { peer, delivery, context, commands: self.commands.clone() }))
+        Ok(Some(Message { peer, delivery, context, commands: self.sender.commands.clone() }))
     }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
         // If the queue of commands is full, the driver finds the handle gone when it hands the next message over.
-        let _ = self.commands.try_send(Command::Released { peer: self.peer });
+        let _ = self.sender.commands.try_send(Command::Released { peer: self.sender.peer });
     }
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Channel").field("peer", &self.sender.peer).finish_non_exhaustive()
     }
 }
 
@@ -442,6 +468,11 @@ impl Receipt {
     #[must_use]
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()
+    }
+
+    /// Whether nothing more will become of it.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.progress(), Progress::Delivered | Progress::Dropped)
     }
 
     /// Waits until it has come further, and tells how far.

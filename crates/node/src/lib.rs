@@ -18,9 +18,11 @@ mod driver;
 mod error;
 mod handle;
 mod links;
+mod stream;
 mod writer;
 
 pub use builder::{Builder, Keys, RelayConfig};
 pub use error::NodeError;
 pub use handle::{Channel, Message, Node, Progress, Receipt, Statistics};
-pub use sealway_routing::SendOptions;
+pub use sealway_routing::{MAX_MESSAGE, SendOptions};
+pub use stream::Stream;

@@ -4,7 +4,7 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use sealway_wire::{
     IdentityId, Instance, MessageId,
-    content::{COMMIT_WINDOW, Committed},
+    content::{COMMIT_WINDOW, Committed, Part},
 };
 
 #[cfg(sealway_break)]
@@ -108,9 +108,20 @@ impl Marks {
     /// As an ACK tells it.
     #[must_use]
     pub fn committed(&self, instance: Instance) -> Committed<'_> {
-        let len = self.bitmap.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
-        Committed { instance, mark: self.mark, bitmap: &self.bitmap[..len] }
+        Committed { instance, mark: self.mark, bitmap: trimmed(&self.bitmap), held: &[] }
     }
+}
+
+/// The only form of a bitmap that may be told: without zeros at its end.
+fn trimmed(bitmap: &[u8]) -> &[u8] {
+    let len = bitmap.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
+    &bitmap[..len]
+}
+
+/// A message, or a part of one, that waits to be handed over.
+struct Waiting {
+    part: Option<Part>,
+    body: Vec<u8>,
 }
 
 struct Progress {
@@ -126,7 +137,11 @@ struct Progress {
     before_start: u32,
     /// Numbers below are known on disk as possibly handed over.
     reserved: u32,
-    waiting: BTreeMap<u32, Vec<u8>>,
+    waiting: BTreeMap<u32, Waiting>,
+    /// Of messages in parts that were handed over: the number of the first, and how many.
+    parts: BTreeMap<u32, u32>,
+    /// What waits, as an ACK tells it.
+    held: [u8; COMMIT_WINDOW as usize / 8],
     /// When it was heard of last, and first, in this run: what one run of the peer has sent comes before what the next has.
     heard: u64,
     first_heard: Option<u64>,
@@ -142,9 +157,23 @@ impl Progress {
             before_start: 0,
             reserved: 0,
             waiting: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            held: [0; COMMIT_WINDOW as usize / 8],
             heard: 0,
             first_heard: None,
         }
+    }
+
+    /// Of how many numbers the message consists that is to be handed over next, if all of it is here.
+    fn whole(&self) -> Option<u32> {
+        let first = self.waiting.get(&self.next)?;
+        let Some(part) = first.part else { return Some(1) };
+        // Parts that do not belong together are their sender's fault: nobody but it waits for them.
+        let belongs = |index: u32| {
+            let waiting = self.next.checked_add(index).and_then(|number| self.waiting.get(&number));
+            waiting.is_some_and(|waiting| waiting.part == Some(Part { index, count: part.count }))
+        };
+        (0..part.count).all(belongs).then_some(part.count)
     }
 
     /// Whether anything would be lost with it but marks.
@@ -164,17 +193,7 @@ impl Progress {
         let reserved = u32::from_be_bytes(*reserved);
         let (lowest, next) = (marks.mark, marks.mark);
         let durable = marks.clone();
-        Some(Self {
-            marks,
-            durable,
-            lowest,
-            next,
-            before_start: reserved,
-            reserved,
-            waiting: BTreeMap::new(),
-            heard: 0,
-            first_heard: None,
-        })
+        Some(Self { marks, durable, lowest, next, before_start: reserved, reserved, ..Self::new() })
     }
 }
 
@@ -227,8 +246,16 @@ impl Inbox {
         true
     }
 
-    /// Takes a message in. The sender wants nothing below `lowest`, nor the `unwanted` numbers directly below this one.
-    pub fn handle_message(&mut self, id: MessageId, lowest: u32, unwanted: u32, body: &[u8]) -> Intake {
+    /// Takes a message in, or a part of one. The sender wants nothing below `lowest`, nor the `unwanted` numbers directly
+    /// below this one.
+    pub fn handle_message(
+        &mut self,
+        id: MessageId,
+        lowest: u32,
+        unwanted: u32,
+        part: Option<Part>,
+        body: &[u8],
+    ) -> Intake {
         self.clock += 1;
         let heard = self.clock;
         if !self.has_place(id.instance) {
@@ -244,7 +271,7 @@ impl Inbox {
         progress.next = progress.next.max(progress.lowest);
         let dropped: Vec<u32> = progress.waiting.range(..lowest).map(|(number, _)| *number).collect();
         for number in dropped {
-            self.octets -= progress.waiting.remove(&number).map_or(0, |body| body.len());
+            self.octets -= progress.waiting.remove(&number).map_or(0, |waiting| waiting.body.len());
         }
         if id.number > progress.marks.mark.saturating_add(COMMIT_WINDOW) {
             return Intake::Later;
@@ -253,7 +280,7 @@ impl Inbox {
         for number in (id.number.saturating_sub(unwanted).max(progress.marks.mark)..id.number).rev() {
             progress.marks.insert(number);
             progress.durable.insert(number);
-            self.octets -= progress.waiting.remove(&number).map_or(0, |body| body.len());
+            self.octets -= progress.waiting.remove(&number).map_or(0, |waiting| waiting.body.len());
         }
         #[cfg(sealway_break)]
         if danger::is_off(danger::Protection::Window) && id.number < progress.next {
@@ -270,13 +297,14 @@ impl Inbox {
         // for always finds a place.
         while progress.waiting.len() >= MAX_WAITING || self.octets + body.len() > MAX_WAITING_OCTETS {
             match progress.waiting.last_entry() {
-                Some(latest) if *latest.key() > id.number => self.octets -= latest.remove().len(),
-                _ if id.number == progress.next => break,
+                Some(latest) if *latest.key() > id.number => self.octets -= latest.remove().body.len(),
+                // So do the parts of that one.
+                _ if part.map_or(id.number, |part| id.number - part.index) <= progress.next => break,
                 _ => return Intake::Later,
             }
         }
         self.octets += body.len();
-        progress.waiting.insert(id.number, body.to_vec());
+        progress.waiting.insert(id.number, Waiting { part, body: body.to_vec() });
         Intake::Accepted
     }
 
@@ -316,13 +344,20 @@ impl Inbox {
             while progress.next < u32::MAX && progress.marks.contains(progress.next) {
                 progress.next += 1;
             }
-            let Some(body) = progress.waiting.remove(&progress.next) else { continue };
-            self.octets -= body.len();
+            let Some(count) = progress.whole() else { continue };
             let number = progress.next;
-            progress.next = number.saturating_add(1);
+            let taken = (number..number.saturating_add(count)).filter_map(|number| progress.waiting.remove(&number));
+            let mut taken = taken.map(|waiting| waiting.body);
+            let mut body = taken.next().unwrap_or_default();
+            taken.for_each(|part| body.extend_from_slice(&part));
+            self.octets -= body.len();
+            progress.next = number.saturating_add(count);
+            if count > 1 {
+                progress.parts.insert(number, count);
+            }
             let mut before = Batch::default();
-            if number >= progress.reserved {
-                progress.reserved = number.saturating_add(RESERVED);
+            if progress.next > progress.reserved {
+                progress.reserved = progress.next.saturating_add(RESERVED - 1);
                 before.put(Table::Inbox, key(&peer, *instance), progress.encode());
             }
             let id = MessageId { instance: *instance, number };
@@ -335,7 +370,9 @@ impl Inbox {
     pub fn done(&mut self, id: MessageId) -> Option<(Batch, Marks)> {
         let peer = self.peer;
         let progress = self.progress.get_mut(&id.instance)?;
-        progress.marks.insert(id.number);
+        let count = progress.parts.remove(&id.number).unwrap_or(1);
+        // Downwards, so that the mark moves once.
+        (id.number..id.number.saturating_add(count)).rev().for_each(|number| progress.marks.insert(number));
         let mut batch = Batch::default();
         batch.put(Table::Inbox, key(&peer, id.instance), progress.encode());
         Some((batch, progress.marks.clone()))
@@ -362,13 +399,33 @@ impl Inbox {
         for progress in self.progress.values_mut() {
             progress.before_start = progress.before_start.max(progress.next);
             progress.next = progress.marks.mark;
+            progress.parts.clear();
         }
     }
 
-    /// What the sender is told of an instance.
+    /// What the sender is told of an instance: what is committed, and what need not be sent again although it is not.
     #[must_use]
-    pub fn committed(&self, instance: Instance) -> Option<Committed<'_>> {
-        self.progress.get(&instance).map(|progress| progress.durable.committed(instance))
+    pub fn committed(&mut self, instance: Instance) -> Option<Committed<'_>> {
+        let progress = self.progress.get_mut(&instance)?;
+        progress.held = [0; COMMIT_WINDOW as usize / 8];
+        let mark = progress.durable.mark;
+        let handed_over = (mark..progress.next).take(COMMIT_WINDOW as usize);
+        for number in handed_over.chain(progress.waiting.keys().copied()).filter(|n| !progress.durable.contains(*n)) {
+            let bit = number - mark;
+            if let Some(octet) = usize::try_from(bit / 8).ok().and_then(|at| progress.held.get_mut(at)) {
+                *octet |= 1 << (bit % 8);
+            }
+        }
+        Some(Committed { held: trimmed(&progress.held), ..progress.durable.committed(instance) })
+    }
+
+    /// Whether something of a run of the peer has arrived and is not committed.
+    #[must_use]
+    pub fn holds_any(&self, instance: Instance) -> bool {
+        self.progress.get(&instance).is_some_and(|progress| {
+            !progress.waiting.is_empty()
+                || (progress.durable.mark..progress.next).any(|n| !progress.durable.contains(n))
+        })
     }
 
     /// Whether a run of the peer has a place, or another that has nothing under way makes room for it.

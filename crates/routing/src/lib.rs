@@ -29,6 +29,6 @@ mod store;
 pub use client::{Client, ClientEvent, FlowId};
 pub use custody::CustodyId;
 pub use inbox::{Delivery, Holding, Inbox, Intake, Marks};
-pub use outbox::{Delivered, Outbox, PushError, SendOptions, ToSend};
+pub use outbox::{Delivered, MAX_MESSAGE, MAX_WHOLE, Outbox, PushError, SendOptions, ToSend};
 pub use relay::{Deposited, Limits, Push, Relay, RelayEvent, SessionId};
 pub use store::{Batch, MemoryStore, Operation, Store, StoreError, StoreErrorKind, Table};

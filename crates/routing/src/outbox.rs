@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use sealway_wire::{
     IdentityId, Instance, Lane, MessageId, Reader, Timestamp,
-    content::{COMMIT_WINDOW, Committed},
+    content::{COMMIT_WINDOW, Committed, MAX_PARTS, Part},
 };
 
 #[cfg(sealway_break)]
@@ -23,6 +23,15 @@ const OCTETS_IN_FLIGHT: usize = 1024 * 1024;
 /// Deposits that may wait for the relay's answer at once, and their octets.
 const DEPOSITS: usize = 64;
 const DEPOSITED_OCTETS: usize = 256 * 1024;
+/// The longest message that goes in one record, in octets. A longer one goes in parts.
+pub const MAX_WHOLE: usize = 16_355;
+/// What one part carries.
+const PART: usize = 16_000;
+/// The longest message in octets.
+pub const MAX_MESSAGE: usize = 1024 * 1024;
+const _: () = assert!(MAX_MESSAGE.div_ceil(PART) <= MAX_PARTS as usize);
+/// Parts of a message that may be left at a relay: what it hands over without hearing what became of it has to hold them.
+const DEPOSITED_PARTS: u32 = 12;
 /// How long a relay has to hand over what it keeps, once the peer is there, before it is sent again.
 const HANDING_OVER: Duration = Duration::from_secs(30);
 /// The time after which an unanswered message is sent again, before the round trip is known, and its bounds. RFC 6298.
@@ -51,6 +60,11 @@ pub enum PushError {
         /// Its length in octets.
         got: usize,
     },
+    /// The message is longer than [`MAX_MESSAGE`].
+    TooLong {
+        /// Its length in octets.
+        got: usize,
+    },
 }
 
 /// What became of messages.
@@ -71,12 +85,15 @@ pub struct ToSend<'a> {
     pub lowest: u32,
     /// How many numbers directly below its own are not wanted, although lower ones are.
     pub unwanted: u32,
-    /// The message.
+    /// Which part of a message it is.
+    pub part: Option<Part>,
+    /// The message, or the part.
     pub body: &'a [u8],
 }
 
 struct Entry {
     id: MessageId,
+    part: Option<Part>,
     body: Vec<u8>,
     options: SendOptions,
     /// It is on disk, and has to be removed from there.
@@ -102,6 +119,12 @@ struct Sent {
 impl Entry {
     fn is_in_custody(&self) -> bool {
         self.sent.as_ref().is_some_and(|sent| sent.in_custody)
+    }
+
+    /// The id of the message, which is that of its first part.
+    fn message(&self) -> MessageId {
+        let index = self.part.map_or(0, |part| part.index);
+        MessageId { number: self.id.number.saturating_sub(index), ..self.id }
     }
 
     fn is_kept(&self, now: Timestamp) -> bool {
@@ -165,6 +188,9 @@ impl Outbox {
     /// Takes a message in. With `stored` the second part of the answer is to be written before
     /// [`written`](Self::written) lets it be sent; otherwise it lives in memory alone.
     ///
+    /// A message above [`MAX_WHOLE`] goes in parts, with numbers of their own that follow each other; its id is that of the
+    /// first. All of them are in one batch.
+    ///
     /// # Errors
     /// [`PushError`]; the message was not taken.
     pub fn push(
@@ -176,34 +202,62 @@ impl Outbox {
         if let Some(key) = options.supersedes.as_ref().filter(|key| key.len() > 255) {
             return Err(PushError::KeyTooLong { got: key.len() });
         }
+        if body.len() > MAX_MESSAGE {
+            return Err(PushError::TooLong { got: body.len() });
+        }
+        let count = if body.len() > MAX_WHOLE { body.len().div_ceil(PART) } else { 1 };
+        let count = u32::try_from(count).unwrap_or(MAX_PARTS);
         let id = MessageId { instance: self.instance, number: self.next_number };
-        self.next_number = self.next_number.checked_add(1).ok_or(PushError::Exhausted)?;
+        self.next_number = self.next_number.checked_add(count).ok_or(PushError::Exhausted)?;
         let mut superseded = Delivered::default();
         if options.supersedes.is_some() {
-            let older = |entry: &Entry| !entry.offered && entry.options.supersedes == options.supersedes;
+            // A message in parts is offered with its first: half of it is never given up.
+            let is_offered = |entry: &Entry| {
+                let first = self.by_id.get(&entry.message()).and_then(|order| self.entries.get(order));
+                first.is_none_or(|first| first.offered)
+            };
+            let older = |entry: &Entry| !is_offered(entry) && entry.options.supersedes == options.supersedes;
             let orders = self.orders(older);
             superseded = self.give_up(orders);
         }
-        let order = self.next_order;
-        self.next_order = self.next_order.saturating_add(1);
-        if stored {
-            superseded.batch.put(Table::Outbox, self.key(order), encode(id, &options, None, &body));
+        let mut rest = body;
+        for index in 0..count {
+            let later = if index + 1 < count { rest.split_off(PART) } else { Vec::new() };
+            let body = core::mem::replace(&mut rest, later);
+            let id = MessageId { number: id.number + index, ..id };
+            let part = (count > 1).then_some(Part { index, count });
+            let order = self.next_order;
+            self.next_order = self.next_order.saturating_add(1);
+            let options = options.clone();
+            let entry = Entry { id, part, body, options, stored, ready: !stored, offered: false, sent: None };
+            if stored {
+                superseded.batch.put(Table::Outbox, self.key(order), encode(&entry, None));
+            }
+            self.insert(order, entry);
         }
-        self.insert(order, Entry { id, body, options, stored, ready: !stored, offered: false, sent: None });
         Ok((id, superseded))
     }
 
     /// The message is on disk: it may be sent.
     pub fn written(&mut self, id: MessageId) {
-        if let Some(entry) = self.entry_mut(id) {
-            entry.ready = true;
+        for order in self.orders_of(id) {
+            if let Some(entry) = self.entries.get_mut(&order) {
+                entry.ready = true;
+            }
         }
     }
 
     /// The message could not be written: it is forgotten.
     pub fn withdraw(&mut self, id: MessageId) {
-        let order = self.by_id.get(&id).copied();
-        let _ = self.give_up(order.into_iter().collect());
+        let _ = self.give_up(self.orders_of(id));
+    }
+
+    /// The orders of what a message consists of.
+    fn orders_of(&self, id: MessageId) -> Vec<u64> {
+        let first = self.by_id.get(&id).and_then(|order| self.entries.get(order));
+        let count = first.and_then(|first| first.part).map_or(1, |part| part.count);
+        let last = MessageId { number: id.number.saturating_add(count - 1), ..id };
+        self.by_id.range(id..=last).map(|(_, order)| *order).collect()
     }
 
     fn entry_mut(&mut self, id: MessageId) -> Option<&mut Entry> {
@@ -217,7 +271,8 @@ impl Outbox {
             return None;
         }
         let order = u64::from_be_bytes(order.try_into().ok()?);
-        let (id, options, kept_until, body) = decode(value)?;
+        let (entry, kept_until) = decode(value)?;
+        let id = entry.message();
         self.next_order = self.next_order.max(order.saturating_add(1));
         let epoch = Timestamp::from_micros(0);
         let sent = kept_until.map(|again| Sent {
@@ -228,7 +283,7 @@ impl Outbox {
             in_custody: true,
             refused: false,
         });
-        self.insert(order, Entry { id, body, options, stored: true, ready: true, offered: true, sent });
+        self.insert(order, Entry { sent, ..entry });
         Some(id)
     }
 
@@ -267,7 +322,7 @@ impl Outbox {
         let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
         entry.offered = true;
         entry.sent = Some(Sent { lane, first, again: now.after(wait), times: times + 1, in_custody: false, refused });
-        Some(ToSend { id, lowest, unwanted, body: &entry.body })
+        Some(ToSend { id, lowest, unwanted, part: entry.part, body: &entry.body })
     }
 
     /// Messages of an earlier run go first, and alone: the recipient orders messages of one run only.
@@ -302,7 +357,8 @@ impl Outbox {
         let instance = rest.peek()?.1.id.instance;
         let (mut waiting, mut octets) = (0, 0);
         for (order, entry) in rest {
-            if entry.id.instance != instance || !entry.ready {
+            let is_long = entry.part.is_some_and(|part| part.count > DEPOSITED_PARTS);
+            if entry.id.instance != instance || !entry.ready || is_long {
                 break;
             }
             let is_due = match &entry.sent {
@@ -359,7 +415,8 @@ impl Outbox {
         {
             (sent.in_custody, sent.refused, sent.again) = (true, false, now.after(keep));
             if entry.stored {
-                let value = encode(id, &entry.options, Some(sent.again), &entry.body);
+                let until = Some(sent.again);
+                let value = encode(entry, until);
                 batch.put(Table::Outbox, [peer.0.as_slice(), &order.to_be_bytes()].concat(), value);
             }
         }
@@ -374,10 +431,12 @@ impl Outbox {
         }
     }
 
-    /// Whether a message is on the disk of a relay.
+    /// The message that `id` is a part of, or is, if the whole of it is on the disk of a relay.
     #[must_use]
-    pub fn is_in_custody(&self, id: MessageId) -> bool {
-        self.by_id.get(&id).and_then(|order| self.entries.get(order)).is_some_and(Entry::is_in_custody)
+    pub fn is_in_custody(&self, id: MessageId) -> Option<MessageId> {
+        let message = self.by_id.get(&id).and_then(|order| self.entries.get(order))?.message();
+        let kept = |order: &u64| self.entries.get(order).is_some_and(Entry::is_in_custody);
+        self.orders_of(message).iter().all(kept).then_some(message)
     }
 
     /// How long a message is still worth delivering: none, if it does not expire.
@@ -400,7 +459,22 @@ impl Outbox {
         if let Some(sample) = sent.map(|sent| now.since(sent.first)).next_back() {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
+        self.held(now, committed);
         self.remove_all(orders)
+    }
+
+    /// What waits at the peer for its application is not sent again soon: if it is lost there, so is the session.
+    fn held(&mut self, now: Timestamp, committed: &Committed<'_>) {
+        for bit in (0..committed.held.len() * 8).filter_map(|bit| u32::try_from(bit).ok()) {
+            let number = committed.mark.saturating_add(bit);
+            let id = MessageId { instance: committed.instance, number };
+            if committed.holds(number)
+                && let Some(sent) = self.entry_mut(id).and_then(|entry| entry.sent.as_mut())
+                && sent.lane == Lane::Live
+            {
+                sent.again = sent.again.max(now.after(MAX_TIMEOUT));
+            }
+        }
     }
 
     /// Gives up what has expired.
@@ -461,7 +535,7 @@ impl Outbox {
             let key = self.key(order);
             let Some(entry) = self.entries.get_mut(&order) else { continue };
             if entry.stored && entry.is_in_custody() {
-                given_up.batch.put(Table::Outbox, key, encode(entry.id, &entry.options, None, &entry.body));
+                given_up.batch.put(Table::Outbox, key, encode(entry, None));
             }
             entry.sent = None;
             self.kept = NONE_KEPT;
@@ -516,20 +590,26 @@ impl RoundTrip {
     }
 }
 
-/// `instance 4 | number 4 | expires 8, 0 if never | kept by a relay until 8, 0 if not | key length 1 | key | body`.
-fn encode(id: MessageId, options: &SendOptions, kept_until: Option<Timestamp>, body: &[u8]) -> Vec<u8> {
+/// `instance 4 | number 4 | index 1 | count 1, 0 if whole | expires 8, 0 if never | kept by a relay until 8, 0 if not |
+/// key length 1 | key | body`.
+fn encode(entry: &Entry, kept_until: Option<Timestamp>) -> Vec<u8> {
+    let Entry { id, part, options, body, .. } = entry;
     let key = options.supersedes.as_deref().unwrap_or_default();
     let [expires, kept_until] =
         [options.expires, kept_until].map(|at| at.map_or(0, Timestamp::as_micros).to_be_bytes());
+    let octet = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
+    let part = part.map_or([0, 0], |part| [octet(part.index), octet(part.count)]);
     let length = u8::try_from(key.len()).unwrap_or(u8::MAX);
     let number = id.number.to_be_bytes();
-    [&id.instance.0, number.as_slice(), &expires, &kept_until, &[length], key, body].concat()
+    [&id.instance.0, number.as_slice(), &part, &expires, &kept_until, &[length], key, body].concat()
 }
 
-fn decode(value: &[u8]) -> Option<(MessageId, SendOptions, Option<Timestamp>, Vec<u8>)> {
+fn decode(value: &[u8]) -> Option<(Entry, Option<Timestamp>)> {
     let mut reader = Reader::new(value);
     let instance = Instance(reader.array("outbox instance").ok()?);
     let number = reader.u32("outbox number").ok()?;
+    let (index, count) = (reader.u8("outbox part").ok()?.into(), reader.u8("outbox part").ok()?.into());
+    let part = (count > 0).then_some(Part { index, count });
     let mut time = || {
         let micros = u64::from_be_bytes(reader.array("outbox time").ok()?);
         Some((micros != 0).then(|| Timestamp::from_micros(micros)))
@@ -538,5 +618,7 @@ fn decode(value: &[u8]) -> Option<(MessageId, SendOptions, Option<Timestamp>, Ve
     let length = reader.u8("outbox key length").ok()?;
     let key = reader.take("outbox key", length.into()).ok()?;
     let options = SendOptions { expires, supersedes: (!key.is_empty()).then(|| key.to_vec()) };
-    Some((MessageId { instance, number }, options, kept_until, reader.rest().to_vec()))
+    let id = MessageId { instance, number };
+    let body = reader.rest().to_vec();
+    Some((Entry { id, part, body, options, stored: true, ready: true, offered: true, sent: None }, kept_until))
 }

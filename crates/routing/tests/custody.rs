@@ -397,7 +397,7 @@ impl Story {
         for (number, frame) in self.world.pushed(SENDER) {
             let instance = Instance(frame[..4].try_into().unwrap());
             let mark = u32::from_be_bytes(frame[4..8].try_into().unwrap());
-            let committed = Committed { instance, mark, bitmap: &frame[8..] };
+            let committed = Committed { instance, mark, bitmap: &frame[8..], held: &[] };
             let delivered = self.outbox.committed(self.world.now, &committed);
             self.outbox_disk.commit(&[delivered.batch]).unwrap();
             self.world.verdict(SENDER, number, Verdict::Done);
@@ -429,7 +429,7 @@ impl Story {
                 };
                 let lowest = u32::from_be_bytes(frame[8..12].try_into().unwrap());
                 let unwanted = u32::from_be_bytes(frame[12..16].try_into().unwrap());
-                self.inbox.handle_message(id, lowest, unwanted, &frame[16..]);
+                self.inbox.handle_message(id, lowest, unwanted, None, &frame[16..]);
                 numbers.push((number, id));
             }
             while let Some(delivery) = self.inbox.poll_deliver() {

@@ -58,7 +58,11 @@ impl World {
     }
 
     fn push(&mut self) {
-        let body = u32::try_from(self.pushed.len()).unwrap().to_be_bytes().to_vec();
+        let mut body = u32::try_from(self.pushed.len()).unwrap().to_be_bytes().to_vec();
+        // Some go in parts.
+        if self.pushed.len() % 6 == 4 {
+            body.resize(16_000 * (1 + self.pushed.len() % 5) + 400, 7);
+        }
         let (id, effects) = self.outbox.push(body.clone(), SendOptions::default(), true).unwrap();
         write(&mut self.outbox_disk, effects.batch);
         self.outbox.written(id);
@@ -69,7 +73,7 @@ impl World {
     fn send(&mut self, mut loses: impl FnMut() -> bool) {
         while let Some(sent) = self.outbox.poll_send(self.now, Lane::Live) {
             if !loses() {
-                self.inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.body);
+                self.inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.part, sent.body);
             }
         }
         while let Some(delivery) = self.inbox.poll_deliver() {
@@ -173,7 +177,7 @@ proptest! {
         for number in numbers {
             let id = MessageId { instance, number };
             let mark = (0..).find(|number| !done.contains(number)).unwrap();
-            let verdict = inbox.handle_message(id, 0, 0, b"");
+            let verdict = inbox.handle_message(id, 0, 0, None, b"");
             prop_assert_eq!(verdict == Intake::Committed, done.contains(&number));
             if number > mark + 1024 {
                 prop_assert_eq!(verdict, Intake::Later);
@@ -206,7 +210,7 @@ fn what_expires_leaves_no_gap() {
         outbox.push(body.to_vec(), options, false).unwrap();
     }
     let sent = outbox.poll_send(now, Lane::Live).unwrap();
-    inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.body);
+    inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.part, sent.body);
     let id = inbox.poll_deliver().unwrap().id;
     let (_, marks) = inbox.done(id).unwrap();
     inbox.written(id.instance, marks);
@@ -214,7 +218,7 @@ fn what_expires_leaves_no_gap() {
     assert_eq!(outbox.expire(Timestamp::from_micros(20)).ids.len(), 1);
     let sent = outbox.poll_send(Timestamp::from_micros(21), Lane::Live).unwrap();
     assert_eq!((sent.body, sent.lowest), (b"c".as_slice(), 2));
-    inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.body);
+    inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.part, sent.body);
     assert_eq!(inbox.poll_deliver().unwrap().body, b"c");
 }
 
@@ -236,9 +240,73 @@ fn a_newer_message_of_the_same_key_takes_the_place_of_one_that_was_not_sent() {
 fn an_inbox_is_bounded() {
     let mut inbox = Inbox::new(SENDER);
     let id = |number| MessageId { instance: Instance([0; 4]), number };
-    let accepted = (1..1000).filter(|number| inbox.handle_message(id(*number), 0, 0, &[0; 16_000]) == Intake::Accepted);
+    let accepted =
+        (1..1000).filter(|number| inbox.handle_message(id(*number), 0, 0, None, &[0; 16_000]) == Intake::Accepted);
     assert!(accepted.count() < 135, "two mebibytes of messages of 16,000 octets");
     // The one that all wait for is taken all the same.
-    assert_eq!(inbox.handle_message(id(0), 0, 0, &[0; 16_000]), Intake::Accepted);
+    assert_eq!(inbox.handle_message(id(0), 0, 0, None, &[0; 16_000]), Intake::Accepted);
     assert_eq!(inbox.poll_deliver().unwrap().id, id(0));
+}
+
+/// What waits at the recipient for its application is told to the sender, who does not repeat it; what is missing it does.
+#[test]
+fn only_what_is_missing_is_repeated() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.push();
+    }
+    world.outbox.push(vec![1; 100_000], SendOptions::default(), false).unwrap();
+    let mut count = 0;
+    // The second part of the long message is lost, and nothing is done with.
+    world.send(|| {
+        count += 1;
+        count == 5
+    });
+    assert_eq!((count, world.in_hand.len()), (10, 3));
+    let held = world.inbox.committed(Instance([0; 4])).unwrap();
+    assert!((0..10).all(|number| held.holds(number) == (number != 4)), "{held:?}");
+    let delivered = world.outbox.committed(world.now, &held);
+    assert!(delivered.ids.is_empty());
+    world.now = world.now.after(Duration::from_secs(25));
+    let mut repeated = Vec::new();
+    while let Some(sent) = world.outbox.poll_send(world.now, Lane::Live) {
+        repeated.push(sent.id.number);
+        world.inbox.handle_message(sent.id, sent.lowest, sent.unwanted, sent.part, sent.body);
+    }
+    assert_eq!(repeated, [4]);
+    let long = world.inbox.poll_deliver().unwrap();
+    assert_eq!((long.id.number, long.body), (3, vec![1; 100_000]));
+    // A new session repeats everything: the peer may have restarted.
+    world.outbox.renew();
+    assert_eq!(std::iter::from_fn(|| world.outbox.poll_send(world.now, Lane::Live).map(drop)).count(), 10);
+}
+
+/// Half of a message in parts is never superseded, and one that expires takes all of its parts with it.
+#[test]
+fn parts_stay_together() {
+    let mut world = World::new();
+    let key = || {
+        let mut options = SendOptions::default();
+        options.supersedes = Some(b"latest".to_vec());
+        options
+    };
+    let (long, _) = world.outbox.push(vec![1; 50_000], key(), false).unwrap();
+    assert!(world.outbox.poll_send(world.now, Lane::Live).is_some(), "one of its parts has left");
+    let (_, effects) = world.outbox.push(vec![2; 10], key(), false).unwrap();
+    assert!(effects.ids.is_empty());
+    let (_, effects) = world.outbox.push(vec![3; 50_000], key(), false).unwrap();
+    assert_eq!(effects.ids.len(), 1, "the short one, which has not left");
+    let (_, effects) = world.outbox.push(vec![4; 10], key(), false).unwrap();
+    assert_eq!(effects.ids.len(), 4, "all parts of the second long one");
+    world.outbox.renew();
+    world.send(|| false);
+    assert_eq!(
+        world.in_hand.iter().map(|(id, body)| (*id, body.len())).collect::<Vec<_>>(),
+        [(long, 50_000), (MessageId { number: long.number + 9, ..long }, 10)]
+    );
+    let mut expiring = SendOptions::default();
+    expiring.expires = Some(world.now.after(Duration::from_secs(5)));
+    world.outbox.push(vec![5; 50_000], expiring, false).unwrap();
+    world.outbox.poll_send(world.now, Lane::Live).unwrap();
+    assert_eq!(world.outbox.expire(world.now.after(Duration::from_secs(6))).ids.len(), 4);
 }

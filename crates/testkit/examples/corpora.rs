@@ -95,14 +95,14 @@ fn contents() -> impl Iterator<Item = Vec<u8>> {
     let instance = Instance([1; 4]);
     let mut opened = Ranges::new(90, 100).unwrap();
     assert!(opened.push(10, 20));
-    let committed = Committed { instance, mark: 70_000, bitmap: &[0, 1] };
-    let message = Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, body: b"body" };
+    let committed = Committed { instance, mark: 70_000, bitmap: &[0, 1], held: &[] };
+    let message = Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, part: None, body: b"body" };
     let contents = [
         Content::Start(Start { instance, stored_before: VarInt::MAX, credentials: &[0, 2, 9, 9] }),
         Content::Data(b"datagram"),
         Content::Reliable(message),
         Content::Reliable(Reliable { instance: Some(instance), ..message }),
-        Content::Reliable(Reliable { instance: Some(instance), unwanted: 1, ..message }),
+        Content::Reliable(Reliable { instance: Some(instance), unwanted: 1, part: None, ..message }),
         Content::Ack(Ack { opened: Some((Lane::Live, opened)), committed: Some(committed) }),
         Content::Ack(Ack { opened: None, committed: Some(committed) }),
         Content::Ping,

@@ -162,7 +162,7 @@ impl Network {
         }
         let channel = self.channel(from, to).expect("an open channel");
         let mut out = vec![0; 2 * body.len() + 128];
-        let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, body };
+        let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, part: None, body };
         let outgoing = self.machines[from].endpoint.seal_message(self.now, channel, message, &mut out).expect("sealed");
         out.truncate(outgoing.len);
         self.carry(from, outgoing.path, out);
@@ -174,7 +174,7 @@ impl Network {
         let endpoint = &mut self.machines[from].endpoint;
         let Some(channel) = (0..8).map(ChannelId).find(|channel| endpoint.peer(*channel) == Some(peer)) else { return };
         let mut out = vec![0; 2 * body.len() + 128];
-        let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, body };
+        let message = Reliable { instance: None, number, lowest: 0, unwanted: 0, part: None, body };
         let sealed = match lane {
             Lane::Live => {
                 endpoint.seal_message(self.now, channel, message, &mut out).map(|sealed| (sealed.path, sealed.len))
@@ -194,7 +194,11 @@ impl Network {
     /// # Panics
     /// If there is no session to seal under.
     pub fn deposit(&mut self, from: usize, to: usize, number: u32, body: &[u8]) -> Vec<u8> {
-        self.seal_deposit(from, to, Deposit::Message(Reliable { instance: None, number, lowest: 0, unwanted: 0, body }))
+        self.seal_deposit(
+            from,
+            to,
+            Deposit::Message(Reliable { instance: None, number, lowest: 0, unwanted: 0, part: None, body }),
+        )
     }
 
     /// What `from` has committed of the messages of `to`, sealed on the stored lane.
@@ -202,7 +206,7 @@ impl Network {
     /// # Panics
     /// If there is no session to seal under.
     pub fn deposit_committed(&mut self, from: usize, to: usize, mark: u32) -> Vec<u8> {
-        let committed = Committed { instance: Instance([9; 4]), mark, bitmap: &[] };
+        let committed = Committed { instance: Instance([9; 4]), mark, bitmap: &[], held: &[] };
         self.seal_deposit(from, to, Deposit::Committed(committed))
     }
 

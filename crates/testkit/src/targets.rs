@@ -12,7 +12,7 @@ use sealway_routing::{
 };
 use sealway_wire::{
     Address, Frame, HopFrame, IdentityId, Instance, Lane, MessageId, Reader, Timestamp,
-    content::{Committed, Content},
+    content::{Committed, Content, Part},
 };
 
 use crate::network::Network;
@@ -257,7 +257,8 @@ pub fn delivery(octets: &[u8]) {
     let mut now = Timestamp::from_micros(1);
     let (mut outbox, mut inbox) = (Outbox::new(recipient, Instance([0; 4])), Inbox::new(sender));
     let (mut outbox_disk, mut inbox_disk) = (MemoryStore::default(), MemoryStore::default());
-    let mut on_the_way: Vec<(MessageId, u32, u32, Vec<u8>)> = Vec::new();
+    type OnTheWay = (MessageId, (u32, u32), Option<Part>, Vec<u8>);
+    let mut on_the_way: Vec<OnTheWay> = Vec::new();
     let mut committed: BTreeSet<MessageId> = BTreeSet::new();
     let mut sent: BTreeSet<MessageId> = BTreeSet::new();
     let mut runs = 0_u8;
@@ -267,7 +268,9 @@ pub fn delivery(octets: &[u8]) {
                 let mut options = SendOptions::default();
                 options.expires = (step & 0x10 != 0).then(|| now.after(Duration::from_secs(u64::from(step >> 5))));
                 options.supersedes = (step & 0x20 != 0).then(|| vec![step >> 6]);
-                let (id, effects) = outbox.push(vec![step; 3], options, true).expect("few messages");
+                let (id, effects) = outbox
+                    .push(vec![step; if step & 0x80 != 0 { 40_000 } else { 3 }], options, true)
+                    .expect("few messages");
                 write(&mut outbox_disk, effects.batch);
                 sent.insert(id);
                 // A write that fails is known to whoever has sent.
@@ -276,9 +279,8 @@ pub fn delivery(octets: &[u8]) {
             4 | 5 => {
                 let lane = if step & 0x10 != 0 { Lane::Stored } else { Lane::Live };
                 while let Some(message) = outbox.poll_send(now, lane) {
-                    let (id, lowest, unwanted, body) =
-                        (message.id, message.lowest, message.unwanted, message.body.to_vec());
-                    on_the_way.push((id, lowest, unwanted, body));
+                    let (id, part, body) = (message.id, message.part, message.body.to_vec());
+                    on_the_way.push((id, (message.lowest, message.unwanted), part, body));
                     if lane == Lane::Stored && step & 0x20 != 0 {
                         write(&mut outbox_disk, outbox.in_custody(now, id, Duration::from_secs(1000)));
                     }
@@ -286,11 +288,11 @@ pub fn delivery(octets: &[u8]) {
             }
             6 | 7 if !on_the_way.is_empty() => {
                 let at = schedule.number() % on_the_way.len();
-                let (id, lowest, unwanted, body) = on_the_way[at].clone();
+                let (id, (lowest, unwanted), part, body) = on_the_way[at].clone();
                 if step & 0x10 != 0 {
                     on_the_way.swap_remove(at);
                 }
-                inbox.handle_message(id, lowest, unwanted, &body);
+                inbox.handle_message(id, lowest, unwanted, part, &body);
             }
             8 | 9 => {
                 if let Some(delivery) = inbox.poll_deliver() {
@@ -306,7 +308,7 @@ pub fn delivery(octets: &[u8]) {
                     }
                 }
             }
-            10 => acknowledge(now, &mut outbox, &mut outbox_disk, &inbox, runs),
+            10 => acknowledge(now, &mut outbox, &mut outbox_disk, &mut inbox, runs),
             11 => {
                 runs = runs.wrapping_add(1);
                 outbox = Outbox::new(recipient, Instance([runs; 4]));
@@ -332,7 +334,7 @@ pub fn delivery(octets: &[u8]) {
     inbox.rewind();
     for _ in 0..sent.len() + 2 * usize::from(runs) + 2 {
         while let Some(message) = outbox.poll_send(now, Lane::Live) {
-            inbox.handle_message(message.id, message.lowest, message.unwanted, message.body);
+            inbox.handle_message(message.id, message.lowest, message.unwanted, message.part, message.body);
         }
         while let Some(delivery) = inbox.poll_deliver() {
             assert!(!committed.contains(&delivery.id), "a message that was done with");
@@ -341,14 +343,14 @@ pub fn delivery(octets: &[u8]) {
                 committed.insert(delivery.id);
             }
         }
-        acknowledge(now, &mut outbox, &mut outbox_disk, &inbox, runs);
+        acknowledge(now, &mut outbox, &mut outbox_disk, &mut inbox, runs);
         now = now.after(Duration::from_secs(60));
         write(&mut outbox_disk, outbox.expire(now).batch);
     }
     assert!(outbox.is_empty(), "{} messages are left", outbox.len());
 }
 
-fn acknowledge(now: Timestamp, outbox: &mut Outbox, disk: &mut MemoryStore, inbox: &Inbox, runs: u8) {
+fn acknowledge(now: Timestamp, outbox: &mut Outbox, disk: &mut MemoryStore, inbox: &mut Inbox, runs: u8) {
     for run in 0..=runs {
         let instance = Instance([run; 4]);
         let committed: Option<Committed<'_>> = inbox.committed(instance);

@@ -4,6 +4,8 @@ use crate::{DecodeError, EncodeError, Instance, Lane, Reader, Reason, VarInt, Wr
 
 /// Numbers that a receiver may have committed above the lowest one that it has not: the bitmap of an ACK.
 pub const COMMIT_WINDOW: u32 = 1024;
+/// The most parts of one message.
+pub const MAX_PARTS: u32 = 128;
 /// The most ranges in one ACK.
 pub const MAX_RANGES: usize = 16;
 /// The most credentials in one START.
@@ -21,6 +23,7 @@ const CLOSE: u8 = 7;
 const RELIABLE_AFTER_GAP: u8 = 8;
 const PATH: u8 = 9;
 const PATH_REPLY: u8 = 10;
+const FRAGMENT: u8 = 11;
 
 /// The decoded content of a typed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub enum Content<'a> {
     Start(Start<'a>),
     /// Type 2: one datagram of the application, as an untyped record carries it, but padded or on the stored lane.
     Data(&'a [u8]),
-    /// Types 3, 4 and 8: a message that the sender repeats until it is committed.
+    /// Types 3, 4, 8 and 11: a message, or a part of one, that the sender repeats until it is committed.
     Reliable(Reliable<'a>),
     /// Type 5: what has been opened, and what has been committed.
     Ack(Ack<'a>),
@@ -56,7 +59,7 @@ pub struct Start<'a> {
 
 /// RELIABLE: `number | number - lowest number still wanted` as varints, then the body; type 4 has the instance before
 /// them, where it is not the one of START; type 8 has the instance, and behind the two numbers how many directly below are
-/// not wanted.
+/// not wanted; type 11, FRAGMENT, has these, and behind them which part of how many it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reliable<'a> {
     /// The instance that numbered the message, where it is not the one of START.
@@ -68,14 +71,26 @@ pub struct Reliable<'a> {
     /// How many numbers directly below this one the sender does not want committed any more, although it does want some
     /// below them. At most `number - lowest`. With it goes the instance.
     pub unwanted: u32,
-    /// The message.
+    /// Which part of a message it is: the parts have consecutive numbers. With it goes the instance.
+    pub part: Option<Part>,
+    /// The message, or the part.
     pub body: &'a [u8],
 }
 
-/// ACK: `flags 1 [| largest | range count | first length | (gap | length)*] [| instance 4 | mark | bitmap length 1 | bitmap]`.
+/// A part of a message that is too long for one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which it is, from 0.
+    pub index: u32,
+    /// How many there are: 2 to [`MAX_PARTS`].
+    pub count: u32,
+}
+
+/// ACK: `flags 1 [| largest | range count | first length | (gap | length)*] [| instance 4 | mark | bitmap length 1 | bitmap
+/// [| held length 1 | held]]`.
 ///
 /// Ranges are written as in RFC 9000 section 19.3.1. Flags: bit 0 the stored lane, bit 1 the part about messages is there,
-/// bit 2 the part about records is left out. One of the two parts is there.
+/// bit 2 the part about records is left out, bit 3 behind the bitmap there is a second one. One of the two parts is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack<'a> {
     /// The records that were opened, and their lane.
@@ -93,6 +108,9 @@ pub struct Committed<'a> {
     pub mark: u32,
     /// Bit i, lowest bit of the first octet first, stands for number `mark + 1 + i`. At most 128 octets, the last not 0.
     pub bitmap: &'a [u8],
+    /// Bit i stands for number `mark + i`, which is not committed but has arrived: it need not be sent again under this
+    /// session. At most 128 octets, the last not 0.
+    pub held: &'a [u8],
 }
 
 impl Committed<'_> {
@@ -102,6 +120,14 @@ impl Committed<'_> {
         let Some(above) = number.checked_sub(self.mark) else { return true };
         let Some(bit) = above.checked_sub(1) else { return false };
         let octet = usize::try_from(bit / 8).ok().and_then(|at| self.bitmap.get(at));
+        octet.is_some_and(|octet| octet >> (bit % 8) & 1 == 1)
+    }
+
+    /// Whether `number` waits at the receiver.
+    #[must_use]
+    pub fn holds(&self, number: u32) -> bool {
+        let Some(bit) = number.checked_sub(self.mark) else { return false };
+        let octet = usize::try_from(bit / 8).ok().and_then(|at| self.held.get(at));
         octet.is_some_and(|octet| octet >> (bit % 8) & 1 == 1)
     }
 }
@@ -244,6 +270,7 @@ impl<'a> Content<'a> {
                 Self::Reliable(decode_reliable(&mut reader, Some(instance))?)
             }
             RELIABLE_AFTER_GAP => Self::Reliable(decode_after_gap(&mut reader)?),
+            FRAGMENT => Self::Reliable(decode_fragment(&mut reader)?),
             ACK => Self::Ack(decode_ack(&mut reader)?),
             PING => Self::Ping,
             CLOSE => Self::Close(CloseReason::from_wire(reader.u8("CLOSE reason")?)),
@@ -313,6 +340,7 @@ impl<'a> Start<'a> {
 impl Reliable<'_> {
     const fn kind(&self) -> u8 {
         match self.instance {
+            Some(_) if self.part.is_some() => FRAGMENT,
             Some(_) if self.unwanted > 0 => RELIABLE_AFTER_GAP,
             Some(_) => RELIABLE_OTHER,
             None => RELIABLE,
@@ -325,8 +353,11 @@ impl Reliable<'_> {
         }
         let behind = self.number.saturating_sub(self.lowest);
         writer.varint(VarInt::from_u32(self.number))?.varint(VarInt::from_u32(behind))?;
-        if self.kind() == RELIABLE_AFTER_GAP {
+        if [RELIABLE_AFTER_GAP, FRAGMENT].contains(&self.kind()) {
             writer.varint(VarInt::from_u32(self.unwanted))?;
+        }
+        if let (Some(part), FRAGMENT) = (self.part, self.kind()) {
+            writer.varint(VarInt::from_u32(part.index))?.varint(VarInt::from_u32(part.count))?;
         }
         Ok(())
     }
@@ -357,7 +388,27 @@ fn decode_reliable<'a>(reader: &mut Reader<'a>, instance: Option<Instance>) -> R
     let number = reader.varint("RELIABLE number")?.to_u32("RELIABLE number")?;
     let behind = reader.varint("RELIABLE distance")?.at_most("RELIABLE distance", number.into())?;
     let behind = VarInt::new(behind).unwrap_or_default().to_u32("RELIABLE distance")?;
-    Ok(Reliable { instance, number, lowest: number - behind, unwanted: 0, body: reader.rest() })
+    Ok(Reliable { instance, number, lowest: number - behind, unwanted: 0, part: None, body: reader.rest() })
+}
+
+fn decode_fragment<'a>(reader: &mut Reader<'a>) -> Result<Reliable<'a>, DecodeError> {
+    let instance = Instance(reader.array("FRAGMENT instance")?);
+    let reliable = decode_reliable(reader, Some(instance))?;
+    let mut reader = Reader::new(reliable.body);
+    let distance = reliable.number - reliable.lowest;
+    let unwanted = reader.varint("FRAGMENT unwanted")?;
+    unwanted.at_most("FRAGMENT unwanted", distance.into())?;
+    let unwanted = unwanted.to_u32("FRAGMENT unwanted")?;
+    let index = reader.varint("FRAGMENT index")?;
+    // The first part has a number too.
+    index.at_most("FRAGMENT index", reliable.number.into())?;
+    let count = reader.varint("FRAGMENT count")?;
+    count.at_most("FRAGMENT count", MAX_PARTS.into())?;
+    let part = Part { index: index.to_u32("FRAGMENT index")?, count: count.to_u32("FRAGMENT count")? };
+    if part.count < 2 || part.index >= part.count {
+        return Err(DecodeError::new("FRAGMENT count", Reason::NotCanonical));
+    }
+    Ok(Reliable { unwanted, part: Some(part), body: reader.rest(), ..reliable })
 }
 
 fn decode_after_gap<'a>(reader: &mut Reader<'a>) -> Result<Reliable<'a>, DecodeError> {
@@ -378,34 +429,46 @@ fn decode_after_gap<'a>(reader: &mut Reader<'a>) -> Result<Reliable<'a>, DecodeE
 const ACK_STORED: u8 = 1;
 const ACK_COMMITTED: u8 = 2;
 const ACK_NO_RECORDS: u8 = 4;
+const ACK_HELD: u8 = 8;
 
 fn decode_ack<'a>(reader: &mut Reader<'a>) -> Result<Ack<'a>, DecodeError> {
     let flags = reader.u8("ACK flags")?;
-    let known = ACK_STORED | ACK_COMMITTED | ACK_NO_RECORDS;
+    let known = ACK_STORED | ACK_COMMITTED | ACK_NO_RECORDS | ACK_HELD;
     // Without records there is no lane, and the other part has to be there.
     let contradicts = flags & ACK_NO_RECORDS != 0 && flags & (ACK_STORED | ACK_COMMITTED) != ACK_COMMITTED;
+    let contradicts = contradicts || flags & (ACK_COMMITTED | ACK_HELD) == ACK_HELD;
     if flags & !known != 0 || contradicts {
         return Err(DecodeError::new("ACK flags", Reason::Unknown { value: flags.into() }));
     }
     let lane = if flags & ACK_STORED != 0 { Lane::Stored } else { Lane::Live };
     let opened = if flags & ACK_NO_RECORDS != 0 { None } else { Some((lane, Ranges::decode(reader)?)) };
-    let committed = if flags & ACK_COMMITTED != 0 { Some(decode_committed(reader)?) } else { None };
+    let committed =
+        if flags & ACK_COMMITTED != 0 { Some(decode_committed(reader, flags & ACK_HELD != 0)?) } else { None };
     Ok(Ack { opened, committed })
 }
 
-fn decode_committed<'a>(reader: &mut Reader<'a>) -> Result<Committed<'a>, DecodeError> {
-    const LIMIT: usize = COMMIT_WINDOW as usize / 8;
+fn decode_committed<'a>(reader: &mut Reader<'a>, with_held: bool) -> Result<Committed<'a>, DecodeError> {
     let instance = Instance(reader.array("ACK instance")?);
     let mark = reader.varint("ACK mark")?.to_u32("ACK mark")?;
-    let len = usize::from(reader.u8("ACK bitmap length")?);
+    let bitmap = decode_bitmap(reader, "ACK bitmap")?;
+    let held = if with_held { decode_bitmap(reader, "ACK held")? } else { &[] };
+    if with_held && held.is_empty() {
+        return Err(DecodeError::new("ACK held", Reason::NotCanonical));
+    }
+    Ok(Committed { instance, mark, bitmap, held })
+}
+
+fn decode_bitmap<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a [u8], DecodeError> {
+    const LIMIT: usize = COMMIT_WINDOW as usize / 8;
+    let len = usize::from(reader.u8(field)?);
     if len > LIMIT {
-        return Err(DecodeError::new("ACK bitmap length", Reason::TooLong { limit: LIMIT, got: len }));
+        return Err(DecodeError::new(field, Reason::TooLong { limit: LIMIT, got: len }));
     }
-    let bitmap = reader.take("ACK bitmap", len)?;
+    let bitmap = reader.take(field, len)?;
     if bitmap.last() == Some(&0) {
-        return Err(DecodeError::new("ACK bitmap", Reason::NotCanonical));
+        return Err(DecodeError::new(field, Reason::NotCanonical));
     }
-    Ok(Committed { instance, mark, bitmap })
+    Ok(bitmap)
 }
 
 fn encode_ack(ack: &Ack<'_>, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
@@ -414,7 +477,12 @@ fn encode_ack(ack: &Ack<'_>, writer: &mut Writer<'_>) -> Result<(), EncodeError>
         Some((Lane::Stored, _)) => ACK_STORED,
         None => ACK_NO_RECORDS,
     };
-    writer.u8(records | if ack.committed.is_some() { ACK_COMMITTED } else { 0 })?;
+    let messages = match &ack.committed {
+        Some(committed) if !committed.held.is_empty() => ACK_COMMITTED | ACK_HELD,
+        Some(_) => ACK_COMMITTED,
+        None => 0,
+    };
+    writer.u8(records | messages)?;
     if let Some((_, opened)) = &ack.opened {
         opened.encode(writer)?;
     }
@@ -422,6 +490,9 @@ fn encode_ack(ack: &Ack<'_>, writer: &mut Writer<'_>) -> Result<(), EncodeError>
         let len = u8::try_from(committed.bitmap.len()).unwrap_or(u8::MAX);
         writer.put(&committed.instance.0)?.varint(VarInt::from_u32(committed.mark))?;
         writer.u8(len)?.put(committed.bitmap)?;
+        if !committed.held.is_empty() {
+            writer.u8(u8::try_from(committed.held.len()).unwrap_or(u8::MAX))?.put(committed.held)?;
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use sealway_wire::{
     Address, BoxName, Cid, Counter, CounterWidth, DecodeError, EncodeError, Frame, Hop, HopFrame, IdentityId,
     Incarnation, Instance, Lane, Reader, RecordHeader, Route, Truncated, VarInt,
-    content::{Ack, CloseReason, Committed, Content, Ranges, Reliable, Start},
+    content::{Ack, CloseReason, Committed, Content, Part, Ranges, Reliable, Start},
     hop::{Custody, DiscardReason, Label, Registration, SenderList, Senders, Verdict},
 };
 
@@ -169,7 +169,7 @@ fn every_kind_round_trips() {
     }
     let mut opened = Ranges::new(90, 100).unwrap();
     assert!(opened.push(80, 88) && opened.push(0, 0) && !opened.push(0, 0));
-    let committed = Committed { instance: Instance([1; 4]), mark: 70_000, bitmap: &[0, 1] };
+    let committed = Committed { instance: Instance([1; 4]), mark: 70_000, bitmap: &[0, 1], held: &[] };
     let contents = [
         Content::Start(Start {
             instance: Instance([1; 4]),
@@ -177,14 +177,36 @@ fn every_kind_round_trips() {
             credentials: &[0, 2, 9, 9, 0, 0],
         }),
         Content::Data(b"beat"),
-        Content::Reliable(Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, body: b"\0\0" }),
-        Content::Reliable(Reliable { instance: Some(Instance([4; 4])), number: 5, lowest: 3, unwanted: 2, body: b"x" }),
+        Content::Reliable(Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, part: None, body: b"\0\0" }),
+        Content::Reliable(Reliable {
+            instance: Some(Instance([4; 4])),
+            number: 5,
+            lowest: 3,
+            unwanted: 2,
+            part: None,
+            body: b"x",
+        }),
         Content::Reliable(Reliable {
             instance: Some(Instance([4; 4])),
             number: u32::MAX,
             lowest: 0,
             unwanted: 0,
+            part: None,
             body: b"",
+        }),
+        Content::Reliable(Reliable {
+            instance: Some(Instance([4; 4])),
+            number: 9,
+            lowest: 3,
+            unwanted: 1,
+            part: Some(Part { index: 2, count: 66 }),
+            body: b"part",
+        }),
+        Content::Path([7; 8]),
+        Content::PathReply([8; 8]),
+        Content::Ack(Ack {
+            opened: None,
+            committed: Some(Committed { instance: Instance([1; 4]), mark: 3, bitmap: &[1], held: &[0, 255] }),
         }),
         Content::Ack(Ack { opened: Some((Lane::Live, opened)), committed: None }),
         Content::Ack(Ack { opened: Some((Lane::Stored, opened)), committed: Some(committed) }),
@@ -217,7 +239,7 @@ fn every_kind_round_trips() {
 
 #[test]
 fn committed_numbers() {
-    let committed = Committed { instance: Instance([0; 4]), mark: 10, bitmap: &[0b101] };
+    let committed = Committed { instance: Instance([0; 4]), mark: 10, bitmap: &[0b101], held: &[] };
     let numbers: Vec<u32> = (0..20).filter(|number| committed.contains(*number)).collect();
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13]);
 }

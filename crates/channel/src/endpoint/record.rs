@@ -24,8 +24,8 @@ pub(super) enum Acknowledge {
 }
 
 const fn message_of<'f>(instance: Instance, message: &Reliable<'f>) -> Record<'f> {
-    let Reliable { number, lowest, unwanted, body, .. } = *message;
-    Record::Message { instance, number, lowest, unwanted, body }
+    let Reliable { number, lowest, unwanted, part, body, .. } = *message;
+    Record::Message { instance, number, lowest, unwanted, part, body }
 }
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {

@@ -219,6 +219,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 number: message.id.number,
                 lowest: message.lowest,
                 unwanted: message.unwanted,
+                part: message.part,
                 body: message.body,
             });
             let len = match self.endpoint.seal_deposit(now, channel, deposit, &mut frame) {
@@ -339,7 +340,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 if let Custody::Kept { seconds } = outcome {
                     let keep = Duration::from_secs(seconds.get()).clamp(KEEP.0, KEEP.1);
                     let batch = peer.outbox.in_custody(now, message, keep);
-                    if peer.outbox.is_in_custody(message) {
+                    if let Some(message) = peer.outbox.is_in_custody(message) {
                         peer.report(message, Progress::InCustody);
                     }
                     self.write(batch, Stored::Removed);

@@ -31,6 +31,8 @@ use crate::{
 const HANDLE_QUEUE: usize = 64;
 /// When nothing at all was heard of the peer for so long although messages are under way, a new session is made.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// What has arrived and was not committed so soon is told to its sender, so that it does not come again.
+const HOLD_DELAY: Duration = Duration::from_millis(150);
 /// Messages that one turn seals for a peer, so that one busy peer does not starve the others.
 const TURN: usize = 128;
 
@@ -94,6 +96,8 @@ pub(super) struct Peer {
     pending: HashMap<MessageId, Pending>,
     /// On which lane it is sent to at present.
     pub(super) lane: Lane,
+    /// When to tell the peer what has arrived of a run of it and waits here.
+    holding: Option<(Timestamp, Instance)>,
     /// There may be something to send or to hand over.
     pub(super) awake: bool,
     /// The way to the peer takes nothing just now: deadlines of the outbox have to wait for it.
@@ -116,6 +120,7 @@ impl Peer {
             room: Arc::new(Semaphore::new(OUTBOX_UNITS)),
             pending: HashMap::new(),
             lane: Lane::Live,
+            holding: None,
             awake: true,
             blocked: false,
         }
@@ -157,13 +162,13 @@ impl Peer {
 
     pub(super) fn next_timeout(&self) -> Option<Timestamp> {
         if self.blocked {
-            return self.outbox.next_expiry();
+            return self.outbox.next_expiry().into_iter().chain(self.holding.map(|(at, _)| at)).min();
         }
         let outbox = match self.away.paused {
             Some(until) => [Some(until), self.outbox.next_expiry()].into_iter().flatten().min(),
             None => self.outbox.poll_timeout(self.lane),
         };
-        outbox.into_iter().chain(self.away.report_at).min()
+        outbox.into_iter().chain(self.away.report_at).chain(self.holding.map(|(at, _)| at)).min()
     }
 
     fn handle(&mut self, senders: &Senders) -> Channel {
@@ -418,6 +423,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
+    /// Tells the peer what has arrived and waits for the application, or for its other parts: it need not come again.
+    fn report_held(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some((_, instance)) = peer.holding.filter(|(at, _)| *at <= now) else { return };
+        peer.holding = None;
+        if peer.inbox.holds_any(instance)
+            && let (Some(channel), Some(committed)) = (peer.channel, peer.inbox.committed(instance))
+        {
+            self.endpoint.report_committed(now, channel, &committed);
+        }
+    }
+
     // ---- channels ----
 
     pub(super) fn peer_opened(
@@ -543,9 +560,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let instance_of_ours = self.instance;
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance_of_ours));
         match record {
-            Record::Message { instance, number, lowest, unwanted, body } => {
+            Record::Message { instance, number, lowest, unwanted, part, body } => {
                 let message = MessageId { instance, number };
-                match peer.inbox.handle_message(message, lowest, unwanted, body) {
+                let intake = peer.inbox.handle_message(message, lowest, unwanted, part, body);
+                if matches!(intake, Intake::Accepted | Intake::Pending) {
+                    peer.holding.get_or_insert((now.after(HOLD_DELAY), instance));
+                }
+                match intake {
                     Intake::Accepted => peer.awake = true,
                     Intake::Committed => {
                         self.statistics.repeated_messages += 1;
@@ -583,6 +604,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         for id in ids {
             self.expire(now, id);
             self.deliver(id);
+            self.report_held(now, id);
             self.send_due(now, id);
         }
     }
@@ -676,6 +698,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 number: message.id.number,
                 lowest: message.lowest,
                 unwanted: message.unwanted,
+                part: message.part,
                 body: message.body,
             };
             match self.endpoint.seal_message(now, channel, reliable, &mut frame) {

@@ -1,4 +1,5 @@
 //! Machines for tests of nodes: what stays of each when its node ends.
+#![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::sync::{Arc, Mutex};
 

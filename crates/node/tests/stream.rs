@@ -1,0 +1,179 @@
+//! Streams, and messages that no record takes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod machines;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use sealway_identity::Policy;
+use sealway_node::{Channel, MAX_MESSAGE, Node, NodeError, Progress};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use self::machines::{ANY_PORT, Machine, run_relay};
+
+/// Octets that are not the same anywhere.
+fn octets(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+struct Pair {
+    _relay: Node,
+    nodes: [Node; 2],
+    channels: [Channel; 2],
+}
+
+async fn through_a_relay() -> Pair {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
+    let left_node = left.builder().start().await.unwrap();
+    let right_node = right.builder().start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    let to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    Pair { _relay: relay_node, nodes: [left_node, right_node], channels: [to_right, to_left] }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn octets_arrive_in_order_in_both_directions_and_end_where_they_were_ended() {
+    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let side = |channel: Channel, own: u64, other: u64| async move {
+        let (mut from, mut to) = tokio::io::split(channel.into_stream());
+        let sends = async move {
+            for piece in octets(own, 3_000_000).chunks(70_001) {
+                to.write_all(piece).await.unwrap();
+            }
+            to.shutdown().await.unwrap();
+        };
+        let receives = async move {
+            let mut received = Vec::new();
+            from.read_to_end(&mut received).await.unwrap();
+            assert!(received == octets(other, 3_000_000));
+        };
+        tokio::join!(sends, receives);
+    };
+    tokio::join!(side(left, 1, 2), side(right, 2, 1));
+}
+
+/// The writer is never further ahead than buffers and window hold, however slowly the other application reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_stops_the_writer() {
+    const LEN: usize = 6_000_000;
+    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let (mut left, mut right) = (left.into_stream(), right.into_stream());
+    let written = Arc::new(AtomicUsize::new(0));
+    let counter = written.clone();
+    let writes = tokio::spawn(async move {
+        for piece in octets(3, LEN).chunks(10_000) {
+            left.write_all(piece).await.unwrap();
+            counter.fetch_add(piece.len(), Ordering::SeqCst);
+        }
+        left.finish().await.unwrap();
+    });
+    let (mut read, mut furthest) = (0, 0);
+    let mut piece = vec![0; 3000];
+    while read < LEN {
+        read += right.read(&mut piece).await.unwrap();
+        furthest = furthest.max(written.load(Ordering::SeqCst).saturating_sub(read));
+        tokio::task::yield_now().await;
+    }
+    writes.await.unwrap();
+    assert!(furthest < 900_000, "{furthest} octets ahead");
+    assert_eq!(right.read(&mut piece).await.unwrap(), 0, "the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_dropped_is_broken_off_and_not_ended() {
+    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let (mut left, mut right) = (left.into_stream(), right.into_stream());
+    left.write_all(b"half a sent").await.unwrap();
+    drop(left);
+    let mut received = Vec::new();
+    let error = right.read_to_end(&mut received).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(received, b"half a sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_not_taken_for_a_stream() {
+    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    left.send_live(b"a message".to_vec()).await.unwrap();
+    let mut right = right.into_stream();
+    let error = right.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ends_ends_its_streams_with_an_error() {
+    let Pair { channels: [left, _right], _relay, nodes: [node, _other] } = through_a_relay().await;
+    let mut left = left.into_stream();
+    node.shutdown().await;
+    let mut received = Vec::new();
+    assert_eq!(left.read_to_end(&mut received).await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_message_arrives_as_a_whole_between_short_ones() {
+    let Pair { channels: [left, mut right], _relay, nodes: [node, _other] } = through_a_relay().await;
+    let bodies = [octets(4, 10), octets(5, MAX_MESSAGE), octets(6, 16_355), octets(7, 16_356), octets(8, 0)];
+    let mut receipts = Vec::new();
+    for body in &bodies {
+        receipts.push(left.send(body.clone()).await.unwrap());
+    }
+    for body in &bodies {
+        let message = right.recv().await.unwrap().unwrap();
+        assert!(message.body() == body);
+        message.done().await.unwrap();
+    }
+    for receipt in receipts {
+        receipt.delivered().await.unwrap();
+    }
+    let long = left.send(vec![0; MAX_MESSAGE + 1]).await.unwrap_err();
+    assert!(matches!(long, NodeError::TooLong { limit: MAX_MESSAGE, got } if got == MAX_MESSAGE + 1), "{long}");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_in_parts_waits_at_a_relay_for_its_recipient() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (_relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
+    let left_node = left.builder().start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    let channel = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    // They meet once, and the recipient goes.
+    let right_node = right.builder().start().await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let mut there = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    let receipt = channel.send(b"met".to_vec()).await.unwrap();
+    there.recv().await.unwrap().unwrap().done().await.unwrap();
+    receipt.delivered().await.unwrap();
+    right_node.shutdown().await;
+    let body = octets(9, 150_000);
+    let mut receipt = channel.send(body.clone()).await.unwrap();
+    while receipt.progress() != Progress::InCustody {
+        receipt.changed().await.unwrap();
+    }
+    left_node.shutdown().await;
+    let right_node = right.builder().start().await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let mut there = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    let message = there.recv().await.unwrap().unwrap();
+    assert!(message.body() == body);
+    message.done().await.unwrap();
+    right_node.shutdown().await;
+}

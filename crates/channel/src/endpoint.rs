@@ -16,7 +16,7 @@ use alloc::{
 };
 
 use sealway_identity::{Card, Mailbox, Owner, PayloadParts, Peer, Policy};
-use sealway_vault::{CryptoProvider, Vault, VaultError};
+use sealway_vault::{CryptoProvider, DhHandle, Vault, VaultError};
 use sealway_wire::{
     Cid, Frame, IdentityId, Instance, Lane, Timestamp,
     content::{Ack, CloseReason, Committed, Content, Part, Reliable},
@@ -45,20 +45,28 @@ pub struct PathId(pub u64);
 pub struct Source {
     pub(crate) number: u64,
     pub(crate) is_proven: bool,
+    pub(crate) group: Option<u64>,
 }
 
 impl Source {
     /// A source that the medium vouches for, because what is sent there arrives: a TCP connection, a hop session.
     #[must_use]
     pub const fn proven(number: u64) -> Self {
-        Self { number, is_proven: true }
+        Self { number, is_proven: true, group: None }
     }
 
     /// A source that a frame merely names, as the address on a UDP datagram: anybody can put any there. Under load it has
     /// to send a cookie back before it costs anything.
     #[must_use]
     pub const fn claimed(number: u64) -> Self {
-        Self { number, is_proven: false }
+        Self { number, is_proven: false, group: None }
+    }
+
+    /// The same as one of many of which whoever is there can make as many as he likes: the flows of a hop session. They
+    /// share what a responder spends on `group`, too.
+    #[must_use]
+    pub const fn within(self, group: u64) -> Self {
+        Self { group: Some(group), ..self }
     }
 }
 
@@ -73,13 +81,15 @@ pub struct Config {
     /// Whether the shell writes what [`poll_saved`](Endpoint::poll_saved) gives: stored lanes then outlive their sessions
     /// and restarts, and START and ACK wait for the writes.
     pub keeps_state: bool,
+    /// The channel key before the present one, if it still answers those who hold an older card.
+    pub earlier_key: Option<DhHandle>,
 }
 
 impl Config {
     /// A configuration that admits nobody.
     #[must_use]
     pub const fn new(instance: Instance) -> Self {
-        Self { accept: Policy::nobody(), instance, keeps_state: false }
+        Self { accept: Policy::nobody(), instance, keeps_state: false, earlier_key: None }
     }
 }
 
@@ -240,7 +250,8 @@ pub struct Outgoing {
 pub struct Endpoint<V: Vault + Clone + 'static> {
     vault: V,
     owner: Owner,
-    gate: GateKey,
+    /// Of the present channel key, and of the one before if it still answers.
+    gates: Vec<(DhHandle, GateKey)>,
     config: Config,
     channels: BTreeMap<ChannelId, Channel<V>>,
     by_peer: BTreeMap<IdentityId, ChannelId>,
@@ -265,11 +276,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// An endpoint of the identity `owner`, whose keys are in `vault`.
     #[must_use]
     pub fn new(vault: V, owner: Owner, config: Config) -> Self {
-        let gate = GateKey::new(vault.provider(), &owner.channel_key().0);
+        let keys = core::iter::once(owner.channel_key()).chain(config.earlier_key);
+        let gates = keys.map(|key| (key, GateKey::new(vault.provider(), &key.0))).collect();
         Self {
             vault,
             owner,
-            gate,
+            gates,
             config,
             channels: BTreeMap::new(),
             by_peer: BTreeMap::new(),
@@ -348,7 +360,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             channel.card = Some(card.clone());
             channel.payload = payload;
             channel.path = Some(path);
-            channel.is_pinned = false;
+            // A session that goes where the shell has chosen is not disturbed.
+            channel.is_pinned &= channel.sending.is_some();
             channel.attempt = Attempt::Idle;
             channel.closing = None;
             channel.wanted = true;
@@ -373,13 +386,21 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
     }
 
-    /// Sends what follows on another path, for example to the box that the peer has named; from now on it stays there,
-    /// whatever path the peer's records come on.
+    /// Sends what follows on another path, because we have moved. If the peer moves, it is followed.
     pub fn set_path(&mut self, channel: ChannelId, path: PathId) {
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.path = Some(path);
+            channel.is_pinned = false;
+            channel.sessions.iter_mut().for_each(|established| established.take_path(path));
+        }
+    }
+
+    /// Sends what follows on a path that the peer has named, its box for example: whatever path its records come on, until
+    /// it makes another session.
+    pub fn pin_path(&mut self, channel: ChannelId, path: PathId) {
+        self.set_path(channel, path);
+        if let Some(channel) = self.channels.get_mut(&channel) {
             channel.is_pinned = true;
-            channel.sessions.iter_mut().for_each(|established| established.path = path);
         }
     }
 

@@ -77,8 +77,12 @@ pub(crate) struct Established<P: CryptoProvider> {
     pub(crate) unsaved: u32,
     /// A path on which records of the peer come, and that has not answered yet.
     probe: Option<Probe>,
+    /// No path is challenged before.
+    no_probe_before: Timestamp,
     /// A PATH that is to be answered, and where.
     path_reply: Option<(PathId, [u8; 8])>,
+    /// Where START goes once, because S1.3 was repeated from there: anybody may have repeated it.
+    start_path: Option<PathId>,
 }
 
 /// A PATH that was sent, or is to be.
@@ -86,7 +90,6 @@ struct Probe {
     path: PathId,
     challenge: [u8; 8],
     is_due: bool,
-    not_before: Timestamp,
 }
 
 impl<P: CryptoProvider> Established<P> {
@@ -103,7 +106,9 @@ impl<P: CryptoProvider> Established<P> {
             ack_at: None,
             unsaved: 0,
             probe: None,
+            no_probe_before: now,
             path_reply: None,
+            start_path: None,
         }
     }
 
@@ -115,8 +120,19 @@ impl<P: CryptoProvider> Established<P> {
     pub(crate) fn repeat_start(&mut self, now: Timestamp, path: PathId) {
         if !self.is_confirmed() {
             self.own_start.repeat = Repeat::now(now);
-            self.path = path;
+            self.start_path = Some(path);
         }
+    }
+
+    /// Where START goes this time.
+    pub(crate) fn take_start_path(&mut self) -> PathId {
+        self.start_path.take().unwrap_or(self.path)
+    }
+
+    /// Sends what follows on `path`.
+    pub(crate) const fn take_path(&mut self, path: PathId) {
+        self.path = path;
+        self.probe = None;
     }
 
     pub(crate) const fn start_was_sent(&self) -> bool {
@@ -172,19 +188,16 @@ impl<P: CryptoProvider> Established<P> {
         self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
     }
 
-    /// The newest record of the peer has come on `path`. If that is not where ours go, the path is challenged, in answer to
-    /// a record and so never with more octets than have come on it; `random` makes the challenge.
+    /// The newest record of the peer has come on `path`. If that is not where ours go, the path is challenged: in answer to
+    /// a record, so that no more than twice the octets go there that have come from there. `random` makes the challenge.
     pub(crate) fn heard_on(&mut self, now: Timestamp, path: PathId, random: impl FnOnce() -> Option<[u8; 8]>) {
-        if path == self.path {
-            self.probe = None;
+        // What was challenged has this long to answer: records that come on two paths in turn do not end that.
+        if path == self.path || now < self.no_probe_before {
             return;
         }
         match &mut self.probe {
-            Some(probe) if probe.path == path => probe.is_due |= now >= probe.not_before,
-            other => {
-                let probe = |challenge| Probe { path, challenge, is_due: true, not_before: now };
-                *other = random().map(probe);
-            }
+            Some(probe) if probe.path == path => probe.is_due = true,
+            other => *other = random().map(|challenge| Probe { path, challenge, is_due: true }),
         }
     }
 
@@ -192,13 +205,17 @@ impl<P: CryptoProvider> Established<P> {
     pub(crate) fn take_due_probe(&mut self, now: Timestamp) -> Option<(PathId, [u8; 8])> {
         let probe = self.probe.as_mut().filter(|probe| probe.is_due)?;
         probe.is_due = false;
-        probe.not_before = now.after(PROBE_PAUSE);
+        self.no_probe_before = now.after(PROBE_PAUSE);
         Some((probe.path, probe.challenge))
     }
 
     /// A challenge has come on `path`.
-    pub(crate) const fn challenged(&mut self, path: PathId, challenge: [u8; 8]) {
+    pub(crate) fn challenged(&mut self, path: PathId, challenge: [u8; 8]) {
         self.path_reply = Some((path, challenge));
+        // Each wants to go where the other comes from: one of the two stays, or they would change places for ever.
+        if path == self.path && self.session.role() == Role::Initiator {
+            self.probe = None;
+        }
     }
 
     /// The answer to a challenge that is to be sent now, and where; it counts as sent.

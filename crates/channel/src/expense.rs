@@ -17,8 +17,9 @@ use subtle::ConstantTimeEq;
 
 use crate::endpoint::Source;
 
-/// From so many half-open handshakes on, sources that can be forged need cookies.
+/// From so many half-open handshakes on, in all or of the source, a source that can be forged needs a cookie.
 pub(crate) const COOKIES_FROM: usize = 64;
+pub(crate) const COOKIES_FROM_OF_SOURCE: usize = 2;
 /// How long cookies are made under one secret; they are taken as long again.
 const COOKIE_TIME: Duration = Duration::from_secs(120);
 /// Ephemeral keys that are remembered.
@@ -26,6 +27,8 @@ const RECENT: usize = 2048;
 /// First messages that a source may have worked on at once, and how soon one more.
 const BURST: u32 = 64;
 const EACH: Duration = Duration::from_micros(31_250);
+/// A hop session may have so many times as much worked on as one of its flows.
+const FLOWS: u32 = 4;
 /// Sources whose budgets are remembered.
 const SOURCES: usize = 1024;
 
@@ -41,7 +44,7 @@ impl Expense {
         Self {
             cookies: Cookies { secrets: None, since: Timestamp::from_micros(0) },
             recent: Recent { seen: BTreeSet::new(), order: VecDeque::new() },
-            budget: Budget { spent: BTreeMap::new() },
+            budget: Budget { spent: BTreeMap::new(), unproven: Timestamp::from_micros(0) },
         }
     }
 }
@@ -84,12 +87,15 @@ impl Cookies {
     pub(crate) fn is_ours<P: CryptoProvider>(
         &self,
         provider: &P,
+        now: Timestamp,
         shown: &[u8; COOKIE_LEN],
         source: Source,
         message: &Message1<'_>,
     ) -> bool {
         let fits = |secret| cookie(provider, secret, source, message.ephemeral()).ct_eq(shown).into();
-        self.secrets.iter().flatten().any(fits)
+        let age = now.since(self.since);
+        let serves = [age < COOKIE_TIME * 2, age < COOKIE_TIME];
+        self.secrets.iter().flatten().zip(serves).any(|(secret, serves)| serves && fits(secret))
     }
 }
 
@@ -124,32 +130,64 @@ impl Recent {
             self.order.pop_front().map(|oldest| self.seen.remove(&oldest));
         }
     }
+
+    /// The handshake of this key had to make room: its repetition is worked on anew, or whoever drives others out of the
+    /// table could have one refused for good.
+    pub(crate) fn forget(&mut self, ephemeral: &[u8; 32]) {
+        if self.seen.remove(ephemeral) {
+            self.order.retain(|kept| kept != ephemeral);
+        }
+    }
 }
 
 /// How much each source may have us compute.
 pub(crate) struct Budget {
-    /// Until when what a source has spent is paid off.
-    spent: BTreeMap<u64, Timestamp>,
+    /// Until when what a payer has spent is paid off.
+    spent: BTreeMap<Payer, Timestamp>,
+    /// The same, of all who have shown nothing.
+    unproven: Timestamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Payer {
+    Source(Source),
+    /// A hop session, for all of its flows: whoever is at its other end may open as many as he likes.
+    Group(u64),
+}
+
+/// Whether one more fits into what is spent `until`; it counts then.
+fn spend(now: Timestamp, until: &mut Timestamp, each: Duration) -> bool {
+    let after = (*until).max(now).after(each);
+    let fits = after.since(now) <= each * BURST || danger::is_off(Protection::Budget);
+    if fits {
+        *until = after;
+    }
+    fits
 }
 
 impl Budget {
+    /// Whether a message that may come from anywhere may be worked on without a cookie: all of them share one budget, or
+    /// forged addresses would have as many as they like. It counts then.
+    pub(crate) fn takes_unproven(&mut self, now: Timestamp) -> bool {
+        spend(now, &mut self.unproven, EACH / 2)
+    }
+
     /// Whether `source` may have one more message worked on; it counts then.
     pub(crate) fn takes(&mut self, now: Timestamp, source: Source) -> bool {
-        if self.spent.len() >= SOURCES && !self.spent.contains_key(&source.number) {
+        let group = source.group.is_none_or(|group| self.pays(now, Payer::Group(group), EACH / FLOWS));
+        group && self.pays(now, Payer::Source(source), EACH)
+    }
+
+    fn pays(&mut self, now: Timestamp, payer: Payer, each: Duration) -> bool {
+        if self.spent.len() >= SOURCES && !self.spent.contains_key(&payer) {
             self.spent.retain(|_, until| *until > now);
             // All of them are busy: the one that has spent least makes room.
             if self.spent.len() >= SOURCES {
-                let least = self.spent.iter().min_by_key(|(_, until)| **until).map(|(number, _)| *number);
-                least.map(|number| self.spent.remove(&number));
+                let least = self.spent.iter().min_by_key(|(_, until)| **until).map(|(payer, _)| *payer);
+                least.map(|payer| self.spent.remove(&payer));
             }
         }
-        let until = self.spent.entry(source.number).or_insert(now);
-        let after = (*until).max(now).after(EACH);
-        if after.since(now) > EACH * BURST && !danger::is_off(Protection::Budget) {
-            return false;
-        }
-        *until = after;
-        true
+        spend(now, self.spent.entry(payer).or_insert(now), each)
     }
 }
 
@@ -169,18 +207,18 @@ mod tests {
         let message = |noise| Message1 { gate: &[0; 8], cookie: None, noise };
         let source = Source::claimed(7);
         let cookie = cookies.of(&provider, at(1000), source, message(&one).ephemeral()).unwrap();
-        assert!(cookies.is_ours(&provider, &cookie, source, &message(&one)));
-        assert!(!cookies.is_ours(&provider, &cookie, source, &message(&two)));
-        assert!(!cookies.is_ours(&provider, &cookie, Source::claimed(8), &message(&one)));
+        assert!(cookies.is_ours(&provider, at(1000), &cookie, source, &message(&one)));
+        assert!(!cookies.is_ours(&provider, at(1000), &cookie, source, &message(&two)));
+        assert!(!cookies.is_ours(&provider, at(1000), &cookie, Source::claimed(8), &message(&one)));
         // Of the secret before it is still taken, of the one before that not.
         cookies.of(&provider, at(1130), source, message(&two).ephemeral()).unwrap();
-        assert!(cookies.is_ours(&provider, &cookie, source, &message(&one)));
+        assert!(cookies.is_ours(&provider, at(1130), &cookie, source, &message(&one)));
         cookies.of(&provider, at(1260), source, message(&two).ephemeral()).unwrap();
-        assert!(!cookies.is_ours(&provider, &cookie, source, &message(&one)));
+        assert!(!cookies.is_ours(&provider, at(1260), &cookie, source, &message(&one)));
         // Nor after a long pause.
         let cookie = cookies.of(&provider, at(1300), source, message(&one).ephemeral()).unwrap();
         cookies.of(&provider, at(1600), source, message(&two).ephemeral()).unwrap();
-        assert!(!cookies.is_ours(&provider, &cookie, source, &message(&one)));
+        assert!(!cookies.is_ours(&provider, at(1600), &cookie, source, &message(&one)));
     }
 
     #[test]
@@ -192,6 +230,9 @@ mod tests {
         assert_eq!(taken(&mut budget, now, 1), 64);
         assert_eq!(taken(&mut budget, now, 2), 64, "another source has its own");
         assert_eq!(taken(&mut budget, now.after(Duration::from_millis(500)), 1), 16);
+        // A hop session has its own, over all of its flows.
+        let flows = (0..1000).filter(|number| budget.takes(now, Source::proven(9000 + number).within(5))).count();
+        assert_eq!(flows, 64);
         // However many sources there are, memory is bounded, and each gets something.
         for number in 10..5000 {
             assert!(budget.takes(now, Source::proven(number)));

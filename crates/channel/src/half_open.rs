@@ -38,6 +38,8 @@ pub(crate) enum State<V: Vault + Clone + 'static> {
 pub(crate) struct Entry<V: Vault + Clone + 'static> {
     /// SHA-256 of the Noise message of S1.1.
     message1: [u8; 32],
+    /// e of it.
+    pub(crate) ephemeral: [u8; 32],
     source: Source,
     since: Timestamp,
     pub(crate) state: State<V>,
@@ -72,16 +74,21 @@ impl<V: Vault + Clone + 'static> HalfOpenTable<V> {
         })
     }
 
-    /// Adds a handshake; another may have to go. `random` chooses which of a full table.
+    /// How many handshakes a source has.
+    pub(crate) fn of(&self, source: Source) -> usize {
+        self.entries.values().filter(|entry| entry.source == source).count()
+    }
+
+    /// Adds a handshake, and returns another that had to go. `random` chooses which of a full table.
     pub(crate) fn insert(
         &mut self,
         now: Timestamp,
         cid: Cid,
-        message1: [u8; 32],
+        (message1, ephemeral): ([u8; 32], [u8; 32]),
         source: Source,
         half_open: HalfOpen<V>,
         random: u64,
-    ) {
+    ) -> Option<Entry<V>> {
         let same_source: Vec<(Timestamp, Cid)> = self
             .entries
             .iter()
@@ -96,11 +103,12 @@ impl<V: Vault + Clone + 'static> HalfOpenTable<V> {
         } else {
             None
         };
-        victim.and_then(|cid| self.remove(cid));
+        let victim = victim.and_then(|cid| self.remove(cid));
         self.by_message1.insert(message1, cid);
         self.by_age.insert((now, cid));
         let state = State::AwaitingMessage3(half_open);
-        self.entries.insert(cid, Entry { message1, source, since: now, state });
+        self.entries.insert(cid, Entry { message1, ephemeral, source, since: now, state });
+        victim
     }
 
     pub(crate) fn get_mut(&mut self, cid: Cid) -> Option<&mut Entry<V>> {

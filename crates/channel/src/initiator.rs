@@ -29,8 +29,18 @@ use crate::{
     session::Session,
 };
 
-/// Cookies that one handshake takes.
+/// Cookies for which one handshake sends S1.1 at once.
 const MAX_COOKIES: u8 = 3;
+
+/// What became of a cookie.
+pub(crate) enum Taken {
+    /// S1.1 is to be sent with it at once.
+    AtOnce,
+    /// S1.1 is sent with it when it is repeated anyway.
+    WithTheNext,
+    /// It is for another handshake, or known.
+    Not,
+}
 
 /// S1.1 was sent.
 pub(crate) struct AwaitingMessage2<V: Vault + Clone + 'static> {
@@ -83,21 +93,21 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
         Ok(Self { noise, kem, cid, peer, identity_payload, gate_key, frame, cookies_taken: 0 })
     }
 
-    /// Puts the cookie of an S1.R into S1.1, if it is for this handshake. Returns whether it was.
-    pub(crate) fn take_cookie(&mut self, provider: &V::Provider, retry: &Retry<'_>) -> Result<bool, HandshakeError> {
-        let Ok(Frame::Message1(sent)) = Frame::decode(&self.frame) else { return Ok(false) };
+    /// Puts the cookie of an S1.R into S1.1, if it is for this handshake.
+    pub(crate) fn take_cookie(&mut self, provider: &V::Provider, retry: &Retry<'_>) -> Result<Taken, HandshakeError> {
+        let Ok(Frame::Message1(sent)) = Frame::decode(&self.frame) else { return Ok(Taken::Not) };
         let proof = self.gate_key.retry_proof(provider, sent.ephemeral(), retry.cookie);
-        // Each one makes us send: whoever holds the card and sees S1.1 must not make us do so without end.
-        if !bool::from(proof.ct_eq(retry.proof)) || self.cookies_taken >= MAX_COOKIES {
-            return Ok(false);
+        if !bool::from(proof.ct_eq(retry.proof)) || sent.cookie == Some(retry.cookie) {
+            return Ok(Taken::Not);
         }
         let unproved = Message1 { gate: &[0; 8], cookie: Some(retry.cookie), noise: sent.noise };
         let gate = self.gate_key.gate(provider, &unproved);
         let mut frame = vec![0; MESSAGE_1_COOKIE_LEN];
         encode(&Frame::Message1(Message1 { gate: &gate, ..unproved }), &mut frame)?;
         self.frame = frame;
-        self.cookies_taken += 1;
-        Ok(true)
+        self.cookies_taken = self.cookies_taken.saturating_add(1);
+        // Whoever holds the card and sees S1.1 must not make us send without end, nor have the genuine cookie refused.
+        Ok(if self.cookies_taken <= MAX_COOKIES { Taken::AtOnce } else { Taken::WithTheNext })
     }
 
     /// Reads S1.2 and writes S1.3. On an error the handshake goes on: the frame may have been forged.

@@ -16,8 +16,8 @@ use crate::{
     schedule::SessionKey,
     session::Session,
 };
-use sealway_identity::{IdentityError, Owner, Policy, UnverifiedPayload};
-use sealway_vault::{CryptoProvider, KemError, Vault};
+use sealway_identity::{IdentityError, Policy, UnverifiedPayload};
+use sealway_vault::{CryptoProvider, DhHandle, KemError, Vault};
 use sealway_wire::{
     Cid, DecodeError, Frame, IdentityId, Reader, Reason,
     handshake::{MESSAGE_2_LEN, Message1, Message2, Message3, NOISE_2_LEN, PAYLOAD_1_LEN, PAYLOAD_2_LEN},
@@ -50,11 +50,17 @@ pub(crate) enum Refused {
 
 impl<V: Vault + Clone + 'static> HalfOpen<V> {
     /// Reads S1.1, whose gate was found right, and writes S1.2.
-    pub(crate) fn accept(vault: &V, owner: &Owner, local: Cid, message: &Message1<'_>) -> Result<Self, FrameError> {
+    pub(crate) fn accept(
+        vault: &V,
+        own: &IdentityId,
+        channel_key: &DhHandle,
+        local: Cid,
+        message: &Message1<'_>,
+    ) -> Result<Self, FrameError> {
         let provider = vault.provider();
         let ephemeral = provider.random_secret()?;
-        let prologue = prologue(owner.id().as_bytes());
-        let mut noise = noise::build(vault, noise::S1, &prologue, &owner.channel_key(), None, ephemeral)?;
+        let prologue = prologue(own.as_bytes());
+        let mut noise = noise::build(vault, noise::S1, &prologue, channel_key, None, ephemeral)?;
         let mut payload = [0; PAYLOAD_1_LEN];
         noise.read_message(message.noise, &mut payload).map_err(HandshakeError::from)?;
         let mut reader = Reader::new(&payload);

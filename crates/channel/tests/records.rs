@@ -142,7 +142,7 @@ fn copies_and_stragglers_move_nothing() {
 fn a_path_that_the_shell_has_chosen_stays() {
     let mut network = opened(6);
     let channel = network.channel(1, 0).unwrap();
-    network.machines[1].endpoint.set_path(channel, PathId(0));
+    network.machines[1].endpoint.pin_path(channel, PathId(0));
     network.send(0, 1, b"by another way");
     let frame = network.log.last().unwrap().2.clone();
     network.cut();
@@ -222,4 +222,62 @@ fn a_lost_start_is_repeated() {
     assert!(network.channel(0, 1).is_some() && network.channel(1, 0).is_some());
     let first = network.log.iter().filter(|(_, _, frame)| frame[0] == 0x11).count();
     assert_eq!(first, 1);
+}
+
+/// Each hears the other on another path than the one that it sends on: they come to rest.
+#[test]
+fn crossed_paths_come_to_rest() {
+    let mut network = Network::of(10, 4);
+    network.open(0, 1);
+    network.run(SECOND * 3);
+    // Machine 0 is to be reached by 0 and 2, machine 1 by 1 and 3: what goes to 2 or 3 arrives from 3 or 2.
+    let channel = network.channel(0, 1).unwrap();
+    network.machines[0].endpoint.set_path(channel, PathId(3));
+    let mut sent = 0;
+    for round in 0..200_u32 {
+        if round % 50 == 0 {
+            network.send(0, 1, b"from 0");
+            network.send(1, 0, b"from 1");
+        }
+        let before = network.log.len();
+        network.drain();
+        let news: Vec<_> = network.log[before.saturating_sub(2 * usize::from(round % 50 == 0))..].to_vec();
+        network.cut();
+        sent += news.len();
+        for (from, to, frame) in news {
+            let (machine, path) = match to {
+                0 | 1 => (to, PathId(from as u64)),
+                2 => (0, PathId(3)),
+                _ => (1, PathId(2)),
+            };
+            let now = network.now;
+            let endpoint = &mut network.machines[machine].endpoint;
+            let _ = endpoint.handle_frame(now, path, sealway_channel::Source::proven(0), &mut frame.clone());
+        }
+        network.now = network.now.after(Duration::from_millis(20));
+    }
+    assert!(sent < 60, "{sent} records for 8 that were sent");
+}
+
+/// Who repeats the third message from elsewhere gets one START, and nothing else ever goes there.
+#[test]
+fn a_copied_third_message_does_not_divert_the_session() {
+    let mut network = Network::of(11, 3);
+    network.open(0, 1);
+    for _ in 0..2 {
+        network.drain();
+        let (from, to, frame) = network.log.last().unwrap().clone();
+        network.cut();
+        network.deliver(from, to, frame).unwrap();
+    }
+    network.drain();
+    let message3 = network.log.last().unwrap().2.clone();
+    network.deliver(0, 1, message3.clone()).unwrap();
+    network.drain();
+    network.deliver(2, 1, message3).unwrap();
+    network.run(SECOND * 3);
+    network.send(1, 0, b"answer");
+    network.run(SECOND);
+    assert_eq!(network.machines[0].received, [b"answer"]);
+    assert!(network.log.iter().filter(|(_, to, _)| *to == 2).count() <= 1);
 }

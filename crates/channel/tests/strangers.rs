@@ -30,10 +30,10 @@ fn answers(network: &mut Network) -> Vec<Vec<u8>> {
     answers
 }
 
-/// Eight half-open handshakes from each of eight sources.
+/// Two half-open handshakes from each of 32 sources.
 fn crowd(network: &mut Network) {
     for (index, frame) in first_messages(network, 64).into_iter().enumerate() {
-        network.deliver_from(0, 1, Source::claimed(index as u64 / 8), frame).unwrap();
+        network.deliver_from(0, 1, Source::claimed(index as u64 / 2), frame).unwrap();
     }
     assert_eq!(network.machines[1].endpoint.half_open(), 64);
     assert!(answers(network).iter().all(|answer| answer[0] == 0x12));
@@ -75,7 +75,7 @@ fn a_stale_cookie_is_answered_with_a_fresh_one() {
     let mut network = Network::pair(2);
     crowd(&mut network);
     let first = first_messages(&mut network, 1).remove(0);
-    assert_eq!(network.deliver_from(0, 1, Source::claimed(100), first), Err(FrameError::CookieWanted));
+    assert_eq!(network.deliver_from(0, 1, Source::claimed(1000), first), Err(FrameError::CookieWanted));
     let retry = answers(&mut network).remove(0);
     network.deliver(1, 0, retry).unwrap();
     network.drain();
@@ -84,11 +84,11 @@ fn a_stale_cookie_is_answered_with_a_fresh_one() {
     network.now = network.now.after(SECOND * 300);
     network.machines[1].endpoint.handle_timeout(network.now);
     crowd(&mut network);
-    assert_eq!(network.deliver_from(0, 1, Source::claimed(100), stale), Err(FrameError::CookieWanted));
+    assert_eq!(network.deliver_from(0, 1, Source::claimed(1000), stale), Err(FrameError::CookieWanted));
     assert_eq!(answers(&mut network).remove(0)[0], 0x14);
 }
 
-/// Who forges S1.R, or has seen one, makes the initiator send no more than three times.
+/// Who forges S1.R without proof achieves nothing; who holds the card and sees S1.1 makes it leave three times more.
 #[test]
 fn a_request_for_a_cookie_is_believed_with_its_proof_and_three_times() {
     let mut network = Network::pair(3);
@@ -107,8 +107,20 @@ fn a_request_for_a_cookie_is_believed_with_its_proof_and_three_times() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         assert!(network.deliver(1, 0, flipped).is_err(), "bit {bit}");
     }
-    let taken = cookies.iter().filter(|cookie| network.deliver(1, 0, cookie.to_vec()).is_ok()).count();
-    assert_eq!(taken, 3);
+    // Each is taken, but the first three alone have S1.1 sent at once: the genuine one is not shut out by forged ones.
+    let mut sent = 0;
+    for cookie in &cookies {
+        network.deliver(1, 0, cookie.clone()).unwrap();
+        assert!(network.deliver(1, 0, cookie.clone()).is_err(), "once");
+        let before = network.log.len();
+        network.drain();
+        network.cut();
+        sent += network.log.len() - before;
+    }
+    assert_eq!(sent, 3);
+    network.run(SECOND * 5);
+    let with_the_last = network.log.iter().rfind(|(_, _, frame)| frame[0] == 0x11).unwrap().2.clone();
+    assert_eq!(with_the_last[9..25], cookies[5][9..], "S1.1 has gone out again, with the newest cookie");
 }
 
 #[test]
@@ -213,4 +225,53 @@ fn a_flood_of_half_open_handshakes_stays_in_its_bounds() {
         kept = kept.max(network.machines[1].endpoint.half_open());
     }
     assert_eq!(kept, 1024);
+}
+
+/// Forged addresses, each used once: none of the limits of a source catches them, but the one that they share does.
+#[test]
+fn forged_addresses_share_one_budget() {
+    let mut network = Network::pair(10);
+    let mut damaged = first_messages(&mut network, 1).remove(0);
+    damaged[300] ^= 1;
+    let outcomes: Vec<_> =
+        (0..200).map(|source| network.deliver_from(0, 1, Source::claimed(source), damaged.clone())).collect();
+    let computed = outcomes.iter().filter(|outcome| **outcome == Err(FrameError::Handshake(HandshakeError::Noise)));
+    assert_eq!(computed.count(), 64);
+    assert_eq!(outcomes[199], Err(FrameError::CookieWanted));
+}
+
+/// Somebody sends in the name of another address: its owner is asked for a cookie, and is served with it.
+#[test]
+fn who_is_impersonated_gets_through_with_a_cookie() {
+    let mut network = Network::pair(11);
+    let victim = Source::claimed(7);
+    for frame in first_messages(&mut network, 100) {
+        let _ = network.deliver_from(0, 1, victim, frame);
+    }
+    assert_eq!(network.machines[1].endpoint.half_open(), 2);
+    answers(&mut network);
+    let own = first_messages(&mut network, 1).remove(0);
+    assert_eq!(network.deliver_from(0, 1, victim, own), Err(FrameError::CookieWanted));
+    let retry = answers(&mut network).remove(0);
+    network.deliver(1, 0, retry).unwrap();
+    network.drain();
+    network.cut();
+    let with_cookie = network.log.last().unwrap().2.clone();
+    network.deliver_from(0, 1, victim, with_cookie).unwrap();
+    network.run(SECOND * 5);
+    assert!(network.channel(0, 1).is_some() && network.channel(1, 0).is_some());
+}
+
+/// A half-open handshake that had to make room is not refused for having been seen.
+#[test]
+fn who_was_driven_out_may_come_again() {
+    let mut network = Network::pair(12);
+    let source = Source::proven(3);
+    let frames = first_messages(&mut network, 9);
+    for frame in &frames {
+        network.deliver_from(0, 1, source, frame.clone()).unwrap();
+    }
+    // The first has made room for the ninth.
+    network.deliver_from(0, 1, source, frames[0].clone()).unwrap();
+    assert_eq!(network.machines[1].endpoint.half_open(), 8);
 }

@@ -1,25 +1,37 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// End-to-end encrypted channels for machines that cannot reach each other directly.
 ///
-/// Logs go to standard error; SEALWAY_LOG=error|warn|info|debug|trace|off sets how much.
+/// Logs go to standard error; SEALWAY_LOG=error|warn|info|debug|trace|off sets how much (warn).
 #[derive(Debug, Parser)]
 #[command(name = "sealway", version)]
 pub(crate) struct Arguments {
+    /// How logs are written.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", global = true)]
+    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// A form of logs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line, for collectors of logs.
+    Json,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Makes identities.
+    /// Makes, shows and rotates identities.
     #[command(subcommand)]
     Identity(IdentityCommand),
-    /// Shows contact cards.
+    /// Shows and explains contact cards.
     #[command(subcommand)]
     Card(CardCommand),
     /// Runs a relay.
@@ -31,6 +43,13 @@ pub(crate) enum Command {
     Open(Open),
     /// Says what a frame is, or where it is malformed. No key is asked for, and nothing sealed is shown.
     Inspect(Inspect),
+    /// Prints what completes the program's words in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, for `man -l -`.
+    Man,
     /// Shows what Sealway does, on recorded data.
     #[command(subcommand)]
     Demo(DemoCommand),
@@ -43,12 +62,19 @@ pub(crate) enum Command {
 pub(crate) enum IdentityCommand {
     /// Makes an identity in a new vault, and writes its card beside it.
     New(New),
+    /// Says who the identity in a vault is.
+    Show(Show),
+    /// Moves the identity to the key in its recovery file, with a new channel key and a new card. The old card goes on
+    /// working for 14 days.
+    Rotate(Rotate),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CardCommand {
     /// Prints the card of the identity in a vault.
-    Show(Show),
+    Show(ShowCard),
+    /// Verifies a card and says what is on it.
+    Inspect(InspectCard),
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,12 +120,55 @@ pub(crate) struct New {
     /// Where the recovery key is written [default: FILE.recovery].
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery: Option<PathBuf>,
+    /// Prints a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     #[command(flatten)]
     pub(crate) vault: Vault,
+    /// Prints a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// The recovery file of the identity. Its key becomes the one in the vault.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: PathBuf,
+    /// Where the next recovery key is written.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_recovery: PathBuf,
+    /// Where the new card is written, over the old one [default: FILE.card].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) card: Option<PathBuf>,
+    /// Prints a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowCard {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// Draws it, for a camera, before it is printed.
+    #[arg(long)]
+    pub(crate) qr: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectCard {
+    /// The card, or a file with it.
+    #[arg(value_name = "CARD")]
+    pub(crate) card: String,
+    /// Prints a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +184,10 @@ pub(crate) struct Relay {
     /// Who may attach: an identity (64 hexadecimal digits), a card, or a file with a card. Repeatable; without any, nobody.
     #[arg(long = "allow", value_name = "ID|CARD")]
     pub(crate) allow: Vec<String>,
+    /// Serves what is counted (/metrics, for Prometheus) and whether all is well (/health) on this address
+    /// [without one: 127.0.0.1:9464].
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9464")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +201,9 @@ pub(crate) struct Listen {
     /// An address to listen on, beside the relays of our card. Repeatable.
     #[arg(long = "listen", value_name = "ADDRESS")]
     pub(crate) listen: Vec<String>,
+    /// Takes one peer, and joins standard input and output with what it streams: octets instead of lines.
+    #[arg(long)]
+    pub(crate) stream: bool,
     /// The data file: messages on the way, and what was received [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
@@ -140,6 +216,10 @@ pub(crate) struct Open {
     /// The peer: its card, or a file with its card.
     #[arg(value_name = "CARD")]
     pub(crate) peer: String,
+    /// Sends standard input as octets instead of lines, and writes those that come to standard output. The peer has to
+    /// `listen --stream`. Nothing of it survives either program.
+    #[arg(long)]
+    pub(crate) stream: bool,
     /// The data file: messages on the way, and what was received [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
@@ -150,6 +230,9 @@ pub(crate) struct Inspect {
     /// The frame in hexadecimal digits; spaces and colons are ignored.
     #[arg(value_name = "FRAME")]
     pub(crate) frame: String,
+    /// Prints a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,16 +1,20 @@
-//! `identity new`, `card show`, and how vaults and cards are named on the command line.
+//! `identity`, `card`, and how vaults and cards are named on the command line.
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-use sealway::{Card, CryptoProvider, Identity, IdentityId, Policy, Secret, Unlock, UnverifiedCard, crypto};
+use sealway::{
+    Algorithm, Card, CryptoProvider, Identity, IdentityError, IdentityFileError, IdentityId, Policy, RecoveryKey,
+    RelayEntry, Secret, Unlock, UnverifiedCard, crypto,
+};
 use zeroize::Zeroizing;
 
 use crate::{
-    arguments::{New, Show, Vault},
+    arguments::{InspectCard, New, Rotate, Show, ShowCard, Vault},
     failure::Failure,
+    report::{self, Report},
 };
 
 pub(crate) fn new(options: &New) -> Result<(), Failure> {
@@ -27,19 +31,112 @@ pub(crate) fn new(options: &New) -> Result<(), Failure> {
     }
     let unlock = unlock_new(&options.vault)?;
     let (identity, recovery) = Identity::create(path, unlock, options.addresses.clone(), relays)?;
-    let text = format!("sealway recovery key\n{}\n", data_encoding::HEXLOWER.encode(recovery.expose().expose()));
-    write_private(&recovery_path, Zeroizing::new(text).as_bytes())?;
-    let uri = format!("{}\n", identity.card().to_uri());
-    std::fs::write(&card_path, uri).map_err(|error| cannot_write(&card_path, &error))?;
-    println!("identity  {}", identity.id());
-    println!("card      {}", card_path.display());
-    println!("recovery  {}   (move it away from this machine)", recovery_path.display());
+    write_recovery(&recovery_path, &recovery)?;
+    write_card(&card_path, identity.card())?;
+    let report = Report::default()
+        .with("identity", identity.id().to_string())
+        .with("card", card_path.display().to_string())
+        .with("recovery", recovery_path.display().to_string());
+    report.print(options.json)?;
+    eprintln!("move the recovery file away from this machine: who has it and nobody else can rotate the identity");
     Ok(())
 }
 
-pub(crate) fn show_card(options: &Show) -> Result<(), Failure> {
-    println!("{}", open(&options.vault)?.card().to_uri());
+pub(crate) fn show(options: &Show) -> Result<(), Failure> {
+    let identity = open(&options.vault)?;
+    of_card(identity.card()).with("card", identity.card().to_uri()).print(options.json)
+}
+
+pub(crate) fn rotate(options: &Rotate) -> Result<(), Failure> {
+    let identity = open(&options.vault)?;
+    let recovery = read_recovery(&options.recovery)?;
+    let next = &options.new_recovery;
+    if next.exists() {
+        return Err(Failure::given(format!("{} exists already; choose another name", next.display())));
+    }
+    // On disk, folder and all, before the vault is written: with the vault alone nobody could rotate it again.
+    let wrong = || {
+        let what =
+            "is not the one that was announced: it is of another identity, or was used; or the limit of four rotations";
+        Failure::given(format!("the key in {} {what} is reached", options.recovery.display()))
+    };
+    let rotated =
+        identity.rotate(&recovery, |recovery| write_recovery(next, recovery)).map_err(|error| match error {
+            IdentityFileError::Identity(IdentityError::History { .. }) => wrong(),
+            error => error.into(),
+        })?;
+    let identity = rotated.inspect_err(|_| drop(std::fs::remove_file(next)))?;
+    let card_path = options.card.clone().unwrap_or_else(|| beside(&options.vault.vault, ".card"));
+    write_card(&card_path, identity.card())?;
+    let report = of_card(identity.card())
+        .with("card", card_path.display().to_string())
+        .with("recovery", next.display().to_string());
+    report.print(options.json)?;
+    eprintln!(
+        "give the new card to your peers; the old one works for 14 days more. The old recovery file is of no use now"
+    );
     Ok(())
+}
+
+pub(crate) fn show_card(options: &ShowCard) -> Result<(), Failure> {
+    let uri = open(&options.vault)?.card().to_uri();
+    if options.qr {
+        let code = qrcode::QrCode::with_error_correction_level(&uri, qrcode::EcLevel::L);
+        let code = code.map_err(|error| Failure::given(format!("the card cannot be drawn: {error}")))?;
+        let drawn = code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build();
+        report::print(format!("{drawn}\n").as_bytes())?;
+    }
+    report::print(format!("{uri}\n").as_bytes())
+}
+
+pub(crate) fn inspect_card(options: &InspectCard) -> Result<(), Failure> {
+    of_card(&card(&options.card)?).print(options.json)
+}
+
+fn of_card(card: &Card) -> Report {
+    let (event, sequence) = card.rank();
+    let attestation = card.attestation();
+    let relay = |relay: &RelayEntry| {
+        let at = if relay.addresses.is_empty() { String::new() } else { format!(" at {}", relay.addresses.join(", ")) };
+        format!("{} box {}{at}", relay.id, relay.contact_box)
+    };
+    let algorithm = match card.algorithm() {
+        Algorithm::Ed25519 => "Ed25519",
+        Algorithm::P256 => "P-256",
+    };
+    Report::default()
+        .with("identity", card.id().to_string())
+        .with("algorithm", algorithm)
+        .with("rotations", event)
+        .with("sequence", sequence)
+        .with("channel key", data_encoding::HEXLOWER.encode(&attestation.channel_key))
+        .with("generation", attestation.generation)
+        .with("not after", attestation.not_after.map(|at| at.0))
+        .with("addresses", card.addresses().to_vec())
+        .with("relays", card.relays().iter().map(relay).collect::<Vec<_>>())
+}
+
+fn write_card(path: &Path, card: &Card) -> Result<(), Failure> {
+    std::fs::write(path, format!("{}\n", card.to_uri())).map_err(|error| cannot_write(path, &error))
+}
+
+const RECOVERY_HEAD: &str = "sealway recovery key";
+
+fn write_recovery(path: &Path, recovery: &RecoveryKey) -> Result<(), Failure> {
+    let digits = Zeroizing::new(data_encoding::HEXLOWER.encode(recovery.expose().expose()));
+    write_private(path, Zeroizing::new(format!("{RECOVERY_HEAD}\n{}\n", digits.as_str())).as_bytes())
+}
+
+fn read_recovery(path: &Path) -> Result<RecoveryKey, Failure> {
+    let text = Zeroizing::new(read_short(path, "recovery file")?);
+    let wrong = || {
+        let what = "the line \"sealway recovery key\", and 66 hexadecimal digits";
+        Failure::given(format!("{} is no recovery file: it holds {what}", path.display()))
+    };
+    let digits = text.trim().strip_prefix(RECOVERY_HEAD).ok_or_else(wrong)?.trim();
+    let octets = data_encoding::HEXLOWER.decode(digits.as_bytes()).map(Zeroizing::new).map_err(|_| wrong())?;
+    let octets = <[u8; 33]>::try_from(octets.as_slice()).map_err(|_| wrong())?;
+    RecoveryKey::from_secret(&Secret::new(octets)).map_err(|_| wrong())
 }
 
 /// Opens the identity in a vault.
@@ -100,6 +197,9 @@ impl Named {
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         match text.parse() {
             Ok(id) => Ok(Self::Id(id)),
+            Err(_) if text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                Err(Failure::given(format!("{text:.60}..: an identity is written in lower-case digits")))
+            }
             Err(_) => card(text).map(|card| Self::Card(Box::new(card))),
         }
     }

@@ -5,7 +5,7 @@ use sealway::wire::{
     hop::{Custody, Senders},
 };
 
-use crate::{arguments::Inspect, failure::Failure};
+use crate::{arguments::Inspect, failure::Failure, report::Report};
 
 pub(crate) fn inspect(options: &Inspect) -> Result<(), Failure> {
     let text: String =
@@ -19,10 +19,8 @@ pub(crate) fn inspect(options: &Inspect) -> Result<(), Failure> {
         Some(_) => of_hop(&octets),
     };
     let lines = lines.map_err(|error| Failure::given(format!("malformed: {error}")))?;
-    for (name, value) in lines {
-        println!("{name:<12} {value}");
-    }
-    Ok(())
+    let report = lines.into_iter().fold(Report::default(), |report, (name, value)| report.with(name, value));
+    report.print(options.json)
 }
 
 type Lines = Vec<(&'static str, String)>;

@@ -10,12 +10,14 @@ mod failure;
 mod identity;
 mod inspect;
 mod logs;
+mod metrics;
 mod relay;
+mod report;
 mod talk;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::{
     arguments::{Arguments, CardCommand, Command, DemoCommand, IdentityCommand, RelayCommand},
@@ -24,7 +26,9 @@ use crate::{
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logs::start();
+    if let Err(failure) = logs::start(arguments.log_format) {
+        return failure.report();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("the runtime cannot be started: {error}")).report(),
@@ -41,11 +45,24 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Identity(IdentityCommand::New(new)) => identity::new(&new)?,
+        Command::Identity(IdentityCommand::Show(show)) => identity::show(&show)?,
+        Command::Identity(IdentityCommand::Rotate(rotate)) => identity::rotate(&rotate)?,
         Command::Card(CardCommand::Show(show)) => identity::show_card(&show)?,
+        Command::Card(CardCommand::Inspect(inspect)) => identity::inspect_card(&inspect)?,
         Command::Relay(RelayCommand::Run(run)) => relay::run(&run).await?,
         Command::Listen(listen) => talk::listen(&listen).await?,
         Command::Open(open) => talk::open(&open).await?,
         Command::Inspect(options) => inspect::inspect(&options)?,
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "sealway", &mut text);
+            report::print(&text)?;
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Arguments::command()).render(&mut text).map_err(Failure::failed)?;
+            report::print(&text)?;
+        }
         Command::Demo(DemoCommand::HeartRate(options)) => return demo::run(options).await,
         Command::DemoRole(role) => demo::run_role(&role).await?,
     }

@@ -6,7 +6,7 @@ use crate::{
     arguments::Relay,
     failure::Failure,
     identity::{self, Named},
-    talk,
+    metrics, talk,
 };
 
 pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
@@ -25,6 +25,9 @@ pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
         .await?;
     for address in &options.listen {
         println!("listening on {}", node.listen(address).await?);
+    }
+    if let Some(address) = options.metrics {
+        println!("metrics on http://{}/metrics", metrics::serve(node.clone(), address).await?);
     }
     talk::interrupted().await?;
     node.shutdown().await;

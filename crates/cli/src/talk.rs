@@ -4,7 +4,7 @@ use std::{future::Future, io::Write, path::Path, time::Duration};
 
 use sealway::{Channel, Node, NodeError, Policy, Progress, Receipt, RedbStore, Tcp};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Split, Stdin},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Split, Stdin},
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -28,6 +28,9 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     if from.is_empty() {
         eprintln!("nobody may talk to us: name peers with --from ID|CARD");
     }
+    if options.stream && from.len() != 1 {
+        return Err(Failure::given("--stream is for one peer: give one --from ID|CARD"));
+    }
     let relays = identity.relays().to_vec();
     if relays.is_empty() && options.listen.is_empty() {
         return Err(Failure::given("the identity has no relay: give --listen ADDRESS, or make it with --relay CARD"));
@@ -45,6 +48,16 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     attach(&node, &relays).await?;
     let mut channels = JoinSet::new();
     let (stop, stopped) = watch::channel(false);
+    let interrupted = interrupted();
+    tokio::pin!(interrupted);
+    if options.stream {
+        let outcome = tokio::select! {
+            channel = one_of(&node, &from) => pipe(channel?).await,
+            ended = &mut interrupted => ended,
+        };
+        node.shutdown().await;
+        return outcome;
+    }
     for named in &from {
         let Named::Card(card) = named else { continue };
         match node.open(card, Policy::only(card)).await {
@@ -54,8 +67,6 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
             Err(error) => return Err(error.into()),
         }
     }
-    let interrupted = interrupted();
-    tokio::pin!(interrupted);
     let outcome = loop {
         tokio::select! {
             accepted = node.accept() => match accepted {
@@ -88,9 +99,44 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
         .await?;
     attach(&node, &relays).await?;
     let mut channel = node.open(&card, Policy::only(&card)).await?;
-    let outcome = talk(&mut channel).await;
+    let outcome = if options.stream { pipe(channel).await } else { talk(&mut channel).await };
     node.shutdown().await;
     outcome
+}
+
+/// The channel to the one peer: ours if we have its card, or the one that it opens.
+async fn one_of(node: &Node, from: &[Named]) -> Result<Channel, Failure> {
+    if let [Named::Card(card)] = from {
+        match node.open(card, Policy::only(card)).await {
+            Ok(channel) => return Ok(channel),
+            Err(NodeError::NoRoute) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    node.accept().await.ok_or_else(|| NodeError::Closed.into())
+}
+
+/// Joins standard input and output with a stream, until both directions have ended, or Ctrl-C.
+async fn pipe(channel: Channel) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::failed(format!("the stream: {error}"));
+    let (mut from, mut to) = tokio::io::split(channel.into_stream());
+    let sends = async {
+        tokio::io::copy(&mut tokio::io::stdin(), &mut to).await?;
+        to.shutdown().await
+    };
+    let receives = async {
+        let mut out = tokio::io::stdout();
+        tokio::io::copy(&mut from, &mut out).await?;
+        out.flush().await
+    };
+    tokio::select! {
+        joined = async { tokio::try_join!(sends, receives) } => {
+            joined.map_err(failed)?;
+            from.unsplit(to).finish().await?;
+            Ok(())
+        }
+        ended = interrupted() => ended,
+    }
 }
 
 /// Connects to all relays. None of them is waited for: what is sent meanwhile waits in the outbox.

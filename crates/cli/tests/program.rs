@@ -138,10 +138,12 @@ fn frames_are_explained_or_found_malformed() {
     let said = |frame: &str| String::from_utf8(inspect(frame).stdout).unwrap();
     let record = format!("9c 01020304 00000005 1122334455667788 aabb {}", "cc".repeat(16));
     assert!(inspect(&record).status.success());
-    for line in ["incarnation  1122334455667788", "sealed       2 octets", "to CID       01020304", "lane         live"]
-    {
+    for line in ["incarnation 1122334455667788", "sealed      2 octets", "to CID      01020304", "lane        live"] {
         assert!(said(&record).contains(line), "{}", said(&record));
     }
+    let json: serde_json::Value =
+        serde_json::from_slice(&run(folder.path(), &["inspect", "--json", &record]).stdout).unwrap();
+    assert_eq!((&json["kind"], &json["to_CID"]), (&"record".into(), &"01020304".into()));
     assert!(said("0B:05:03:01").contains("Discard(Protocol)"));
     assert!(said("0800000102030303030303030303030303030303030301").contains("DEPOSIT"));
     let wrong = [
@@ -168,7 +170,7 @@ fn a_bad_line_ends_nothing() {
     let mut opener = open(folder);
     let mut input = opener.0.stdin.take().unwrap();
     input.write_all(b"early\n\xff\xfe\n").unwrap();
-    input.write_all(&[vec![b'x'; 20_000], b"\nlast\n".to_vec()].concat()).unwrap();
+    input.write_all(&[vec![b'x'; 2_000_000], b"\nlast\n".to_vec()].concat()).unwrap();
     drop(input);
     let mut listener = listen(folder);
     let mut lines = listener.lines();
@@ -226,7 +228,8 @@ fn what_is_no_vault_or_no_card_is_named() {
     std::fs::write(folder.join("a.vault"), &whole[..30]).unwrap();
     let (_, said) = refused(folder, &["card", "show", "--vault", "a.vault"]);
     assert_eq!(said, "a.vault is no vault of this version, or was cut off (salt)");
-    std::fs::write(folder.join("a.vault"), [&whole[..whole.len() - 1], &[0]].concat()).unwrap();
+    std::fs::write(folder.join("a.vault"), [&whole[..whole.len() - 1], &[whole[whole.len() - 1] ^ 1]].concat())
+        .unwrap();
     let (_, said) = refused(folder, &["card", "show", "--vault", "a.vault"]);
     assert!(said.contains("or the file was altered"), "{said}");
 }
@@ -295,4 +298,173 @@ fn private_files_are_private() {
         let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
+}
+
+fn json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
+    let output = run(folder, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn an_identity_rotates_with_its_recovery_file_and_not_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    made(folder, "a", &["--at", "tcp://127.0.0.1:7000"]);
+    made(folder, "b", &[]);
+    let before = json(folder, &["identity", "show", "--vault", "a.vault", "--json"]);
+    let rotate = |recovery, new| {
+        ["identity", "rotate", "--json", "--vault", "a.vault", "--recovery", recovery, "--new-recovery", new]
+    };
+    let wrong = [
+        (rotate("b.vault.recovery", "next"), (3, "is not the one that was announced")),
+        (rotate("a.vault.card", "next"), (3, "a.vault.card is no recovery file")),
+        (rotate("missing", "next"), (3, "the recovery file missing cannot be read")),
+        (rotate("a.vault.recovery", "b.vault"), (3, "b.vault exists already")),
+    ];
+    for (arguments, (code, start)) in wrong {
+        let (got, said) = refused(folder, &arguments);
+        assert!(got == code && said.contains(start), "{said}");
+        assert!(!folder.join("next").exists());
+    }
+    let after = json(folder, &rotate("a.vault.recovery", "next"));
+    assert_eq!((&after["identity"], &after["rotations"]), (&before["identity"], &1.into()));
+    assert_eq!(after["addresses"], before["addresses"]);
+    assert_ne!(after["channel_key"], before["channel_key"]);
+    assert_eq!(json(folder, &["card", "inspect", "a.vault.card", "--json"])["rotations"], 1);
+    // The key that was announced now signs; the file that it came from is of no use any more.
+    let (_, said) = refused(folder, &rotate("a.vault.recovery", "third"));
+    assert!(said.contains("is not the one that was announced"), "{said}");
+    assert_eq!(json(folder, &rotate("next", "third"))["rotations"], 2);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(folder.join("third")).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+/// Who has the old card still reaches an identity that has rotated, and so does who has the new one.
+#[cfg(unix)]
+#[test]
+fn the_card_from_before_a_rotation_still_works() {
+    let (folder, relay) = relay();
+    let folder = folder.path();
+    std::fs::copy(folder.join("right.vault.card"), folder.join("old.card")).unwrap();
+    let rotate = [
+        "identity",
+        "rotate",
+        "--vault",
+        "right.vault",
+        "--recovery",
+        "right.vault.recovery",
+        "--new-recovery",
+        "next",
+    ];
+    assert!(run(folder, &rotate).status.success());
+    let mut listener = listen(folder);
+    let mut lines = listener.lines();
+    for card in ["old.card", "right.vault.card"] {
+        let mut opener = sealway(folder);
+        opener.args(["open", "--vault", "left.vault", card]).stdin(Stdio::piped());
+        let mut opener = Running::start(&mut opener);
+        opener.0.stdin.take().unwrap().write_all(format!("with {card}\n").as_bytes()).unwrap();
+        assert_eq!(lines.next().unwrap(), format!("with {card}"));
+        assert!(opener.0.wait().unwrap().success());
+    }
+    drop((listener, relay));
+}
+
+#[test]
+fn cards_are_explained_and_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    made(folder, "relay", &["--at", "tcp://[::1]:7000"]);
+    made(folder, "a", &["--relay", "relay.vault.card"]);
+    let text = String::from_utf8(run(folder, &["card", "inspect", "a.vault.card"]).stdout).unwrap();
+    assert!(text.contains("algorithm   Ed25519") && text.contains("at tcp://[::1]:7000"), "{text}");
+    let drawn = String::from_utf8(run(folder, &["card", "show", "--qr", "--vault", "a.vault"]).stdout).unwrap();
+    assert!(drawn.lines().count() > 20 && drawn.lines().last().unwrap().starts_with("sealway:"));
+    let (code, said) = refused(folder, &["card", "inspect", "sealway:AAAA"]);
+    assert!(code == 3 && said.contains("no card"), "{said}");
+    let (code, said) = refused(
+        folder,
+        &["relay", "run", "--vault", "a.vault", "--listen", "tcp://[::1]:0", "--allow", &"AB".repeat(32)],
+    );
+    assert!(code == 3 && said.contains("lower-case"), "{said}");
+}
+
+#[test]
+fn shells_and_manuals_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, word) in [
+        (["completions", "bash"].as_slice(), "_sealway"),
+        (["completions", "zsh"].as_slice(), "#compdef sealway"),
+        (["completions", "fish"].as_slice(), "complete -c sealway"),
+        (["man"].as_slice(), ".TH sealway"),
+    ] {
+        let text = String::from_utf8(run(folder.path(), arguments).stdout).unwrap();
+        assert!(text.contains(word), "{arguments:?}");
+    }
+    let output = sealway(folder.path()).env("SEALWAY_LOG", "loud").arg("man").output().unwrap();
+    let (code, said) = sentence(&output);
+    assert!(code == 3 && said.contains("SEALWAY_LOG=loud is no level"), "{said}");
+}
+
+/// What is asked of a path over HTTP, without more ado.
+fn get(address: &str, path: &str) -> String {
+    let mut connection = std::net::TcpStream::connect(address).unwrap();
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut connection, &mut text).unwrap();
+    text
+}
+
+#[cfg(unix)]
+#[test]
+fn a_relay_tells_what_it_counts_and_whether_it_is_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    made(folder, "relay", &["--at", "tcp://127.0.0.1:7000"]);
+    let mut command = sealway(folder);
+    command.args(["--log-format", "json", "relay", "run", "--vault", "relay.vault", "--listen", "tcp://127.0.0.1:0"]);
+    command.args(["--metrics", "127.0.0.1:0"]).env("SEALWAY_LOG", "debug").stderr(Stdio::piped());
+    let mut relay = Running::start(&mut command);
+    let mut lines = relay.lines();
+    let listens = lines.next().unwrap();
+    let metrics = lines.next().unwrap();
+    let address = metrics.trim_start_matches("metrics on http://").trim_end_matches("/metrics").to_string();
+    assert!(get(&address, "/health").ends_with("ok\n"));
+    // Somebody without the card, to be counted and logged.
+    let port = listens.rsplit(':').next().unwrap().to_string();
+    let mut stranger = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    stranger.write_all(&[&[0x04, 0xde, 0x11], [7; 1245].as_slice()].concat()).unwrap();
+    let mut log = BufReader::new(relay.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let line = log.find(|line| line.contains("does not have our card")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["level"], &line["message"]), (&"DEBUG".into(), &"a frame was refused".into()));
+    let text = get(&address, "/metrics");
+    assert!(text.contains("sealway_strangers_total 1") && text.contains("# TYPE sealway_links gauge"), "{text}");
+    assert!(text.contains("application/openmetrics-text"), "{text}");
+    relay.stop();
+}
+
+/// Octets, more than a line may have, through a relay, until both ends have said that it is all.
+#[cfg(unix)]
+#[test]
+fn octets_are_piped() {
+    let (folder, relay) = relay();
+    let folder = folder.path();
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    std::fs::write(folder.join("sent"), &sent).unwrap();
+    let mut listener = sealway(folder);
+    listener.args(["listen", "--stream", "--vault", "right.vault", "--from", "left.vault.card"]);
+    listener.stdout(std::fs::File::create(folder.join("received")).unwrap());
+    let mut listener = listener.spawn().unwrap();
+    let mut opener = sealway(folder);
+    opener.args(["open", "--stream", "--vault", "left.vault", "right.vault.card"]);
+    opener.stdin(std::fs::File::open(folder.join("sent")).unwrap());
+    assert!(opener.status().unwrap().success());
+    assert!(listener.wait().unwrap().success());
+    assert!(std::fs::read(folder.join("received")).unwrap() == sent);
+    drop(relay);
 }

@@ -8,7 +8,7 @@ use alloc::{string::String, string::ToString, vec::Vec};
 use core::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
-use sealway_vault::{CryptoProvider, PublicKey};
+use sealway_vault::{Algorithm, CryptoProvider, PublicKey};
 use sealway_wire::{Address, BoxName, DecodeError, IdentityId, Reason};
 
 use crate::{
@@ -214,6 +214,12 @@ impl Card {
     #[must_use]
     pub fn rank(&self) -> (u32, u32) {
         (self.history.event_number(), self.parts.sequence)
+    }
+
+    /// The algorithm with which the identity signs: a property of it.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.history.signing_key().algorithm()
     }
 
     /// Where the identity itself listens.

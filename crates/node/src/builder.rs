@@ -6,7 +6,7 @@ use sealway_channel::{Config, Endpoint};
 use sealway_identity::{Owner, Policy};
 use sealway_link::Transport;
 use sealway_routing::{Batch, Store, StoreError, StoreErrorKind, Table};
-use sealway_vault::{CryptoProvider, Vault};
+use sealway_vault::{CryptoProvider, DhHandle, Vault};
 use sealway_wire::{BoxName, Instance};
 use tokio::sync::mpsc;
 
@@ -44,6 +44,11 @@ pub trait Keys {
 
     /// The vault, the identity whose keys are in it, and the box that its card names, if one does.
     fn into_parts(self) -> (Self::Vault, Owner, Option<BoxName>);
+
+    /// The channel key before the present one, if it still answers those who hold an older card.
+    fn earlier_key(&self) -> Option<DhHandle> {
+        None
+    }
 }
 
 impl<V: Vault + Clone + 'static> Keys for (V, Owner) {
@@ -63,11 +68,18 @@ pub struct Builder<V> {
     pub(crate) store: Option<Box<dyn Store>>,
     pub(crate) accept: Policy,
     pub(crate) relay: Option<RelayConfig>,
+    pub(crate) earlier_key: Option<DhHandle>,
 }
 
 impl<V: Vault + Clone + 'static> Builder<V> {
-    pub(crate) const fn new(vault: V, owner: Owner, contact_box: Option<BoxName>) -> Self {
-        Self { vault, owner, contact_box, transports: Vec::new(), store: None, accept: Policy::nobody(), relay: None }
+    pub(crate) const fn new(
+        vault: V,
+        owner: Owner,
+        contact_box: Option<BoxName>,
+        earlier_key: Option<DhHandle>,
+    ) -> Self {
+        let accept = Policy::nobody();
+        Self { vault, owner, contact_box, transports: Vec::new(), store: None, accept, relay: None, earlier_key }
     }
 
     /// Adds a medium.
@@ -120,6 +132,7 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         };
         let mut config = Config::new(instance);
         config.accept = self.accept;
+        config.earlier_key = self.earlier_key;
         // A relay's channels are hop channels: they end with their links.
         config.keeps_state = self.store.is_some() && self.relay.is_none();
         let endpoint = Endpoint::new(self.vault, self.owner, config);

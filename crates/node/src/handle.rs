@@ -8,7 +8,7 @@ use sealway_routing::{Delivery, MAX_MESSAGE, SendOptions};
 use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use crate::{Builder, Keys, NodeError, Stream};
+use crate::{Builder, Keys, NodeError, Statistics, Stream};
 
 /// Channels that others have opened and nobody has accepted yet.
 pub(crate) const ACCEPT_QUEUE: usize = 64;
@@ -66,38 +66,6 @@ pub(crate) enum Command {
     },
 }
 
-/// What a node has counted since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Statistics {
-    /// Links that are up.
-    pub links: u64,
-    /// Frames that were refused: forged, replayed, malformed, or of nobody we know.
-    pub refused_frames: u64,
-    /// Frames that found their link's queue full, or no link.
-    pub dropped_frames: u64,
-    /// Frames that a relay passed on.
-    pub forwarded_frames: u64,
-    /// Frames for boxes at which nobody was attached.
-    pub absent_frames: u64,
-    /// Messages handed to the application.
-    pub delivered_messages: u64,
-    /// Messages that had been committed before and came again.
-    pub repeated_messages: u64,
-    /// Frames that a relay has taken into custody.
-    pub kept_frames: u64,
-    /// Frames that a relay has not taken into custody: quotas, boxes that there are not, a disk that failed.
-    pub refused_deposits: u64,
-    /// Frames in custody that a relay has pushed to their recipients, each time counted.
-    pub pushed_frames: u64,
-    /// Frames in custody that a relay has deleted because their recipients could not use them.
-    pub discarded_frames: u64,
-    /// Frames in custody that a relay has deleted because their time was over.
-    pub expired_frames: u64,
-    /// Frames that a relay has in custody now.
-    pub frames_in_custody: u64,
-}
-
 /// A running node. Clones are the same node. When the last one is dropped, the node goes on until it is shut down, or its
 /// runtime ends.
 #[derive(Clone)]
@@ -121,8 +89,9 @@ impl Node {
     /// Sets a node up with the keys of a machine.
     #[must_use]
     pub fn builder<K: Keys>(keys: K) -> Builder<K::Vault> {
+        let earlier_key = keys.earlier_key();
         let (vault, owner, contact_box) = keys.into_parts();
-        Builder::new(vault, owner, contact_box)
+        Builder::new(vault, owner, contact_box, earlier_key)
     }
 
     /// The own identity.

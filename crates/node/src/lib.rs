@@ -18,11 +18,13 @@ mod driver;
 mod error;
 mod handle;
 mod links;
+mod statistics;
 mod stream;
 mod writer;
 
 pub use builder::{Builder, Keys, RelayConfig};
 pub use error::NodeError;
-pub use handle::{Channel, Message, Node, Progress, Receipt, Statistics};
+pub use handle::{Channel, Message, Node, Progress, Receipt};
 pub use sealway_routing::{MAX_MESSAGE, SendOptions};
+pub use statistics::{Kind, Statistic, Statistics};
 pub use stream::Stream;

@@ -142,8 +142,8 @@ async fn errors_say_what_is_missing() {
     assert_eq!(again, Err("a handle of this channel exists already".into()));
     let no_store = channel.send(b"durable".to_vec()).await.map(drop).map_err(error);
     assert_eq!(no_store, Err("this node has no store, so nothing can be sent durably".into()));
-    let long = channel.send_live(vec![0; 20_000]).await.map(drop).map_err(error);
-    assert_eq!(long, Err("a message of 20000 octets, the limit is 16355".into()));
+    let long = channel.send_live(vec![0; 2_000_000]).await.map(drop).map_err(error);
+    assert_eq!(long, Err("a message of 2000000 octets, the limit is 1048576".into()));
     node.shutdown().await;
     assert_eq!(node.listen(ANY_PORT).await.map_err(error), Err("the node has shut down".into()));
 }

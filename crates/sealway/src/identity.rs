@@ -1,10 +1,15 @@
 //! The keys and the name of a machine, in one file.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use sealway_identity::{Card, CardParts, IdentityError, Owner, RecoveryKey, RelayEntry, UnverifiedCard};
 use sealway_node::Keys;
-use sealway_vault::{Algorithm, CryptoProvider, Vault, VaultError};
+use sealway_vault::{Algorithm, CryptoProvider, DhHandle, KeyStore, Vault, VaultError};
 use sealway_vault_file::{FileVault, FileVaultError, Unlock};
 use sealway_wire::{BoxName, DecodeError, IdentityId};
 
@@ -14,6 +19,10 @@ const OWNER: &str = "identity";
 const CONTACT_BOX: &str = "contact box";
 const CARD: &str = "card";
 const RELAYS: &str = "relays";
+/// The channel key before the present one, and until when it answers: `key 32 | seconds since 1970, 8`.
+const EARLIER: &str = "earlier channel key";
+/// How long it answers.
+const EARLIER_ANSWERS: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// An identity, its keys in a file vault, its card, and the relays at which it is to be found.
 pub struct Identity {
@@ -41,14 +50,7 @@ impl Identity {
         let mut vault = FileVault::create(path, unlock, crypto())?;
         let (owner, recovery) = Owner::incept(&mut vault, Algorithm::Ed25519)?;
         let contact_box = BoxName(vault.provider().random().map_err(VaultError::from)?);
-        let entry = |relay: &Card| RelayEntry {
-            id: relay.id(),
-            channel_key: relay.attestation().channel_key,
-            contact_box,
-            addresses: relay.addresses().to_vec(),
-        };
-        let parts = CardParts { sequence: 0, addresses, relays: relays.iter().map(entry).collect() };
-        let card = owner.card(&vault, &parts)?;
+        let card = owner.card(&vault, &card_parts(addresses, &relays, contact_box))?;
         vault.set_document(OWNER, owner.save())?;
         vault.set_document(CONTACT_BOX, contact_box.0.to_vec())?;
         vault.set_document(CARD, card.as_bytes().to_vec())?;
@@ -74,6 +76,46 @@ impl Identity {
         let relay = |line| Ok::<_, IdentityFileError>(UnverifiedCard::from_uri(line)?.verify(vault.provider())?);
         let relays = lines.lines().map(relay).collect::<Result<_, _>>()?;
         Ok(Self { vault: Arc::new(vault), owner, contact_box, card, relays })
+    }
+
+    /// Moves the identity to the key that was announced, with a new channel key and a new card. The old channel key answers
+    /// those who hold the old card for 14 days more.
+    ///
+    /// `keep` is handed the next recovery key before anything is written: if it cannot keep it, nothing changes.
+    ///
+    /// # Errors
+    /// [`IdentityFileError::Identity`] if `recovery` is not the announced key, or the identity has rotated four times;
+    /// [`IdentityFileError::InUse`] if a node runs under the identity; if the vault cannot be written.
+    pub fn rotate<E>(
+        self,
+        recovery: &RecoveryKey,
+        keep: impl FnOnce(&RecoveryKey) -> Result<(), E>,
+    ) -> Result<Result<Self, E>, IdentityFileError> {
+        let Self { vault, owner, contact_box, card, relays } = self;
+        let mut vault = Arc::try_unwrap(vault).map_err(|_| IdentityFileError::InUse)?;
+        let before = owner.channel_key();
+        let (owner, next) = owner.rotate(&mut vault, recovery)?;
+        let parts = card_parts(card.addresses().to_vec(), &relays, contact_box);
+        let card = owner.card(&vault, &parts)?;
+        let until = since_1970().saturating_add(EARLIER_ANSWERS.as_secs());
+        // One at a time: the key before that one is gone.
+        if let Some((earlier, _)) = vault.document(EARLIER).and_then(|document| document.split_first_chunk()) {
+            vault.remove_dh(&DhHandle(*earlier));
+        }
+        vault.set_document(EARLIER, [before.0.as_slice(), &until.to_be_bytes()].concat())?;
+        vault.set_document(OWNER, owner.save())?;
+        vault.set_document(CARD, card.as_bytes().to_vec())?;
+        if let Err(error) = keep(&next) {
+            return Ok(Err(error));
+        }
+        vault.save()?;
+        Ok(Ok(Self { vault: Arc::new(vault), owner, contact_box, card, relays }))
+    }
+
+    /// How often it has rotated, and how often it still can: at most four times in all.
+    #[must_use]
+    pub fn rotations(&self) -> u32 {
+        self.owner.history().event_number()
     }
 
     /// The identity.
@@ -109,6 +151,28 @@ impl Keys for Identity {
     fn into_parts(self) -> (Self::Vault, Owner, Option<BoxName>) {
         (self.vault, self.owner, Some(self.contact_box))
     }
+
+    fn earlier_key(&self) -> Option<DhHandle> {
+        let (key, until) = self.vault.document(EARLIER)?.split_first_chunk::<32>()?;
+        let until = u64::from_be_bytes(until.try_into().ok()?);
+        let key = DhHandle(*key);
+        (since_1970() < until && self.vault.dh_public(&key).is_ok()).then_some(key)
+    }
+}
+
+fn card_parts(addresses: Vec<String>, relays: &[Card], contact_box: BoxName) -> CardParts {
+    let entry = |relay: &Card| RelayEntry {
+        id: relay.id(),
+        channel_key: relay.attestation().channel_key,
+        contact_box,
+        addresses: relay.addresses().to_vec(),
+    };
+    CardParts { sequence: 0, addresses, relays: relays.iter().map(entry).collect() }
+}
+
+/// Seconds. A clock before 1970 is none: what depends on it ends.
+fn since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
 }
 
 impl fmt::Debug for Identity {
@@ -130,6 +194,8 @@ pub enum IdentityFileError {
         /// The document.
         what: &'static str,
     },
+    /// A node runs under the identity: shut it down first.
+    InUse,
 }
 
 impl fmt::Display for IdentityFileError {
@@ -137,6 +203,7 @@ impl fmt::Display for IdentityFileError {
         match self {
             Self::Vault(error) => error.fmt(f),
             Self::Identity(error) => error.fmt(f),
+            Self::InUse => f.write_str("a node runs under the identity; shut it down first"),
             Self::Missing { what } => write!(f, "the vault holds no {what}: it was not made by `identity new`"),
         }
     }
@@ -147,7 +214,7 @@ impl std::error::Error for IdentityFileError {
         match self {
             Self::Vault(error) => Some(error),
             Self::Identity(error) => Some(error),
-            Self::Missing { .. } => None,
+            Self::Missing { .. } | Self::InUse => None,
         }
     }
 }

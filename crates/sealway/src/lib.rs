@@ -40,8 +40,8 @@ pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, 
 pub use sealway_link::{LinkError, Transport};
 pub use sealway_node::danger;
 pub use sealway_node::{
-    Builder, Channel, MAX_MESSAGE, Message, Node, NodeError, Progress, Receipt, RelayConfig, SendOptions, Statistics,
-    Stream,
+    Builder, Channel, Kind, MAX_MESSAGE, Message, Node, NodeError, Progress, Receipt, RelayConfig, SendOptions,
+    Statistic, Statistics, Stream,
 };
 pub use sealway_routing::{Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redb")]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
-use sealway_vault::{Algorithm, KeyStore, Secret, Vault};
+use sealway_vault::{Algorithm, DhHandle, KeyStore, Secret, SigningHandle, Vault};
 use sealway_vault_file::{FileVault, FileVaultError, Unlock};
 
 type TestVault = FileVault<RustCrypto<OsEntropy>>;
@@ -69,6 +69,30 @@ fn one_process_at_a_time() {
     drop(vault);
     assert!(open(&path, key_file(1)).is_ok());
     assert!(matches!(FileVault::create(&path, key_file(1), RustCrypto::os()), Err(FileVaultError::Exists { .. })));
+}
+
+/// Vaults as each version has written them, kept for ever: what was written once can be read.
+#[test]
+fn vaults_of_every_version_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = [
+        ("v1-key-file.vault", include_bytes!("../testdata/v1-key-file.vault").as_slice(), key_file(7)),
+        ("v1-passphrase.vault", include_bytes!("../testdata/v1-passphrase.vault"), passphrase("correct horse")),
+    ];
+    for (name, octets, unlock) in fixtures {
+        let path = folder.path().join(name);
+        std::fs::write(&path, octets).unwrap();
+        let vault = open(&path, unlock).unwrap();
+        assert_eq!(vault.document("identity"), Some(b"public".as_slice()), "{name}");
+        // The keys are named by what is kept of their public halves.
+        let dh = DhHandle(vault.document("x25519").unwrap().try_into().unwrap());
+        assert_eq!(vault.dh_public(&dh).unwrap(), dh.0);
+        for algorithm in ["ed25519", "p256"] {
+            let handle = SigningHandle(vault.document(algorithm).unwrap().try_into().unwrap());
+            let signature = vault.document(&format!("{algorithm} signature")).unwrap();
+            assert_eq!(vault.sign(&handle, b"message").unwrap().as_slice(), signature, "{name} {algorithm}");
+        }
+    }
 }
 
 #[cfg(unix)]

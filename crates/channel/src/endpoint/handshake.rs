@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use sealway_identity::IdentityError;
-use sealway_vault::{CryptoProvider, Vault, VaultError};
+use sealway_vault::{CryptoProvider, DhHandle, Vault, VaultError};
 use sealway_wire::{
     Cid, Frame, IdentityId, Timestamp,
     danger::{self, Protection},
@@ -15,9 +15,10 @@ use crate::{
     FrameError, HandshakeError,
     channel::{Attempt, Channel, HANDSHAKE_TIME},
     established::{Established, Repeat},
-    expense::COOKIES_FROM,
+    expense::{COOKIES_FROM, COOKIES_FROM_OF_SOURCE},
+    gate::GateKey,
     half_open::State,
-    initiator::{AwaitingMessage2, encode},
+    initiator::{AwaitingMessage2, Taken, encode},
     responder::{Admission, HalfOpen, Refused},
 };
 
@@ -34,9 +35,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         message: &Message1<'_>,
     ) -> Result<(), FrameError> {
         let provider = self.vault.provider();
-        if !self.gate.fits(provider, message) {
-            return Err(FrameError::Gate);
-        }
+        let fits = |(_, gate): &&(DhHandle, GateKey)| gate.fits(provider, message);
+        let (channel_key, gate) = self.gates.iter().find(fits).ok_or(FrameError::Gate)?;
         let key = provider.sha256(&[message.noise]);
         if let Some(answer) = self.half_open.repeated(&key) {
             let answer = answer.map(<[u8]>::to_vec);
@@ -44,12 +44,15 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Ok(());
         }
         // From here on the frame costs something: an address that exists, once for each e, so often for each source.
-        if !source.is_proven && self.half_open.len() >= COOKIES_FROM && !danger::is_off(Protection::Cookie) {
-            let cookie = self.expense.cookies.of(provider, now, source, message.ephemeral())?;
-            let shown =
-                message.cookie.map(|shown| (shown, self.expense.cookies.is_ours(provider, shown, source, message)));
-            if !shown.is_some_and(|(_, is_ours)| is_ours) {
-                let proof = self.gate.retry_proof(provider, message.ephemeral(), &cookie);
+        let shown = |cookie| self.expense.cookies.is_ours(provider, now, cookie, source, message);
+        let is_there = source.is_proven || message.cookie.is_some_and(shown);
+        if !is_there {
+            let is_pressed = self.half_open.len() >= COOKIES_FROM
+                || self.half_open.of(source) >= COOKIES_FROM_OF_SOURCE
+                || !self.expense.budget.takes_unproven(now);
+            if is_pressed && !danger::is_off(Protection::Cookie) {
+                let cookie = self.expense.cookies.of(provider, now, source, message.ephemeral())?;
+                let proof = gate.retry_proof(provider, message.ephemeral(), &cookie);
                 let mut frame = alloc::vec![0; RETRY_LEN];
                 encode(&Frame::Retry(Retry { proof: &proof, cookie: &cookie }), &mut frame)?;
                 self.answer(path, frame);
@@ -59,16 +62,18 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if self.expense.recent.contains(message.ephemeral()) {
             return Err(FrameError::Replayed);
         }
-        if !self.expense.budget.takes(now, source) {
+        // What anybody may have sent is not charged to the one whose address it bears.
+        if is_there && !self.expense.budget.takes(now, source) {
             return Err(FrameError::Throttled);
         }
         let cid = self.draw_cid()?;
         let random = u64::from_be_bytes(self.vault.provider().random()?);
-        let half_open = HalfOpen::accept(&self.vault, &self.owner, cid, message)?;
+        let half_open = HalfOpen::accept(&self.vault, &self.owner.id(), channel_key, cid, message)?;
         // Only now: who copies an e into a message of his own does not get the genuine one refused.
         self.expense.recent.insert(*message.ephemeral());
         let frame = half_open.frame.clone();
-        self.half_open.insert(now, cid, key, source, half_open, random);
+        let evicted = self.half_open.insert(now, cid, (key, *message.ephemeral()), source, half_open, random);
+        evicted.iter().for_each(|evicted| self.expense.recent.forget(&evicted.ephemeral));
         self.answer(path, frame);
         Ok(())
     }
@@ -80,11 +85,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         for id in waiting {
             let Some(channel) = self.channels.get_mut(&id) else { continue };
             let Attempt::Message1 { handshake, repeat, .. } = &mut channel.attempt else { continue };
-            if handshake.take_cookie(self.vault.provider(), message)? {
-                repeat.at_once(now);
-                self.reschedule(id);
-                return Ok(());
+            match handshake.take_cookie(self.vault.provider(), message)? {
+                Taken::AtOnce => repeat.at_once(now),
+                Taken::WithTheNext => {}
+                Taken::Not => continue,
             }
+            self.reschedule(id);
+            return Ok(());
         }
         Err(FrameError::UnknownConnection)
     }
@@ -167,6 +174,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             if let Some(cid) = channel.attempt.cid() {
                 self.by_cid.remove(&cid);
             }
+            // A path that was chosen for an earlier session may be of no use to this one.
+            channel.is_pinned = false;
             // The peer's handshake takes the place of ours, unless it leads to nothing.
             channel.attempt = match channel.wanted {
                 true => Attempt::Waiting { until: now.after(HANDSHAKE_TIME) },

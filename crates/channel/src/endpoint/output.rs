@@ -12,7 +12,7 @@ use super::{ChannelId, Endpoint, Event, Outgoing};
 use crate::{
     channel::{Channel, Due, Report},
     established::Established,
-    lane::Plaintext,
+    lane::{Padding, Plaintext, Shape},
 };
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
@@ -92,7 +92,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 let sealed = established.session.seal(provider, Plaintext::Typed(&plaintext), shape, out);
                 if let Ok(sealed) = sealed {
                     established.start_sent(sealed.counter);
-                    let outgoing = Outgoing { path: established.path, len: sealed.len };
+                    let outgoing = Outgoing { path: established.take_start_path(), len: sealed.len };
                     if channel.sending == Some(established.session.local()) {
                         channel.spoke(now);
                     }
@@ -104,6 +104,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 let reply = established.take_path_reply().map(|(path, octets)| (path, Content::PathReply(octets)));
                 let probe = || established.take_due_probe(now).map(|(path, octets)| (path, Content::Path(octets)));
                 if let Some((path, content)) = reply.or_else(probe) {
+                    // Not padded: a new path is not to get much more than has come from it.
+                    let shape = Shape { padding: Padding::None, ..shape };
                     let sealed = established.session.seal(provider, Plaintext::Typed(&content), shape, out);
                     if let Ok(sealed) = sealed {
                         return Some(Outgoing { path, len: sealed.len });

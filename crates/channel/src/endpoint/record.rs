@@ -204,11 +204,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 Received::Nothing
             }
             Content::PathReply(challenge) => {
-                let before = established.path;
-                if established.path_answered(path, &challenge) {
-                    if let Some(channel) = self.channels.get_mut(&id).filter(|found| found.path == Some(before)) {
-                        channel.path = Some(path);
-                    }
+                let moves = established.path_answered(path, &challenge);
+                // Where our handshakes go is for the shell to say.
+                if moves && self.channels.get(&id).is_some_and(|channel| channel.sending == Some(cid)) {
                     self.events.retain(|event| !matches!(event, Event::Moved { channel, .. } if *channel == id));
                     self.events.push_back(Event::Moved { channel: id, path });
                 }

@@ -392,7 +392,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let mut frame = frame.to_vec();
         // It came out of a box: there is no path to answer on, and records of the stored lane are not answered.
         let path = PathId(u64::MAX - index as u64);
-        match self.endpoint.handle_frame(now, path, Source::proven(path.0), &mut frame) {
+        match self.endpoint.handle_frame(now, path, Source::proven(path.0).within(path.0 >> 48), &mut frame) {
             Ok(Received::Record { channel, record, .. }) if !self.by_hop.contains_key(&channel) => {
                 self.take_pushed(now, channel, pushed, record);
             }
@@ -401,7 +401,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Err(FrameError::NotAdmitted) => self.give_verdict(now, pushed, Verdict::Later),
             Err(error) => {
-                self.statistics.refused_frames += 1;
+                self.statistics.refused(&error);
                 tracing::debug!(%error, "a frame that the relay has kept does not open");
                 self.give_verdict(now, pushed, Verdict::Unopened);
             }

@@ -41,7 +41,7 @@ pub(super) struct Link {
     /// The dial that made it; none if it was accepted.
     dial: Option<usize>,
     /// By when somebody has to authenticate on it.
-    unproved: Option<Timestamp>,
+    pub(super) unproved: Option<Timestamp>,
 }
 
 /// A connection that is to be there always.
@@ -248,6 +248,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let source = Source::proven(link.source());
                 let of_source = self.links.values().filter(|link| link.unproved.is_some() && link.source == source);
                 if self.unproved.len() >= MAX_UNPROVED || of_source.count() >= MAX_UNPROVED_OF_SOURCE {
+                    self.statistics.refused_links += 1;
                     tracing::warn!("too many connections are waiting to authenticate; one is turned away");
                     return;
                 }

@@ -54,7 +54,12 @@ pub(super) fn seal_hop_frame<V: Vault + Clone + 'static>(
 
 impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn handle_frames(&mut self, now: Timestamp, link: LinkId, mut frames: Frames) {
-        let Some(source) = self.links.get(&link).map(|link| link.source) else { return };
+        // Who has authenticated on a link is not made to share what others at its address may spend.
+        let source = |found: &Link| match found.unproved {
+            Some(_) => found.source,
+            None => Source::proven(!link.0),
+        };
+        let Some(source) = self.links.get(&link).map(source) else { return };
         for index in 0..frames.len() {
             if let Some(frame) = frames.get_mut(index) {
                 self.handle_frame(now, PathId(link.0), source, frame);
@@ -65,7 +70,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn handle_frame(&mut self, now: Timestamp, path: PathId, source: Source, frame: &mut [u8]) {
         let received = self.endpoint.handle_frame(now, path, source, frame);
         self.handle_events(now);
-        if received.is_err() && as_flow(path).is_none() {
+        // What comes too often, or twice, is no damage.
+        let is_harmless = |error: &FrameError| {
+            matches!(
+                error,
+                FrameError::Throttled | FrameError::CookieWanted | FrameError::Yielding | FrameError::Replayed
+            )
+        };
+        if received.as_ref().is_err_and(|error| !is_harmless(error)) && as_flow(path).is_none() {
             self.link_is_damaged(now, LinkId(path.0));
         }
         match received {
@@ -86,11 +98,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
             Err(error @ FrameError::Handshake(HandshakeError::Identity(_))) => {
-                self.statistics.refused_frames += 1;
+                self.statistics.refused(&error);
                 tracing::warn!(%error, "somebody who has our card was refused");
             }
             Err(error) => {
-                self.statistics.refused_frames += 1;
+                self.statistics.refused(&error);
                 tracing::debug!(%error, "a frame was refused");
             }
         }
@@ -117,7 +129,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 // Decrypted in place once more, in a buffer of its own: the outer record's belongs to its caller.
                 let mut inner = frame.to_vec();
                 let path = flow_path(index, flow);
-                self.handle_frame(now, path, Source::proven(path.0), &mut inner);
+                self.handle_frame(now, path, Source::proven(path.0).within(index as u64), &mut inner);
             }
             ClientEvent::Absent { flow } => {
                 self.statistics.absent_frames += 1;
@@ -180,7 +192,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         });
         match handled {
             Ok(RelayEvent::Forwarded) => statistics.forwarded_frames += 1,
-            Ok(RelayEvent::Absent | RelayEvent::NoSuchHop | RelayEvent::UnknownLabel) => statistics.absent_frames += 1,
+            Ok(RelayEvent::Absent) => statistics.absent_frames += 1,
+            Ok(RelayEvent::NoSuchHop) => statistics.refused_routes += 1,
+            Ok(RelayEvent::UnknownLabel) => statistics.unknown_labels += 1,
+            Ok(RelayEvent::Refused(outcome)) => {
+                statistics.refused_boxes += 1;
+                tracing::info!(?channel, ?outcome, "a box was refused");
+            }
             Ok(RelayEvent::Registered { name, batch }) => self.box_registered(now, channel, name, batch),
             Ok(RelayEvent::Deposited { deposit, batch }) => match &self.writer {
                 Some(writer) => writer.write(batch, Stored::Deposited(deposit)),
@@ -202,6 +220,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Ok(event) => tracing::debug!(?channel, ?event, "hop"),
             Err(error) => {
                 statistics.refused_frames += 1;
+                statistics.malformed_frames += 1;
                 tracing::debug!(?channel, %error, "a client does not speak the hop protocol");
             }
         }

@@ -33,8 +33,9 @@ use crate::{
     RelayConfig,
     clock::Clock,
     danger::RelayTap,
-    handle::{Channel, Command, Statistics},
+    handle::{Channel, Command},
     links::{LinkEvent, LinkId},
+    statistics::Statistics,
     writer::{Completed, Writer},
 };
 
@@ -244,6 +245,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn handle_event(&mut self, now: Timestamp, event: Event) {
         tracing::debug!(?event, "channel");
+        self.statistics.sessions += u64::from(matches!(event, Event::Opened { .. } | Event::Renewed { .. }));
         match event {
             Event::Opened { channel, peer, context } => {
                 if self.by_hop.contains_key(&channel) {
@@ -324,10 +326,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
             Command::Statistics { reply } => {
-                let links = u64::try_from(self.links.len()).unwrap_or(u64::MAX);
-                let frames_in_custody = self.relay.as_ref().map_or(0, |relay| relay.custody().0);
-                let frames_in_custody = u64::try_from(frames_in_custody).unwrap_or(u64::MAX);
-                let _ = reply.send(Statistics { links, frames_in_custody, ..self.statistics });
+                let (frames, octets) = self.relay.as_ref().map_or((0, 0), Relay::custody);
+                let counts = [self.links.len(), self.endpoint.half_open(), self.served.len(), frames, octets];
+                let [links, half_open_handshakes, attached_clients, frames_in_custody, octets_in_custody] =
+                    counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+                let _ = reply.send(Statistics {
+                    links,
+                    half_open_handshakes,
+                    attached_clients,
+                    frames_in_custody,
+                    octets_in_custody,
+                    ..self.statistics
+                });
             }
             Command::Shutdown { .. } => {}
         }

@@ -88,6 +88,8 @@ pub(super) struct Peer {
     pub(super) card: Option<Card>,
     /// The flow to its box.
     route: Option<PathId>,
+    /// The flow on which it has come back, if it has named no box.
+    followed: Option<PathId>,
     application: Option<mpsc::Sender<Delivery>>,
     /// A message is being written as handed over: the next one waits, for the order.
     handing_over: bool,
@@ -114,6 +116,7 @@ impl Peer {
             channel: None,
             card: None,
             route: None,
+            followed: None,
             application: None,
             handing_over: false,
             context: watch::channel(None).0,
@@ -232,7 +235,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.by_flow.insert(path, id);
             // A session that goes over a box which the peer has named itself is not disturbed.
             if !self.endpoint.is_open(channel) {
-                self.endpoint.set_path(channel, path);
+                self.endpoint.pin_path(channel, path);
                 self.leads_to(path, id);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.away.mailbox = Some(Mailbox { relay: relay.id, name: relay.contact_box });
@@ -335,8 +338,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn handle_completed(&mut self, completed: Completed<Stored>) {
         let now = self.clock.now();
         match completed {
-            Completed::Written { what, result: Ok(()) } => what.into_iter().for_each(|what| self.stored(now, what)),
+            Completed::Written { what, result: Ok(()) } => {
+                self.statistics.store_is_down = 0;
+                what.into_iter().for_each(|what| self.stored(now, what));
+            }
             Completed::Written { what, result: Err(error) } => {
+                self.statistics.failed_writes += 1;
+                self.statistics.store_is_down = 1;
                 tracing::error!(%error, "the store failed");
                 what.into_iter().for_each(|what| self.not_stored(now, what, &error));
             }
@@ -516,7 +524,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(index) = self.dials.iter().position(|dial| dial.card.id() == mailbox.relay) else { return };
         if let Some(attachment) = self.dials[index].attachment() {
             let path = flow_path(index, attachment.client.flow_to(mailbox.name));
-            self.endpoint.set_path(channel, path);
+            self.endpoint.pin_path(channel, path);
             if let Some(entry) = self.peers.get_mut(&peer.id()) {
                 entry.away.mailbox = Some(mailbox);
             }
@@ -526,8 +534,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// A peer that has named no box has come back on another flow.
     pub(super) fn follow_flow(&mut self, channel: ChannelId, path: PathId) {
-        if let Some(id) = self.by_channel.get(&channel) {
-            self.by_flow.insert(path, *id);
+        let Some(peer) = self.by_channel.get(&channel).and_then(|id| self.peers.get_mut(id)) else { return };
+        peer.wake();
+        // One at a time: it may come back on another one without end.
+        let before = peer.followed.replace(path);
+        self.by_flow.insert(path, peer.id);
+        if let Some(before) = before.filter(|before| *before != path && peer.route != Some(*before)) {
+            self.by_flow.remove(&before);
         }
     }
 

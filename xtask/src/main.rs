@@ -17,6 +17,7 @@ cargo xtask ci                           what CI runs: test --setup --no-skip
 cargo xtask controls                     turns protections off, one by one, and looks whether the tests notice
 cargo xtask tidy                         checks the house rules alone
 cargo xtask bench                        runs the benches, each figure beside its floor
+cargo xtask vectors                      writes docs/vectors anew
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 
 fn main() -> ExitCode {
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
         Some((&"controls", [])) => controls::channel(),
         Some((&"tidy", [])) => tidy::check(),
         Some((&"bench", [])) => tools::run(&["cargo", "bench", "--package", "sealway-benches"]),
+        Some((&"vectors", [])) => {
+            tools::run(&["cargo", "run", "--quiet", "--package", "sealway-testkit", "--example", "vectors"])
+        }
         Some((&"fuzz", [])) => fuzz::run(30),
         Some((&"fuzz", [option, seconds])) if *option == "--seconds" => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     controls, tidy,
-    tools::{self, CLIPPY, GIT, RUSTFMT, Tool, output, run},
+    tools::{self, CLIPPY, GIT, PYTHON, RUSTFMT, Tool, output, run},
 };
 
 struct Part {
@@ -20,6 +20,7 @@ const PARTS: &[Part] = &[
     Part { name: "house rules", needs: &[], run: tidy::check },
     Part { name: "lints", needs: &[CLIPPY], run: lints },
     Part { name: "tests", needs: &[], run: || run(&["cargo", "test", "--workspace", "--quiet"]) },
+    Part { name: "the vectors, by a peer in Python", needs: &[PYTHON], run: vectors },
     Part { name: "examples", needs: &[], run: examples },
     Part { name: "the core without std", needs: &[], run: without_std },
     Part { name: "each crate alone", needs: &[], run: each_crate_alone },
@@ -59,6 +60,10 @@ pub(crate) fn test(setup: bool, no_skip: bool) -> Result<(), String> {
 
 fn lints() -> Result<(), String> {
     run(&["cargo", "clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])
+}
+
+fn vectors() -> Result<(), String> {
+    run(&["target/python/bin/python", "docs/vectors/check.py"])
 }
 
 fn examples() -> Result<(), String> {

@@ -108,6 +108,7 @@ pub(crate) fn check() -> Result<(), String> {
     }
     check_licences(&metadata, &mut wrong);
     check_core_sources(&mut wrong);
+    check_specification(&mut wrong);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
@@ -178,6 +179,35 @@ fn check_core_sources(wrong: &mut Vec<String>) {
                 }
             }
         });
+    }
+}
+
+/// Every MUST of the specification has a number of its own, and a test that names it.
+fn check_specification(wrong: &mut Vec<String>) {
+    let text = fs::read_to_string(root().join("docs/protocol.md")).unwrap_or_default();
+    // What the words mean is said first; the rules come after it.
+    let rules = text.split_once("## 1.").map_or("", |(_, rules)| rules);
+    let introduction = text.len() - rules.len();
+    let mut cited = String::new();
+    visit(&root().join("crates"), &mut |_, text| {
+        let tests = text.lines().filter(|line| line.trim_start().starts_with("// Specification: "));
+        tests.for_each(|line| cited.push_str(line));
+    });
+    let mut numbers = Vec::new();
+    for (at, _) in text.match_indices("MUST") {
+        let before = text[..at].trim_end().strip_suffix(']').and_then(|before| before.rsplit_once("[M"));
+        match before.and_then(|(_, number)| number.parse::<u32>().ok()) {
+            Some(number) => numbers.push(number),
+            None if at < introduction && text[at..].starts_with("MUST and") || text[..at].ends_with("and ") => {}
+            None => wrong.push(format!("docs/protocol.md, octet {at}: a MUST without a number")),
+        }
+    }
+    numbers.sort_unstable();
+    if numbers.iter().zip(1..).any(|(number, expected)| *number != expected) || numbers.is_empty() {
+        wrong.push("docs/protocol.md: the numbers of its rules are not 1, 2, 3.. each once".into());
+    }
+    for number in numbers.iter().filter(|number| !cited.contains(&format!("[M{number}]"))) {
+        wrong.push(format!("docs/protocol.md: no test names [M{number}]"));
     }
 }
 

@@ -22,6 +22,18 @@ pub(crate) const CLIPPY: Tool = Tool {
 pub(crate) const GIT: Tool =
     Tool { name: "git", probe: &["git", "--version"], install: &["apt-get", "install", "-y", "git"] };
 
+/// For the peer in Python that the specification's vectors are held against: libraries in an environment of the project's own.
+pub(crate) const PYTHON: Tool = Tool {
+    name: "python with cryptography and kyber-py",
+    probe: &["target/python/bin/python", "-c", "import cryptography, kyber_py"],
+    install: &[
+        "sh",
+        "-c",
+        "(python3 -m venv target/python || (apt-get install -y python3-venv && python3 -m venv target/python)) && \
+         target/python/bin/pip install --quiet -r docs/vectors/requirements.txt",
+    ],
+};
+
 /// Only for fuzzing: no part of the tests needs them.
 pub(crate) const NIGHTLY: Tool = Tool {
     name: "nightly",
@@ -47,7 +59,7 @@ impl Tool {
 
 /// Installs what is missing.
 pub(crate) fn install_all() -> Result<(), String> {
-    let missing = [RUSTFMT, CLIPPY, GIT].into_iter().filter(|tool| !tool.is_there());
+    let missing = [RUSTFMT, CLIPPY, GIT, PYTHON].into_iter().filter(|tool| !tool.is_there());
     let failed: Vec<&str> = missing.filter(|tool| !tool.install()).map(|tool| tool.name).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("could not be installed: {}", failed.join(", "))) }
 }

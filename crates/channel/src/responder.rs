@@ -142,3 +142,61 @@ impl From<IdentityError> for HandshakeError {
         Self::Identity(error)
     }
 }
+
+/// What only who builds a message by hand can send.
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+
+    use sealway_crypto_rustcrypto::RustCrypto;
+    use sealway_identity::{CardParts, Owner, PayloadParts};
+    use sealway_testkit::entropy::{Seeded, seeded_provider};
+    use sealway_vault::{Algorithm, SoftwareVault};
+
+    use super::*;
+    use crate::initiator::AwaitingMessage2;
+
+    type TestVault = Arc<SoftwareVault<RustCrypto<Seeded>>>;
+
+    fn machine(seed: u64) -> (TestVault, Owner) {
+        let mut vault = SoftwareVault::new(seeded_provider(seed));
+        let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).unwrap();
+        (Arc::new(vault), owner)
+    }
+
+    #[test]
+    fn a_copy_of_ones_own_identity_is_refused() {
+        // Specification: [M12].
+        let (vault, owner) = machine(1);
+        let card = owner.card(&vault, &CardParts::default()).unwrap();
+        let payload = owner.payload(&PayloadParts::default()).unwrap();
+        let begun = AwaitingMessage2::begin(&vault, &owner, &card, Cid([1; 4]), payload).unwrap();
+        let Ok(Frame::Message1(message)) = Frame::decode(&begun.frame) else { panic!("S1.1") };
+        let mut half_open = HalfOpen::accept(&vault, &owner.id(), &owner.channel_key(), Cid([2; 4]), &message).unwrap();
+        let frame = half_open.frame.clone();
+        let Ok(Frame::Message2(message)) = Frame::decode(&frame) else { panic!("S1.2") };
+        let Ok(finished) = alloc::boxed::Box::new(begun).handle_message2(&vault, &message) else { panic!("genuine") };
+        let Ok(Frame::Message3(message)) = Frame::decode(&finished.frame) else { panic!("S1.3") };
+        let admission = Admission { own: owner.id(), policy: &Policy::only(&card), known: &|_| None };
+        let refused = half_open.handle_message3(&vault, &message, admission);
+        assert!(matches!(refused, Err(Refused::Drop(HandshakeError::Reflected))));
+    }
+
+    #[test]
+    fn flags_that_are_not_zero_are_refused() {
+        // Specification: [M10].
+        let ((vault, owner), (other, initiator)) = (machine(2), machine(3));
+        let key = owner.channel_key();
+        let prologue = prologue(owner.id().as_bytes());
+        let ephemeral = other.provider().random_secret().unwrap();
+        let mut noise =
+            noise::build(&other, noise::S1, &prologue, &initiator.channel_key(), Some(&key.0), ephemeral).unwrap();
+        let mut payload = [0; PAYLOAD_1_LEN];
+        payload[4] = 1;
+        let mut message = [0; sealway_wire::handshake::NOISE_1_LEN];
+        noise.write_message(&payload, &mut message).unwrap();
+        let message = Message1 { gate: &[0; 8], cookie: None, noise: &message };
+        let refused = HalfOpen::accept(&vault, &owner.id(), &key, Cid([2; 4]), &message).map(drop).unwrap_err();
+        assert_eq!(refused, DecodeError::new("S1.1 flags", Reason::Unknown { value: 1 }).into());
+    }
+}

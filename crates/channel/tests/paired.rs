@@ -53,6 +53,7 @@ fn records_cost_23_octets_and_messages_26_live_and_28_stored() {
 
 #[test]
 fn a_stranger_gets_no_octet() {
+    // Specification: [M8].
     let mut network = Network::of(3, 3);
     network.open(0, 1);
     network.drain();
@@ -129,6 +130,7 @@ fn each_flight_may_be_lost() {
 /// A responder whose START never arrives does not believe in a channel, and an initiator neither.
 #[test]
 fn no_side_reports_open_before_it_has_opened_a_record_of_the_other() {
+    // Specification: [M29].
     let mut network = Network::pair(20);
     network.open(0, 1);
     network.conditions.loss = 100;
@@ -170,6 +172,7 @@ fn both_may_initiate_at_once_and_one_session_survives() {
 
 #[test]
 fn a_replayed_record_is_refused_and_so_is_a_reflected_one() {
+    // Specification: [M26].
     let mut network = opened(40);
     network.send(0, 1, b"pay");
     let frame = network.log.last().unwrap().2.clone();
@@ -197,6 +200,7 @@ fn crossed_records_are_refused() {
 
 #[test]
 fn no_bit_of_a_record_can_be_flipped() {
+    // Specification: [M25].
     let mut network = opened(42);
     network.send(0, 1, b"an exact text");
     let frame = network.log.last().unwrap().2.clone();
@@ -272,6 +276,7 @@ fn garbage_is_refused_without_panic_and_changes_nothing() {
 
 #[test]
 fn half_open_handshakes_are_bounded_per_source_and_in_time() {
+    // Specification: [M30].
     let mut network = Network::pair(46);
     let mut frames = Vec::new();
     for _ in 0..12 {

@@ -72,6 +72,7 @@ fn a_deposit_is_padded_too() {
 /// handshake, and without anything unauthenticated having been believed.
 #[test]
 fn records_follow_a_peer_that_moves() {
+    // Specification: [M16].
     let mut network = opened(3);
     let handshakes = |network: &Network| network.log.iter().filter(|(_, _, frame)| frame[0] < 0x80).count();
     let before = handshakes(&network);
@@ -175,6 +176,7 @@ fn a_record_of_the_epoch_before_opens() {
 /// Each jump over epochs makes a receiver derive keys before it can see that a record is forged.
 #[test]
 fn forged_jumps_are_few() {
+    // Specification: [M27].
     let mut network = opened(8);
     network.send(0, 1, b"genuine");
     let genuine = network.log.last().unwrap().2.clone();
@@ -280,4 +282,26 @@ fn a_copied_third_message_does_not_divert_the_session() {
     network.run(SECOND);
     assert_eq!(network.machines[0].received, [b"answer"]);
     assert!(network.log.iter().filter(|(_, to, _)| *to == 2).count() <= 1);
+}
+
+/// A record of the session before comes late: ours go on leaving under the new one.
+#[test]
+fn sending_never_moves_to_an_earlier_session() {
+    // Specification: [M15].
+    let mut network = opened(12);
+    let cid = |frame: &[u8]| RecordHeader::decode(frame).unwrap().0.cid;
+    network.send(1, 0, b"late");
+    let late = network.log.last().unwrap().2.clone();
+    network.cut();
+    network.send(0, 1, b"before");
+    let before = cid(&network.log.last().unwrap().2);
+    let (channel, now) = (network.channel(0, 1).unwrap(), network.now);
+    network.machines[0].endpoint.missed_deadline(now, channel);
+    network.run(SECOND * 3);
+    network.send(0, 1, b"after");
+    let after = cid(&network.log.last().unwrap().2);
+    assert_ne!(before, after);
+    network.deliver(1, 0, late).unwrap();
+    network.send(0, 1, b"still");
+    assert_eq!(cid(&network.log.last().unwrap().2), after);
 }

@@ -66,6 +66,7 @@ fn stored_messages_cost_28_octets_and_40_after_a_restart() {
 
 #[test]
 fn two_copies_of_one_store_never_use_a_chain_twice() {
+    // Specification: [M18].
     let mut network = opened(3);
     network.restart(0);
     let first = network.deposit(0, 1, 0, b"copy one");
@@ -80,6 +81,7 @@ fn two_copies_of_one_store_never_use_a_chain_twice() {
 
 #[test]
 fn a_session_is_not_confirmed_before_its_state_is_on_disk() {
+    // Specification: [M19].
     let mut network = Network::pair(4);
     network.machines[1].disk_works = false;
     network.open(0, 1);
@@ -221,6 +223,7 @@ fn a_lane_seals_for_so_long_and_so_many_records() {
 
 #[test]
 fn nothing_is_deposited_under_a_session_that_the_peer_may_not_have() {
+    // Specification: [M17].
     let mut network = Network::pair(14);
     // The responder has accepted message 3, and the initiator does not get as far as START.
     network.machines[0].disk_works = false;

@@ -41,6 +41,7 @@ fn crowd(network: &mut Network) {
 
 #[test]
 fn under_load_an_address_that_can_be_forged_has_to_answer() {
+    // Specification: [M13].
     let mut network = Network::pair(1);
     crowd(&mut network);
     let first = first_messages(&mut network, 1).remove(0);
@@ -91,6 +92,7 @@ fn a_stale_cookie_is_answered_with_a_fresh_one() {
 /// Who forges S1.R without proof achieves nothing; who holds the card and sees S1.1 makes it leave three times more.
 #[test]
 fn a_request_for_a_cookie_is_believed_with_its_proof_and_three_times() {
+    // Specification: [M14].
     let mut network = Network::pair(3);
     crowd(&mut network);
     let first = first_messages(&mut network, 1).remove(0);
@@ -170,6 +172,7 @@ fn what_one_source_has_us_compute_is_limited_and_others_are_served() {
 
 #[test]
 fn without_the_card_nothing_is_computed_kept_or_answered() {
+    // Specification: [M7].
     let mut network = Network::pair(7);
     let genuine = first_messages(&mut network, 1).remove(0);
     for bit in 0..41 * 8 {
@@ -193,6 +196,7 @@ fn without_the_card_nothing_is_computed_kept_or_answered() {
 /// A forged third message, by who has seen everything on the wire, does not spoil the handshake for the genuine one.
 #[test]
 fn a_third_message_without_proof_is_not_read() {
+    // Specification: [M11].
     let mut network = Network::pair(8);
     network.open(0, 1);
     for _ in 0..2 {
@@ -216,6 +220,7 @@ fn a_third_message_without_proof_is_not_read() {
 /// Handshakes without end by somebody who has the card, each from another address.
 #[test]
 fn a_flood_of_half_open_handshakes_stays_in_its_bounds() {
+    // Specification: [M31].
     let mut network = Network::pair(9);
     let mut kept = 0;
     for source in 0..1500 {

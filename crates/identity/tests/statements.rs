@@ -72,6 +72,7 @@ fn no_bit_of_a_card_can_be_flipped() {
 
 #[test]
 fn a_card_signed_by_another_identity_is_refused() {
+    // Specification: [M5].
     let (vault, owner, _) = incept(3, Algorithm::Ed25519);
     let (other_vault, other, _) = incept(4, Algorithm::Ed25519);
     let genuine = owner.card(&vault, &CardParts::default()).unwrap();
@@ -99,12 +100,14 @@ fn a_payload_proves_the_channel_key_to_those_who_admit_it() {
     assert_eq!(stranger, Err(IdentityError::NotAdmitted));
     let other_key = verify_payload(&vault, &payload, &[1; 32], &admit, None);
     assert_eq!(other_key, Err(IdentityError::ChannelKey));
+    // Specification: [M6].
     let replaced = verify_payload(&vault, &payload, &key, &admit, Some((0, 1)));
     assert_eq!(replaced, Err(IdentityError::Superseded));
 }
 
 #[test]
 fn an_identity_keeps_its_id_through_four_rotations() {
+    // Specification: [M4].
     let (mut vault, mut owner, mut recovery) = incept(6, Algorithm::Ed25519);
     let (id, first_key) = (owner.id(), owner.channel_key().0);
     for event in 1..=4 {
@@ -189,6 +192,7 @@ proptest! {
     fn cards_decode_to_themselves_or_not_at_all(octets in prop_oneof![
         mutated(samples().1), proptest::collection::vec(any::<u8>(), 0..300)
     ]) {
+        // Specification: [M2].
         if let Ok(card) = UnverifiedCard::decode(&octets) {
             prop_assert_eq!(card.as_bytes(), octets.as_slice());
         }

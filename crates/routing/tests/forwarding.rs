@@ -202,6 +202,7 @@ fn flows_are_bounded_and_the_oldest_goes() {
 
 #[test]
 fn a_route_through_relays_that_nobody_configured_leads_nowhere() {
+    // Specification: [M22].
     let mut world = World::new(2, Limits::default());
     world.register(1, BOX, Senders::Attached);
     let back = Label::new(0).unwrap();

@@ -4,6 +4,7 @@
 //! * [`entropy`]: randomness from a seed.
 //! * [`network`]: endpoints on a virtual clock, over a network that loses, reorders, duplicates and damages.
 //! * [`targets`]: what is fuzzed.
+//! * [`vectors`]: the test vectors of the documentation.
 //! * [`provider`]: the conformance suite that every crypto provider passes.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
@@ -13,6 +14,7 @@ pub mod entropy;
 pub mod network;
 pub mod provider;
 pub mod targets;
+pub mod vectors;
 
 /// Octets from hexadecimal text.
 ///

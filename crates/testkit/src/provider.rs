@@ -82,6 +82,7 @@ fn aead<P: CryptoProvider>(_: &P) {
 
 /// RFC 7748 section 6.1, and the refusal of the all-zero result.
 fn agreement(provider: &impl CryptoProvider) {
+    // Specification: [M24].
     let bob = provider.load_dh(&secret("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
     assert_eq!(bob.public().as_slice(), hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"));
     let alice_public = array("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
@@ -101,6 +102,7 @@ fn agreement(provider: &impl CryptoProvider) {
 
 /// Round trips, implicit rejection, and the check of FIPS 203 section 7.2.
 fn kem(provider: &impl CryptoProvider) {
+    // Specification: [M9].
     let key = provider.generate_kem().unwrap();
     let (mut public, mut ciphertext) = ([0; 1184], [0; 1088]);
     key.encapsulation_key(&mut public);
@@ -137,6 +139,7 @@ fn ed25519(provider: &impl CryptoProvider) {
 
 /// RFC 6979 appendix A.2.5 (P-256, SHA-256, "sample"), with s brought into the lower half; the upper twin is refused.
 fn p256(provider: &impl CryptoProvider) {
+    // Specification: [M3].
     let seed = secret("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721");
     let key = provider.load_signing(Algorithm::P256, &seed).unwrap();
     let public = key.verifying_key();

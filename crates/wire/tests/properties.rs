@@ -100,6 +100,7 @@ proptest! {
 
     #[test]
     fn varints_have_one_form(octets in proptest::collection::vec(any::<u8>(), 0..9)) {
+        // Specification: [M1].
         let mut reader = Reader::new(&octets);
         if let Ok(number) = reader.varint("number") {
             let (encoded, len) = number.encode();
@@ -250,4 +251,21 @@ fn a_route_has_at_most_eight_hops_and_none_twice() {
     assert!(Route::new(&hops[..8]).is_ok());
     assert!(Route::new(&hops).is_err());
     assert!(Route::new(&[hops[0], hops[1], hops[0]]).is_err());
+}
+
+/// The parts of an ACK that contradict each other, and types that there are not.
+#[test]
+fn contents_that_are_none() {
+    // Specification: [M20], [M21], [M28].
+    for flags in 0_u8..=255 {
+        let refused = Content::decode(&[&[flags], [0; 9].as_slice(), &[1, 1, 5]].concat()).is_err();
+        let is_known = flags & !0b1111 == 0;
+        let held_alone = flags & 0b1010 == 0b1000;
+        let nothing_at_all = flags & 0b110 == 0b100;
+        let stored_without_records = flags & 0b101 == 0b101;
+        assert!(refused || (is_known && !held_alone && !nothing_at_all && !stored_without_records), "{flags:#b}");
+    }
+    for kind in (12..=255).chain([0]) {
+        assert!(Content::decode(&[1, 2, 3, kind]).is_err(), "type {kind}");
+    }
 }

@@ -1,0 +1,399 @@
+//! The test vectors of `docs/vectors`: every message of the protocol, made with all randomness fixed and told.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use sealway_channel::{ChannelId, Config, Deposit, Endpoint, Padding, PathId, Received, Record, Source};
+use sealway_crypto_rustcrypto::RustCrypto;
+use sealway_identity::{Card, CardParts, Mailbox, Owner, PayloadParts, Policy, RelayEntry};
+use sealway_vault::{Algorithm, Entropy, EntropyError, SoftwareVault};
+use sealway_wire::{
+    BoxName, Hop, HopFrame, IdentityId, Instance, Lane, RecordHeader, Route, Timestamp, VarInt,
+    content::{Ack, CloseReason, Committed, Content, Part, Ranges, Reliable, Start},
+    hop::{Custody, DiscardReason, Label, Registration, SenderList, Senders, Verdict},
+};
+use serde_json::{Value, json};
+
+use crate::entropy::Seeded;
+
+/// Seeded randomness that keeps what was drawn.
+#[derive(Clone)]
+struct Told {
+    random: Seeded,
+    drawn: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Told {
+    fn new(seed: u64) -> Self {
+        Self { random: Seeded::new(seed), drawn: Arc::default() }
+    }
+
+    /// What was drawn since the last call.
+    fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.drawn.lock().expect("no panic"))
+    }
+}
+
+impl Entropy for Told {
+    fn fill(&self, out: &mut [u8]) -> Result<(), EntropyError> {
+        self.random.fill(out)?;
+        self.drawn.lock().expect("no panic").push(out.to_vec());
+        Ok(())
+    }
+}
+
+type Vault = Arc<SoftwareVault<RustCrypto<Told>>>;
+
+fn hex(octets: impl AsRef<[u8]>) -> Value {
+    data_encoding::HEXLOWER.encode(octets.as_ref()).into()
+}
+
+/// The draws of these lengths, in order; others, which choose what no message shows, are left out.
+fn drawn<const N: usize>(told: &Told, lengths: [usize; N]) -> [Value; N] {
+    let mut draws = told.take().into_iter();
+    lengths.map(|length| hex(draws.find(|draw| draw.len() == length).expect("a draw of that length")))
+}
+
+/// All files, by name.
+#[must_use]
+pub fn generate() -> BTreeMap<&'static str, Value> {
+    BTreeMap::from([
+        ("identity.json", identities()),
+        ("session.json", session()),
+        ("contents.json", Value::Array(contents())),
+        ("hop.json", Value::Array(hop_frames())),
+    ])
+}
+
+struct Machine {
+    told: Told,
+    vault: Vault,
+    owner: Owner,
+    card: Card,
+    keys: Value,
+}
+
+fn machine(seed: u64, algorithm: Algorithm, parts: &CardParts) -> Machine {
+    let told = Told::new(seed);
+    let mut vault = SoftwareVault::new(RustCrypto::new(told.clone()));
+    let (owner, _) = Owner::incept(&mut vault, algorithm).expect("seeded randomness");
+    let [signing, next, channel] = drawn(&told, [32, 32, 32]);
+    let keys = json!({ "signing_key": signing, "next_key": next, "channel_key": channel });
+    let vault = Arc::new(vault);
+    let card = owner.card(&vault, parts).expect("short parts");
+    Machine { told, vault, owner, card, keys }
+}
+
+fn identities() -> Value {
+    let relay = RelayEntry {
+        id: IdentityId([1; 32]),
+        channel_key: [2; 32],
+        contact_box: BoxName([3; 16]),
+        addresses: vec!["tcp://relay.example:7000".into()],
+    };
+    let parts = CardParts { sequence: 5, addresses: vec!["tcp://[2001:db8::1]:1".into()], relays: vec![relay] };
+    let of = |(name, algorithm, seed)| {
+        let Machine { told, vault, owner, card, keys } = machine(seed, algorithm, &parts);
+        let mut unlocked =
+            SoftwareVault::load(RustCrypto::new(told.clone()), &vault.save().expect("few keys")).expect("saved");
+        let mailbox = PayloadParts::with_mailbox(Mailbox { relay: IdentityId([4; 32]), name: BoxName([5; 16]) });
+        told.take();
+        let recovery = recovery(&keys, algorithm);
+        let (rotated, _) = owner.rotate(&mut unlocked, &recovery).expect("the announced key");
+        let [next, channel] = drawn(&told, [32, 32]);
+        json!({
+            "algorithm": name,
+            "keys": keys,
+            "id": hex(owner.id().as_bytes()),
+            "saved": hex(owner.save()),
+            "card": hex(card.as_bytes()),
+            "card_uri": card.to_uri(),
+            "payload": hex(owner.payload(&PayloadParts::default()).expect("short")),
+            "payload_with_box": hex(owner.payload(&mailbox).expect("short")),
+            "after_rotation": {
+                "next_key": next,
+                "channel_key": channel,
+                "card": hex(rotated.card(&unlocked, &parts).expect("short").as_bytes()),
+            },
+        })
+    };
+    [("Ed25519", Algorithm::Ed25519, 11), ("P-256", Algorithm::P256, 12)].map(of).to_vec().into()
+}
+
+fn recovery(keys: &Value, algorithm: Algorithm) -> sealway_identity::RecoveryKey {
+    let seed = crate::hex(keys["next_key"].as_str().expect("hexadecimal text"));
+    let mut octets = [if algorithm == Algorithm::Ed25519 { 1 } else { 2 }; 33];
+    octets[1..].copy_from_slice(&seed);
+    sealway_identity::RecoveryKey::from_secret(&sealway_vault::Secret::new(octets)).expect("a known algorithm")
+}
+
+const NOW: Timestamp = Timestamp::from_micros(1_000_000);
+const SOURCE: Source = Source::claimed(7);
+
+/// One endpoint of the session, and what it has said.
+struct Side {
+    name: &'static str,
+    endpoint: Endpoint<Vault>,
+    instance: Instance,
+}
+
+impl Side {
+    fn said(&mut self, now: Timestamp) -> Vec<Vec<u8>> {
+        let mut out = vec![0; sealway_channel::MAX_RECORD];
+        let mut said = Vec::new();
+        loop {
+            while let Some(saved) = self.endpoint.poll_saved() {
+                self.endpoint.written(&saved.peer, saved.session);
+            }
+            let Some(outgoing) = self.endpoint.poll_transmit(now, &mut out) else { break };
+            said.push(out[..outgoing.len].to_vec());
+        }
+        said
+    }
+}
+
+fn side(name: &'static str, machine: &Machine, instance: u8, accept: &Card) -> Side {
+    let instance = Instance([instance; 4]);
+    let mut config = Config::new(instance);
+    config.accept = Policy::only(accept);
+    config.keeps_state = true;
+    Side { name, endpoint: Endpoint::new(machine.vault.clone(), machine.owner.clone(), config), instance }
+}
+
+/// A record as it is told: its frame, and the plaintext that it opens to.
+fn record(from: &Side, frame: &[u8], plaintext: &[u8]) -> Value {
+    let header = RecordHeader::decode(frame).expect("a record").0;
+    let lane = if header.lane == Lane::Live { "live" } else { "stored" };
+    json!({ "from": from.name, "lane": lane, "typed": header.typed, "frame": hex(frame), "plaintext": hex(plaintext) })
+}
+
+fn encoded(content: &Content<'_>) -> Vec<u8> {
+    let mut out = vec![0; 20_000];
+    let len = content.encode(&mut out).expect("room");
+    out.truncate(len);
+    out
+}
+
+/// A whole session: the handshake with and without a cookie, and records of every kind.
+#[allow(clippy::too_many_lines, reason = "one story, in its order")]
+fn session() -> Value {
+    let (left, right) = (
+        machine(21, Algorithm::Ed25519, &CardParts::default()),
+        machine(22, Algorithm::Ed25519, &CardParts::default()),
+    );
+    let mut initiator = side("initiator", &left, 0xa1, &right.card);
+    let mut responder = side("responder", &right, 0xb2, &left.card);
+    let mut now = NOW;
+    let channel =
+        initiator.endpoint.open(now, &right.card, &Policy::only(&right.card), PayloadParts::default(), PathId(1));
+    let channel = channel.expect("admitted");
+    let message1 = initiator.said(now).remove(0);
+    // Twice in the name of the same source, so that the responder wants a cookie of it.
+    for instance in 1..=2 {
+        let mut other = side("another", &left, instance, &right.card);
+        other
+            .endpoint
+            .open(now, &right.card, &Policy::only(&right.card), PayloadParts::default(), PathId(1))
+            .expect("admitted");
+        let mut frame = other.said(now).remove(0);
+        responder.endpoint.handle_frame(now, PathId(0), SOURCE, &mut frame).expect("not under load");
+    }
+    responder.said(now);
+    let draws = left.told.take();
+    let of_length = |length: usize| draws.iter().find(|draw| draw.len() == length).expect("drawn");
+    // The last octets that `open` drew before S1.1: connection id, ephemeral key, d and z of ML-KEM.
+    let kem = draws.iter().find(|draw| draw.len() == 64).expect("the seed of the ML-KEM key");
+    let initiator_keys = json!({
+        "cid": hex(of_length(4)), "ephemeral_key": hex(of_length(32)), "ml_kem_seed": hex(kem),
+    });
+    right.told.take();
+    responder.endpoint.handle_frame(now, PathId(0), SOURCE, &mut message1.clone()).expect_err("a cookie is wanted");
+    let [cookie_secret] = drawn(&right.told, [32]);
+    let retry = responder.said(now).remove(0);
+    initiator.endpoint.handle_frame(now, PathId(1), SOURCE, &mut retry.clone()).expect("the proof fits");
+    let with_cookie = initiator.said(now).remove(0);
+    right.told.take();
+    responder.endpoint.handle_frame(now, PathId(0), SOURCE, &mut with_cookie.clone()).expect("with a cookie");
+    let [cid, ephemeral, encapsulation] = drawn(&right.told, [4, 32, 32]);
+    let responder_keys = json!({ "cid": cid, "ephemeral_key": ephemeral, "ml_kem_m": encapsulation });
+    let message2 = responder.said(now).remove(0);
+    initiator.endpoint.handle_frame(now, PathId(1), SOURCE, &mut message2.clone()).expect("genuine");
+    let message3 = initiator.said(now).remove(0);
+    responder.endpoint.handle_frame(now, PathId(0), SOURCE, &mut message3.clone()).expect("genuine");
+
+    let mut records = Vec::new();
+    let start = |side: &Side| {
+        Content::Start(Start { instance: side.instance, stored_before: VarInt::from_u32(0), credentials: &[] })
+    };
+    let from_responder = responder.said(now).remove(0);
+    records.push(record(&responder, &from_responder, &encoded(&start(&responder))));
+    initiator.endpoint.handle_frame(now, PathId(1), SOURCE, &mut from_responder.clone()).expect("START");
+    let said = initiator.said(now);
+    records.push(record(&initiator, &said[0], &encoded(&start(&initiator))));
+    let opened = |high| Some((Lane::Live, Ranges::new(0, high).expect("in order")));
+    let mut said = said.into_iter();
+    for mut frame in said.by_ref() {
+        responder.endpoint.handle_frame(now, PathId(0), SOURCE, &mut frame).expect("genuine");
+    }
+    let peer = |side: &Side| (0..4).map(ChannelId).find(|id| side.endpoint.is_open(*id)).expect("open");
+    let back = peer(&responder);
+    for mut frame in responder.said(now) {
+        initiator.endpoint.handle_frame(now, PathId(1), SOURCE, &mut frame).expect("genuine");
+    }
+    let mut out = vec![0; 40_000];
+    let seal = |side: &mut Side, to: &mut Side, channel, body: &[u8], out: &mut Vec<u8>| {
+        let sealed = side.endpoint.seal_datagram(now, channel, body, out).expect("open");
+        let frame = out[..sealed.len].to_vec();
+        let received = to
+            .endpoint
+            .handle_frame(now, PathId(0), SOURCE, &mut frame.clone())
+            .map(|received| matches!(received, Received::Record { record: Record::Datagram(got), .. } if got == body));
+        assert_eq!(received, Ok(true));
+        frame
+    };
+    let frame = seal(&mut initiator, &mut responder, channel, b"a datagram", &mut out);
+    records.push(record(&initiator, &frame, b"a datagram"));
+    let frame = seal(&mut responder, &mut initiator, back, b"", &mut out);
+    records.push(record(&responder, &frame, b""));
+    initiator.endpoint.set_padding(channel, Padding::Buckets);
+    let frame = seal(&mut initiator, &mut responder, channel, b"padded", &mut out);
+    let mut padded = encoded(&Content::Data(b"padded"));
+    padded.resize(64, 0);
+    records.push(record(&initiator, &frame, &padded));
+    initiator.endpoint.set_padding(channel, Padding::None);
+    // Messages: whole, after a gap, a part; and of an earlier run.
+    let messages = [
+        Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, part: None, body: b"message" },
+        Reliable {
+            instance: Some(Instance([9; 4])),
+            number: 70_000,
+            lowest: 69_000,
+            unwanted: 0,
+            part: None,
+            body: b"",
+        },
+        Reliable { instance: None, number: 9, lowest: 3, unwanted: 2, part: None, body: b"after a gap" },
+        Reliable {
+            instance: None,
+            number: 10,
+            lowest: 3,
+            unwanted: 0,
+            part: Some(Part { index: 0, count: 2 }),
+            body: b"part",
+        },
+    ];
+    for message in messages {
+        let sealed = initiator.endpoint.seal_message(now, channel, message, &mut out).expect("open");
+        let frame = out[..sealed.len].to_vec();
+        let says_more = message.unwanted > 0 || message.part.is_some();
+        let instance = message.instance.or(says_more.then_some(initiator.instance));
+        records.push(record(&initiator, &frame, &encoded(&Content::Reliable(Reliable { instance, ..message }))));
+        responder.endpoint.handle_frame(now, PathId(0), SOURCE, &mut frame.clone()).expect("genuine");
+    }
+    // What the responder acknowledges, with what its application has committed.
+    let committed = Committed { instance: initiator.instance, mark: 6, bitmap: &[1], held: &[0b1_0000] };
+    responder.endpoint.report_committed(now, back, &committed);
+    now = now.after(Duration::from_millis(20));
+    let ack = responder.said(now).remove(0);
+    // START, an ACK, two datagrams and the messages: counters from 0.
+    let highest = 3 + u64::try_from(messages.len()).expect("few");
+    let plaintext = encoded(&Content::Ack(Ack { opened: opened(highest), committed: Some(committed) }));
+    records.push(record(&responder, &ack, &plaintext));
+    initiator.endpoint.handle_frame(now, PathId(1), SOURCE, &mut ack.clone()).expect("genuine");
+    // The stored lane, before and after a restart.
+    let deposit = Reliable { instance: None, number: 11, lowest: 11, unwanted: 0, part: None, body: b"kept" };
+    let len = initiator.endpoint.seal_deposit(now, channel, Deposit::Message(deposit), &mut out).expect("confirmed");
+    records.push(record(&initiator, &out[..len], &encoded(&Content::Reliable(deposit))));
+    // A wider counter: more than 2^15 records that nobody has acknowledged, and the second epoch.
+    let mut wide = Vec::new();
+    for counter in 0..(1_u32 << 20) {
+        let body = counter.to_be_bytes();
+        let sealed = initiator.endpoint.seal_datagram(now, channel, &body, &mut out).expect("open");
+        if [40_000, (1 << 20) - 1].contains(&counter) {
+            wide.push(record(&initiator, &out[..sealed.len], &body));
+        }
+    }
+    records.extend(wide);
+    initiator.endpoint.close(channel, CloseReason::Finished);
+    let close = initiator.said(now).pop().expect("CLOSE");
+    records.push(record(&initiator, &close, &encoded(&Content::Close(CloseReason::Finished))));
+    let mut export = [0; 32];
+    responder.endpoint.export(back, "a label", b"a context", &mut export).expect("open");
+    json!({
+        "initiator": { "id": hex(left.owner.id().as_bytes()), "keys": left.keys, "card": hex(left.card.as_bytes()), "handshake": initiator_keys },
+        "responder": { "id": hex(right.owner.id().as_bytes()), "keys": right.keys, "card": hex(right.card.as_bytes()), "handshake": responder_keys },
+        "S1.1": hex(&message1),
+        "cookie": { "secret": cookie_secret, "source": hex(7_u64.to_be_bytes()) },
+        "S1.R": hex(&retry),
+        "S1.1 with cookie": hex(&with_cookie),
+        "S1.2": hex(&message2),
+        "S1.3": hex(&message3),
+        "identity_payload": hex(left.owner.payload(&PayloadParts::default()).expect("short")),
+        "exported": { "label": "a label", "context": hex(b"a context"), "octets": hex(export) },
+        "records": records,
+    })
+}
+
+fn contents() -> Vec<Value> {
+    let instance = Instance([1; 4]);
+    let mut opened = Ranges::new(90, 100).expect("in order");
+    assert!(opened.push(10, 20));
+    let committed = Committed { instance, mark: 70_000, bitmap: &[0, 1], held: &[] };
+    let held = Committed { instance, mark: 3, bitmap: &[1], held: &[0, 0x80] };
+    let message = Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, part: None, body: b"body" };
+    let part = Some(Part { index: 2, count: 66 });
+    let contents = [
+        ("START", Content::Start(Start { instance, stored_before: VarInt::MAX, credentials: &[0, 2, 9, 9] })),
+        ("DATA", Content::Data(b"datagram")),
+        ("RELIABLE", Content::Reliable(message)),
+        ("RELIABLE of another instance", Content::Reliable(Reliable { instance: Some(instance), ..message })),
+        ("RELIABLE after a gap", Content::Reliable(Reliable { instance: Some(instance), unwanted: 1, ..message })),
+        ("FRAGMENT", Content::Reliable(Reliable { instance: Some(instance), part, ..message })),
+        (
+            "ACK of records 10 to 20 and 90 to 100",
+            Content::Ack(Ack { opened: Some((Lane::Live, opened)), committed: None }),
+        ),
+        (
+            "the same, and messages",
+            Content::Ack(Ack { opened: Some((Lane::Live, opened)), committed: Some(committed) }),
+        ),
+        ("ACK of messages", Content::Ack(Ack { opened: None, committed: Some(committed) })),
+        ("the same, and held ones", Content::Ack(Ack { opened: None, committed: Some(held) })),
+        ("PING", Content::Ping),
+        ("CLOSE", Content::Close(CloseReason::Policy)),
+        ("PATH", Content::Path([7; 8])),
+        ("PATH-REPLY", Content::PathReply([7; 8])),
+    ];
+    contents.iter().map(|(name, content)| json!({ "name": name, "fields": format!("{content:?}"), "octets": hex(encoded(content)) })).collect()
+}
+
+fn hop_frames() -> Vec<Value> {
+    let ids = [[7; 32], [8; 32]];
+    let (label, name) = (Label::new(70).expect("small"), BoxName([3; 16]));
+    let route = Route::new(&[Hop::Relay(IdentityId([1; 32])), Hop::Box(name)]).expect("two");
+    let number = VarInt::from_u32(16_384);
+    let frames = [
+        ("FORWARD", HopFrame::Forward { label, frame: b"frame" }),
+        ("ROUTED", HopFrame::Routed { back: label, route, frame: b"frame" }),
+        ("ASSIGN", HopFrame::Assign { back: label, label }),
+        ("UNKNOWN", HopFrame::Unknown { label }),
+        ("ABSENT", HopFrame::Absent { back: label }),
+        ("REGISTER", HopFrame::Register { name, senders: Senders::Attached }),
+        ("REGISTER for two", HopFrame::Register { name, senders: Senders::Only(SenderList::new(&ids).expect("two")) }),
+        ("REGISTERED", HopFrame::Registered { name, outcome: Registration::Open }),
+        ("DEPOSIT", HopFrame::Deposit { number, seconds: number, route: Route::to_box(name), frame: b"frame" }),
+        ("CUSTODY", HopFrame::Custody { number, outcome: Custody::Kept { seconds: number } }),
+        ("PUSH", HopFrame::Push { number, frame: b"frame" }),
+        ("VERDICT done", HopFrame::Verdict { number, verdict: Verdict::Done }),
+        ("VERDICT discard", HopFrame::Verdict { number, verdict: Verdict::Discard(DiscardReason::Protocol) }),
+    ];
+    let told = |(name, frame): &(&str, HopFrame<'_>)| {
+        let mut out = vec![0; 256];
+        let len = frame.encode(&mut out).expect("room");
+        json!({ "name": name, "fields": format!("{frame:?}"), "octets": hex(&out[..len]) })
+    };
+    frames.iter().map(told).collect()
+}

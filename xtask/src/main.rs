@@ -18,6 +18,7 @@ cargo xtask controls                     turns protections off, one by one, and 
 cargo xtask tidy                         checks the house rules alone
 cargo xtask bench                        runs the benches, each figure beside its floor
 cargo xtask vectors                      writes docs/vectors anew
+cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 
 fn main() -> ExitCode {
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         Some((&"vectors", [])) => {
             tools::run(&["cargo", "run", "--quiet", "--package", "sealway-testkit", "--example", "vectors"])
         }
+        Some((&"hostile", [])) => parts::hostile(100_000),
+        Some((&"hostile", ["--long"])) => parts::hostile(1_000_000),
         Some((&"fuzz", [])) => fuzz::run(30),
         Some((&"fuzz", [option, seconds])) if *option == "--seconds" => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),

@@ -62,6 +62,15 @@ fn lints() -> Result<(), String> {
     run(&["cargo", "clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])
 }
 
+/// What the tests do on a small scale, at full size and in release: `half_open` handshakes are begun and left.
+pub(crate) fn hostile(half_open: u32) -> Result<(), String> {
+    let half_open = format!("SEALWAY_HOSTILE_HALF_OPEN={half_open}");
+    let test = ["cargo", "test", "--quiet", "--release", "--package", "sealway-cli", "--test", "hostile"];
+    let options = ["--", "--nocapture", "--test-threads", "1"];
+    let environment = ["env", "SEALWAY_HOSTILE_SCALE=10", "SEALWAY_HOSTILE_RATE=1", &half_open];
+    run(&[&environment[..], &test, &options].concat())
+}
+
 fn vectors() -> Result<(), String> {
     run(&["target/python/bin/python", "docs/vectors/check.py"])
 }

@@ -3,6 +3,7 @@
 
 mod controls;
 mod fuzz;
+mod instructions;
 mod parts;
 mod tidy;
 mod tools;
@@ -17,6 +18,7 @@ cargo xtask ci                           what CI runs: test --setup --no-skip
 cargo xtask controls                     turns protections off, one by one, and looks whether the tests notice
 cargo xtask tidy                         checks the house rules alone
 cargo xtask bench                        runs the benches, each figure beside its floor
+cargo xtask instructions [--write]       counts instructions, and compares them with benches/instructions.json
 cargo xtask vectors                      writes docs/vectors anew
 cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         Some((&"vectors", [])) => {
             tools::run(&["cargo", "run", "--quiet", "--package", "sealway-testkit", "--example", "vectors"])
         }
+        Some((&"instructions", [])) => instructions::compare(false),
+        Some((&"instructions", ["--write"])) => instructions::compare(true),
         Some((&"hostile", [])) => parts::hostile(100_000),
         Some((&"hostile", ["--long"])) => parts::hostile(1_000_000),
         Some((&"fuzz", [])) => fuzz::run(30),

@@ -5,8 +5,8 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::{
-    controls, tidy,
-    tools::{self, CLIPPY, GIT, PYTHON, RUSTFMT, Tool, output, run},
+    controls, instructions, tidy,
+    tools::{self, CLIPPY, GIT, PYTHON, RUSTFMT, Tool, VALGRIND, output, run},
 };
 
 struct Part {
@@ -27,6 +27,7 @@ const PARTS: &[Part] = &[
     Part { name: "documentation", needs: &[], run: documentation },
     Part { name: "packages", needs: &[GIT], run: packages },
     Part { name: "the demonstration", needs: &[], run: demonstration },
+    Part { name: "instruction counts", needs: &[VALGRIND], run: || instructions::compare(false) },
     Part { name: "each protection off, and the test that notices", needs: &[], run: controls::channel },
     Part { name: "the demonstration, with a protection off", needs: &[], run: controls::demonstration },
 ];

@@ -63,6 +63,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sealway-crypto-aws-lc",
             "sealway-crypto-rustcrypto",
             "sealway-identity",
+            "sealway-node",
+            "sealway-tcp",
             "sealway-vault",
             "sealway-wire",
         ],

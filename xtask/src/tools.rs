@@ -34,6 +34,12 @@ pub(crate) const PYTHON: Tool = Tool {
     ],
 };
 
+pub(crate) const VALGRIND: Tool = Tool {
+    name: "valgrind",
+    probe: &["valgrind", "--version"],
+    install: &["sh", "-c", "apt-get update --quiet && apt-get install --quiet -y valgrind"],
+};
+
 /// Only for fuzzing: no part of the tests needs them.
 pub(crate) const NIGHTLY: Tool = Tool {
     name: "nightly",
@@ -59,7 +65,7 @@ impl Tool {
 
 /// Installs what is missing.
 pub(crate) fn install_all() -> Result<(), String> {
-    let missing = [RUSTFMT, CLIPPY, GIT, PYTHON].into_iter().filter(|tool| !tool.is_there());
+    let missing = [RUSTFMT, CLIPPY, GIT, PYTHON, VALGRIND].into_iter().filter(|tool| !tool.is_there());
     let failed: Vec<&str> = missing.filter(|tool| !tool.install()).map(|tool| tool.name).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("could not be installed: {}", failed.join(", "))) }
 }

@@ -317,6 +317,18 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         gone
     }
 
+    /// The common case: one more record on the one session that both sides use, which changes no deadline. Returns whether it
+    /// was that, and was noted.
+    pub(crate) fn heard_again(&mut self, now: Timestamp, cid: Cid) -> bool {
+        let [established] = self.sessions.as_mut_slice() else { return false };
+        let goes_on = self.sending == Some(cid) && self.silent_since.is_none() && self.pings == 0;
+        let is_noted = goes_on && established.session.local() == cid && established.counts_one_more();
+        if is_noted {
+            self.heard_at = Some(now);
+        }
+        is_noted
+    }
+
     /// Takes note of a record of the peer under the session `cid`. Returns whether sending has moved to that session.
     pub(crate) fn heard(&mut self, now: Timestamp, cid: Cid, is_start: bool) -> bool {
         let Some(at) = self.sessions.iter().position(|established| established.session.local() == cid) else {
@@ -347,13 +359,15 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         moves
     }
 
-    /// Takes note of a record that the peer is expected to answer some time.
-    pub(crate) fn spoke(&mut self, now: Timestamp) {
+    /// Takes note of a record that the peer is expected to answer some time. Returns whether a deadline has changed.
+    pub(crate) fn spoke(&mut self, now: Timestamp) -> bool {
+        let before = (self.silent_since, self.wanted);
         self.silent_since.get_or_insert(now);
         let aged = |established: &mut Established<_>| established.replaced_at(ACTIVE_AGE) <= now;
         if self.can_initiate() && self.current().is_some_and(aged) {
             self.wanted = true;
         }
+        before != (self.silent_since, self.wanted)
     }
 
     /// Ends the live lanes of the session `cid` and all before it, because the peer has. Returns the connection ids that

@@ -182,6 +182,14 @@ impl<P: CryptoProvider> Established<P> {
         self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
     }
 
+    /// Counts a record for which an ACK is due some time anyway, if that changes nothing of when.
+    pub(crate) fn counts_one_more(&mut self) -> bool {
+        let is_due_later = self.is_confirmed() && self.ack_at.is_some() && self.unacknowledged + 1 < ACK_RECORDS;
+        let counts = is_due_later && !self.probe.as_ref().is_some_and(|probe| probe.is_due);
+        self.unacknowledged += u32::from(counts);
+        counts
+    }
+
     /// Takes note that there are committed messages to tell of.
     pub(crate) fn wants_commit_ack(&mut self, now: Timestamp) {
         let due = now.after(COMMIT_DELAY);

@@ -65,7 +65,7 @@ pub(crate) enum IdentityCommand {
     /// Says who the identity in a vault is.
     Show(Show),
     /// Moves the identity to the key in its recovery file, with a new channel key and a new card. The old card goes on
-    /// working for 14 days.
+    /// working for 14 days, but not for those to whom this identity has opened a channel since.
     Rotate(Rotate),
 }
 

@@ -129,14 +129,18 @@ async fn pipe(channel: Channel) -> Result<(), Failure> {
         tokio::io::copy(&mut from, &mut out).await?;
         out.flush().await
     };
-    tokio::select! {
-        joined = async { tokio::try_join!(sends, receives) } => {
-            joined.map_err(failed)?;
-            from.unsplit(to).finish().await?;
-            Ok(())
-        }
-        ended = interrupted() => ended,
+    let outcome = tokio::select! {
+        joined = async { tokio::try_join!(sends, receives) } => joined.map(drop).map_err(failed),
+        ended = interrupted() => ended.and(Err(Failure::failed("the stream was broken off"))),
+    };
+    let stream = from.unsplit(to);
+    if outcome.is_ok() {
+        stream.finish().await.map_err(failed)?;
+    } else {
+        // The peer is told before the node ends.
+        stream.abort().await;
     }
+    outcome
 }
 
 /// Connects to all relays. None of them is waited for: what is sent meanwhile waits in the outbox.

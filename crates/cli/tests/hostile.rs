@@ -12,7 +12,10 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -72,8 +75,7 @@ impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", free_port());
         let made = |name: &str, more: &[&str]| {
             let vault = format!("{name}.vault");
             assert!(sealway(path).args(["identity", "new", "--vault", &vault]).args(more).status().unwrap().success());
@@ -151,10 +153,6 @@ impl World {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    fn connect(&self) -> TcpStream {
-        TcpStream::connect(&self.address).unwrap()
-    }
-
     /// Runs an attack while the honest pair talks, until it is over, and once more while what it has left behind is held
     /// open; then everything holds.
     fn under<T: Send + 'static>(&mut self, name: &str, attack: impl FnOnce() -> T + Send + 'static) {
@@ -228,12 +226,16 @@ struct Client {
 
 impl Client {
     fn attach(world: &World) -> Self {
-        let (start, stream) = (Instant::now(), world.connect());
+        Self::attach_to(&world.address, &world.card, &world.attacker)
+    }
+
+    fn attach_to(address: &str, card: &Card, attacker: &(TestVault, Owner)) -> Self {
+        let (start, stream) = (Instant::now(), TcpStream::connect(address).unwrap());
         stream.set_nodelay(true).unwrap();
-        let (vault, owner) = world.attacker.clone();
+        let (vault, owner) = attacker.clone();
         let mut endpoint = Endpoint::new(vault, owner, Config::new(Instance([0; 4])));
-        let policy = Policy::only(&world.card);
-        let channel = endpoint.open(now(start), &world.card, &policy, PayloadParts::default(), PathId(0)).unwrap();
+        let policy = Policy::only(card);
+        let channel = endpoint.open(now(start), card, &policy, PayloadParts::default(), PathId(0)).unwrap();
         endpoint.set_hop_channel(channel);
         let mut client = Self { start, endpoint, stream, channel, out: vec![0; 40_000] };
         while !client.endpoint.is_open(channel) {
@@ -335,34 +337,31 @@ fn first_messages_without_the_card_and_with_it() {
         }
     });
     assert!(world.grown("strangers", &before) > 1000);
-    // Handshakes that are begun and left, all of them genuine, from ever new addresses of this machine.
-    let (attacker, card, address) = (world.attacker.clone(), world.card.clone(), world.address.clone());
+    // Handshakes that are begun and left, all of them genuine, from ever new addresses of this machine. Made beforehand: what
+    // the attacker computes is not to be taken for what it costs the relay. What comes again after so many others is as good
+    // as new.
+    let address = world.address.clone();
     let before = world.statistics();
     let half_open = match std::env::var("SEALWAY_HOSTILE_HALF_OPEN") {
         Ok(text) => text.parse().unwrap(),
         Err(_) => 3000 * scale(),
     };
+    let messages = first_messages(&world.attacker, &world.card, half_open.min(20_000));
     world.under("half-open handshakes", move || {
-        let mut left = half_open;
-        while left > 0 {
-            let batch = left.min(1000);
-            left -= batch;
-            let frames = first_messages(&attacker, &card, batch);
-            for (index, frames) in frames.chunks(8).enumerate() {
-                let source = 2 + index % 250;
-                let octets: Vec<u8> = frames.iter().flat_map(|frame| framed(frame)).collect();
-                let socket =
-                    socket_from([127, 0, u8::try_from(index / 250).unwrap(), u8::try_from(source).unwrap()], &address);
-                if let Some(mut stream) = socket {
-                    let _ = stream.write_all(&octets);
-                }
+        let mut messages = messages.iter().cycle().take(half_open).peekable();
+        let mut connection = 0_usize;
+        while messages.peek().is_some() {
+            let octets: Vec<u8> = messages.by_ref().take(8).flat_map(|frame| framed(frame)).collect();
+            let source = [connection / 250 % 250, 2 + connection % 250].map(|part| u8::try_from(part).unwrap());
+            connection += 1;
+            if let Some(mut stream) = socket_from([127, 0, source[0], source[1]], &address) {
+                let _ = stream.write_all(&octets);
             }
         }
     });
     let after = world.statistics();
-    let known = after["throttled_handshakes"] + after["half_open_handshakes"];
-    assert!(known > before["throttled_handshakes"], "they are seen: {after:?}");
-    assert!(after["half_open_handshakes"] <= 1024);
+    assert!((1..=1024).contains(&after["half_open_handshakes"]), "{after:?}");
+    assert_eq!(after["refused_peers"], before["refused_peers"]);
     // The same one again and again.
     let address = world.address.clone();
     let before = world.statistics();
@@ -374,7 +373,15 @@ fn first_messages_without_the_card_and_with_it() {
             }
         }
     });
-    assert!(world.grown("sessions", &before) < 5);
+    assert!(world.grown("throttled_handshakes", &before) + world.statistics()["half_open_handshakes"] > 0);
+}
+
+/// A port that is free, and that the system gives to nobody else in the meantime: below those of outgoing connections.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 5000).unwrap() * 2;
+    let mut ports = std::iter::from_fn(|| Some(20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000));
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// A connection from one of the addresses of the loopback interface.
@@ -390,6 +397,7 @@ fn connections_that_say_next_to_nothing() {
     let mut world = World::new();
     let address = world.address.clone();
     let before = world.statistics();
+    let (card, attacker) = (world.card.clone(), world.attacker.clone());
     world.under("slow loris", move || {
         // Half a length, half a frame, or nothing at all, from sixteen addresses, held open.
         let mut held = Vec::new();
@@ -399,12 +407,12 @@ fn connections_that_say_next_to_nothing() {
             let _ = stream.write_all(&[4_u8, 0xde, 0x11][..index % 4]);
             held.push(stream);
         }
-        held
+        // Who is honest still gets in.
+        let mut client = Client::attach_to(&address, &card, &attacker);
+        assert!(client.register(BoxName([5; 16])));
+        (held, client)
     });
-    // Who is honest still gets in meanwhile and afterwards.
-    let mut client = Client::attach(&world);
-    assert!(client.register(BoxName([5; 16])));
-    assert!(world.grown("attached_clients", &before) == 1);
+    assert!(world.grown("sessions", &before) >= 1);
 }
 
 #[test]
@@ -462,5 +470,6 @@ fn a_client_that_deposits_without_end_and_one_that_never_reads() {
         }
     });
     assert!(world.grown("refused_deposits", &before) > 0 || world.grown("dropped_frames", &before) > 0);
-    assert!(world.statistics()["octets_in_custody"] <= 16 << 20);
+    // The share of one depositor in a box.
+    assert!(world.statistics()["octets_in_custody"] <= 4 << 20);
 }

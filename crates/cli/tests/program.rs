@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use tempfile::TempDir;
@@ -65,12 +66,18 @@ impl Drop for Running {
     }
 }
 
+/// A port that is free, and that the system gives to nobody else in the meantime: below those of outgoing connections.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 5000).unwrap() * 2;
+    let mut ports = std::iter::from_fn(|| Some(10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000));
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
 /// A relay that lets `left` and `right` attach, and their vaults.
 fn relay() -> (TempDir, Running) {
     let folder = tempfile::tempdir().unwrap();
-    // A port that is free now; the relay takes it at once.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address = format!("tcp://127.0.0.1:{port}");
+    let address = format!("tcp://127.0.0.1:{}", free_port());
     made(folder.path(), "relay", &["--at", &address]);
     made(folder.path(), "left", &["--relay", "relay.vault.card"]);
     made(folder.path(), "right", &["--relay", "relay.vault.card"]);
@@ -361,7 +368,11 @@ fn the_card_from_before_a_rotation_still_works() {
         "next",
     ];
     assert!(run(folder, &rotate).status.success());
-    let mut listener = listen(folder);
+    // By its id alone, so that it does not open the channel from its side.
+    let left = json(folder, &["identity", "show", "--json", "--vault", "left.vault"])["identity"].clone();
+    let mut listener = sealway(folder);
+    listener.args(["listen", "--vault", "right.vault", "--from", left.as_str().unwrap()]);
+    let mut listener = Running::start(&mut listener);
     let mut lines = listener.lines();
     for card in ["old.card", "right.vault.card"] {
         let mut opener = sealway(folder);
@@ -371,6 +382,9 @@ fn the_card_from_before_a_rotation_still_works() {
         assert_eq!(lines.next().unwrap(), format!("with {card}"));
         assert!(opener.0.wait().unwrap().success());
     }
+    // Who has seen the new key does not go back to the old one.
+    let (code, said) = refused(folder, &["open", "--vault", "left.vault", "old.card"]);
+    assert!(code == 1 && said.contains("older than what is known"), "{said}");
     drop((listener, relay));
 }
 

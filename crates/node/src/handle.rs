@@ -242,8 +242,9 @@ impl Channel {
     }
 
     /// Makes octets in order of it, for both directions: what [`AsyncRead`](tokio::io::AsyncRead) and
-    /// [`AsyncWrite`](tokio::io::AsyncWrite) are implemented for. The other end has to do the same before it sends. Nothing of
-    /// it survives the process: for that, send messages.
+    /// [`AsyncWrite`](tokio::io::AsyncWrite) are implemented for. The other end has to do the same. Nothing of it survives
+    /// either process: an end that begins anew breaks the stream off. Messages that were sent on the channel before have to
+    /// be received before.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

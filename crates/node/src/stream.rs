@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Flow control is end to end: what the other application has not taken into its buffer is not acknowledged, and a sender
-//! has no more than a window of that under way. Each message is `kind 1 | octets`, kind 0 data, 1 the end, 2 broken off.
+//! has no more than a window of that under way. Each end sends an opening first, and everything after it names the other's
+//! opening: what an earlier stream has left behind, or one of an earlier run, is never taken for this one. Specification
+//! section 7.
 
 use std::{
     collections::VecDeque,
@@ -20,9 +22,11 @@ use std::{
     task::{Context, Poll},
 };
 
+use sealway_wire::MessageId;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, ReadHalf, WriteHalf},
-    sync::watch,
+    sync::{oneshot, watch},
+    task::JoinHandle,
 };
 
 use crate::{
@@ -40,9 +44,22 @@ const CHUNK: usize = 16_000;
 const DATA: u8 = 0;
 const END: u8 = 1;
 const BROKEN: u8 = 2;
+const OPENING: u8 = 3;
+
+/// The message id of an opening.
+type Token = [u8; 8];
+
+fn token(id: MessageId) -> Token {
+    let mut token = [0; 8];
+    token[..4].copy_from_slice(&id.instance.0);
+    token[4..].copy_from_slice(&id.number.to_be_bytes());
+    token
+}
 
 #[derive(Clone, Debug, Default)]
 struct State {
+    /// The peer's opening.
+    opened: Option<Token>,
     /// The peer has ended its direction, and all of it is in our buffer.
     read_to_the_end: bool,
     /// The peer has all that we have sent.
@@ -59,6 +76,9 @@ pub struct Stream {
     io: DuplexStream,
     is_shut_down: Arc<AtomicBool>,
     state: watch::Receiver<State>,
+    task: Option<JoinHandle<()>>,
+    /// Dropped with the stream: the task sees it.
+    _alive: oneshot::Sender<()>,
 }
 
 impl Stream {
@@ -66,19 +86,33 @@ impl Stream {
         let (io, pump) = tokio::io::duplex(BUFFER);
         let (sender, state) = watch::channel(State::default());
         let is_shut_down = Arc::new(AtomicBool::new(false));
-        tokio::spawn(run(channel, pump, is_shut_down.clone(), sender));
-        Self { io, is_shut_down, state }
+        let (alive, dropped) = oneshot::channel();
+        let task = Some(tokio::spawn(run(channel, pump, is_shut_down.clone(), sender, dropped)));
+        Self { io, is_shut_down, state, task, _alive: alive }
     }
 
-    /// Ends our direction, and waits until the peer's application has taken all of it.
+    /// Ends our direction, and waits until the peer's application has taken all of it. What the peer still sends is not
+    /// taken any more: read to the end before, if it is wanted.
     ///
     /// # Errors
-    /// [`NodeError::Closed`] if the channel or the node ends first.
-    pub async fn finish(mut self) -> Result<(), NodeError> {
-        self.shutdown().await.map_err(|_| NodeError::Closed)?;
+    /// Why the stream ended before that, as reading from it says.
+    pub async fn finish(mut self) -> io::Result<()> {
+        self.shutdown().await?;
         let settled = |state: &State| state.all_delivered || state.failed.is_some();
-        let state = self.state.wait_for(settled).await.map_err(|_| NodeError::Closed)?;
-        if state.all_delivered { Ok(()) } else { Err(NodeError::Closed) }
+        let is_delivered = self.state.wait_for(settled).await.is_ok_and(|state| state.all_delivered);
+        let failure = self.failure();
+        self.abort().await;
+        if is_delivered { Ok(()) } else { Err(failure.unwrap_or_else(ended)) }
+    }
+
+    /// Breaks the stream off, as dropping it does, and waits until that is on its way to the peer. Where both directions
+    /// have ended it does nothing.
+    pub async fn abort(mut self) {
+        let task = self.task.take();
+        drop(self);
+        if let Some(task) = task {
+            let _ = task.await;
+        }
     }
 
     fn failure(&self) -> Option<io::Error> {
@@ -92,8 +126,7 @@ impl AsyncRead for Stream {
         let polled = Pin::new(&mut self.io).poll_read(task, out);
         let is_end = matches!(polled, Poll::Ready(Ok(()))) && out.filled().len() == before && out.remaining() > 0;
         if is_end && !self.state.borrow().read_to_the_end {
-            let broken = || io::Error::new(io::ErrorKind::ConnectionAborted, "the node has ended");
-            return Poll::Ready(Err(self.failure().unwrap_or_else(broken)));
+            return Poll::Ready(Err(self.failure().unwrap_or_else(ended)));
         }
         polled
     }
@@ -121,9 +154,19 @@ impl fmt::Debug for Stream {
     }
 }
 
+fn ended() -> io::Error {
+    io::Error::new(CLOSED.0, CLOSED.1)
+}
+
 type Failure = (io::ErrorKind, &'static str);
 
 const CLOSED: Failure = (io::ErrorKind::ConnectionAborted, "the channel or the node has ended");
+const BROKEN_OFF: Failure = (io::ErrorKind::ConnectionReset, "the peer has broken the stream off");
+const BEGUN_ANEW: Failure = (io::ErrorKind::ConnectionReset, "the peer has begun another stream");
+const NO_STREAM: Failure = (io::ErrorKind::InvalidData, "the peer sends messages, not a stream");
+
+/// Why a stream ended before its end.
+struct Ended(Failure);
 
 impl From<NodeError> for Ended {
     fn from(_: NodeError) -> Self {
@@ -131,26 +174,53 @@ impl From<NodeError> for Ended {
     }
 }
 
-/// Why a direction ended before its end.
-struct Ended(Failure);
-
-async fn run(channel: Channel, pump: DuplexStream, is_shut_down: Arc<AtomicBool>, state: watch::Sender<State>) {
+async fn run(
+    mut channel: Channel,
+    pump: DuplexStream,
+    is_shut_down: Arc<AtomicBool>,
+    state: watch::Sender<State>,
+    dropped: oneshot::Receiver<()>,
+) {
     // They outlive what is said of a failure: who reads the end of the duplex then finds the reason.
     let (mut from, mut to) = tokio::io::split(pump);
     let sender = channel.sender();
-    // Each direction ends by itself; if one fails, so does the other.
-    let ended = tokio::try_join!(send(&mut from, sender, &is_shut_down, &state), receive(channel, &mut to, &state));
+    let Ok(own) = sender.send_live(vec![OPENING]).await.map(|opening| token(opening.id())) else {
+        state.send_modify(|state| state.failed = Some(CLOSED));
+        return;
+    };
+    let mut ends = state.subscribe();
+    let finishes = async {
+        send(&mut from, &sender, &is_shut_down, &state).await?;
+        ends.wait_for(|state| state.read_to_the_end).await.map(drop).map_err(|_| Ended(CLOSED))
+    };
+    let ended = tokio::select! {
+        finished = finishes => finished,
+        // It goes on after the peer's end: that may be followed by the news that the peer takes nothing any more.
+        Err(ended) = receive(&mut channel, own, &mut to, &state) => Err(ended),
+        _ = dropped => {
+            // A stream that is dropped when all is said is not broken off.
+            let said = state.borrow().clone();
+            if said.all_delivered && said.read_to_the_end { Ok(()) } else { Err(Ended(CLOSED)) }
+        }
+    };
     if let Err(Ended(failure)) = ended {
+        tracing::debug!(reason = failure.1, "a stream has ended before its end");
+        if failure != BROKEN_OFF {
+            let _ = sender.send_live([&[BROKEN], own.as_slice()].concat()).await;
+        }
         state.send_modify(|state| state.failed = Some(failure));
     }
 }
 
 async fn send(
     from: &mut ReadHalf<DuplexStream>,
-    sender: Sender,
+    sender: &Sender,
     is_shut_down: &AtomicBool,
     state: &watch::Sender<State>,
 ) -> Result<(), Ended> {
+    let mut opened = state.subscribe();
+    let opened = opened.wait_for(|state| state.opened.is_some()).await.ok().and_then(|state| state.opened);
+    let peer = opened.ok_or(Ended(CLOSED))?;
     let mut under_way: VecDeque<(usize, Receipt)> = VecDeque::new();
     let mut octets = 0;
     let mut chunk = vec![0; CHUNK];
@@ -168,45 +238,66 @@ async fn send(
         if read == 0 {
             break;
         }
-        let body = [&[DATA], &chunk[..read]].concat();
-        under_way.push_back((read + 1, sender.send_live(body).await?));
-        octets += read + 1;
+        let body = [&[DATA], peer.as_slice(), &chunk[..read]].concat();
+        let len = body.len();
+        under_way.push_back((len, sender.send_live(body).await?));
+        octets += len;
     }
-    let is_end = is_shut_down.load(Ordering::Acquire);
-    under_way.push_back((1, sender.send_live(vec![if is_end { END } else { BROKEN }]).await?));
+    if !is_shut_down.load(Ordering::Acquire) {
+        return Err(Ended(CLOSED));
+    }
+    under_way.push_back((1, sender.send_live([&[END], peer.as_slice()].concat()).await?));
     for (_, receipt) in under_way {
         receipt.delivered().await?;
     }
     state.send_modify(|state| state.all_delivered = true);
-    // A stream that was dropped wants nothing of the peer any more.
-    if is_end { Ok(()) } else { Err(Ended(CLOSED)) }
+    Ok(())
 }
 
+/// Ends only with a failure.
 async fn receive(
-    mut channel: Channel,
+    channel: &mut Channel,
+    own: Token,
     to: &mut WriteHalf<DuplexStream>,
     state: &watch::Sender<State>,
 ) -> Result<(), Ended> {
+    let mut opened = None;
     loop {
         let Some(message) = channel.recv().await? else { return Err(Ended(CLOSED)) };
-        match message.body().split_first() {
-            Some((&DATA, octets)) => {
-                // If our application has dropped the stream, the other direction says so to the peer.
-                if to.write_all(octets).await.is_ok() {
-                    message.done().await?;
+        let id = token(message.id());
+        let Some((kind, rest)) = message.body().split_first() else { return Err(Ended(NO_STREAM)) };
+        match (*kind, rest.split_first_chunk::<8>()) {
+            (OPENING, None) if rest.is_empty() => {
+                message.done().await?;
+                if opened.is_some() {
+                    return Err(Ended(BEGUN_ANEW));
+                }
+                opened = Some(id);
+                state.send_modify(|state| state.opened = opened);
+            }
+            (DATA, Some((to_whom, octets))) => {
+                // What is for an earlier stream is nobody's any more; nor is what comes after our application has gone.
+                if *to_whom == own {
+                    let _ = to.write_all(octets).await;
+                }
+                message.done().await?;
+            }
+            (END, Some((to_whom, []))) => {
+                let is_ours = *to_whom == own;
+                message.done().await?;
+                if is_ours {
+                    state.send_modify(|state| state.read_to_the_end = true);
+                    let _ = to.shutdown().await;
                 }
             }
-            Some((&END, [])) => {
+            (BROKEN, Some((whose, []))) => {
+                let is_of_this = opened == Some(*whose);
                 message.done().await?;
-                state.send_modify(|state| state.read_to_the_end = true);
-                let _ = to.shutdown().await;
-                return Ok(());
+                if is_of_this {
+                    return Err(Ended(BROKEN_OFF));
+                }
             }
-            Some((&BROKEN, [])) => {
-                message.done().await?;
-                return Err(Ended((io::ErrorKind::ConnectionReset, "the peer has broken the stream off")));
-            }
-            _ => return Err(Ended((io::ErrorKind::InvalidData, "the peer sends messages, not a stream"))),
+            _ => return Err(Ended(NO_STREAM)),
         }
     }
 }

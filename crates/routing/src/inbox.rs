@@ -164,13 +164,13 @@ impl Progress {
         }
     }
 
-    /// Of how many numbers the message consists that is to be handed over next, if all of it is here.
-    fn whole(&self) -> Option<u32> {
-        let first = self.waiting.get(&self.next)?;
+    /// Of how many numbers the message consists that begins with `next`, if all of it is here.
+    fn whole(&self, next: u32) -> Option<u32> {
+        let first = self.waiting.get(&next)?;
         let Some(part) = first.part else { return Some(1) };
         // Parts that do not belong together are their sender's fault: nobody but it waits for them.
         let belongs = |index: u32| {
-            let waiting = self.next.checked_add(index).and_then(|number| self.waiting.get(&number));
+            let waiting = next.checked_add(index).and_then(|number| self.waiting.get(&number));
             waiting.is_some_and(|waiting| waiting.part == Some(Part { index, count: part.count }))
         };
         (0..part.count).all(belongs).then_some(part.count)
@@ -293,13 +293,18 @@ impl Inbox {
         if id.number < progress.next || progress.waiting.contains_key(&id.number) {
             return Intake::Pending;
         }
+        // One run alone may go beyond the bounds: the one that is handed over next.
+        let first_heard = progress.first_heard;
+        let earlier = |other: &Progress| other.first_heard < first_heard && !other.waiting.is_empty();
+        let is_next = !self.progress.values().any(earlier);
+        let Some(progress) = self.progress.get_mut(&id.instance) else { return Intake::Later };
         // An earlier message takes the place of later ones, which the sender repeats: the one that the application waits
         // for always finds a place.
         while progress.waiting.len() >= MAX_WAITING || self.octets + body.len() > MAX_WAITING_OCTETS {
             match progress.waiting.last_entry() {
                 Some(latest) if *latest.key() > id.number => self.octets -= latest.remove().body.len(),
                 // So do the parts of that one.
-                _ if part.map_or(id.number, |part| id.number - part.index) <= progress.next => break,
+                _ if is_next && part.map_or(id.number, |part| id.number - part.index) <= progress.next => break,
                 _ => return Intake::Later,
             }
         }
@@ -327,7 +332,11 @@ impl Inbox {
         while next < id.number && progress.marks.contains(next) {
             next += 1;
         }
-        id.number > next && !progress.waiting.contains_key(&next)
+        match progress.waiting.get(&next) {
+            None => id.number > next,
+            // A message of which a part is missing holds up its own parts, and all that comes after it.
+            Some(first) => first.part.is_some() && id.number >= next && progress.whole(next).is_none(),
+        }
     }
 
     /// The next message in order, if it is here. It counts as handed over.
@@ -344,7 +353,7 @@ impl Inbox {
             while progress.next < u32::MAX && progress.marks.contains(progress.next) {
                 progress.next += 1;
             }
-            let Some(count) = progress.whole() else { continue };
+            let Some(count) = progress.whole(progress.next) else { continue };
             let number = progress.next;
             let taken = (number..number.saturating_add(count)).filter_map(|number| progress.waiting.remove(&number));
             let mut taken = taken.map(|waiting| waiting.body);
@@ -398,8 +407,8 @@ impl Inbox {
     pub fn rewind(&mut self) {
         for progress in self.progress.values_mut() {
             progress.before_start = progress.before_start.max(progress.next);
+            // What `done` is to commit of a message in parts stays known: it may still be called by who was given it.
             progress.next = progress.marks.mark;
-            progress.parts.clear();
         }
     }
 

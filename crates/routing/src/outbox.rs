@@ -220,10 +220,9 @@ impl Outbox {
             let orders = self.orders(older);
             superseded = self.give_up(orders);
         }
-        let mut rest = body;
-        for index in 0..count {
-            let later = if index + 1 < count { rest.split_off(PART) } else { Vec::new() };
-            let body = core::mem::replace(&mut rest, later);
+        // Each in a buffer of its own size.
+        let bodies = if count > 1 { body.chunks(PART).map(<[u8]>::to_vec).collect() } else { alloc::vec![body] };
+        for (index, body) in (0..count).zip(bodies) {
             let id = MessageId { number: id.number + index, ..id };
             let part = (count > 1).then_some(Part { index, count });
             let order = self.next_order;

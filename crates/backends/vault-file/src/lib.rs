@@ -118,7 +118,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Writes a file that only its owner may read, and syncs it. A file or link of that name is removed first: its permissions
+/// Writes a file that only its owner may read, and syncs it and its folder. A file or link of that name is removed first: its permissions
 /// would stay.
 ///
 /// # Errors
@@ -134,7 +134,8 @@ pub fn write_private(path: &Path, octets: &[u8]) -> std::io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
     file.write_all(octets)?;
-    file.sync_all()
+    file.sync_all()?;
+    sync_folder(path)
 }
 
 fn sync_folder(path: &Path) -> std::io::Result<()> {

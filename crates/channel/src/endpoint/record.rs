@@ -39,7 +39,6 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let cid = header.cid.ok_or(FrameError::UnknownConnection)?;
         let id = *self.by_cid.get(&cid).ok_or(FrameError::UnknownConnection)?;
         let keeps = self.keeps(id);
-        let before = self.state_of(id, cid);
         let channel = self.channels.get_mut(&id).ok_or(FrameError::UnknownConnection)?;
         let provider = self.vault.provider();
         let content = frame.len().saturating_sub(header.len() + TAG_LEN);
@@ -57,6 +56,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 if danger::is_off(Protection::Path) {
                     established.path = path;
                 }
+            }
+            if !header.typed && channel.heard_again(now, cid) {
+                let record = Record::Datagram(&frame[opened.plaintext]);
+                return Ok(Received::Record { channel: id, lane: header.lane, record });
             }
             opened
         } else if let Attempt::Message3 { finished, path, .. } = &mut channel.attempt {
@@ -78,6 +81,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         } else {
             return Err(FrameError::UnknownConnection);
         };
+        let before = self.state_of(id, cid);
         let plaintext = &frame[opened.plaintext];
         if !header.typed {
             self.heard(now, id, cid, false, Acknowledge::Soon);
@@ -295,8 +299,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         let outgoing = Outgoing { path, len: sealed?.len };
         let Some(channel) = self.channels.get_mut(&id) else { return Ok(outgoing) };
-        if expects_answer {
-            channel.spoke(now);
+        if expects_answer && channel.spoke(now) {
             self.reschedule(id);
         }
         Ok(outgoing)

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use sealway_identity::label;
-use sealway_vault::{AeadKey, CryptoProvider, Secret, Vault, VaultError};
+use sealway_vault::{AeadKey, CryptoProvider, DhHandle, Secret, Vault, VaultError};
 use sealway_wire::{Cid, IdentityId, Timestamp};
 
 use super::{ChannelId, Endpoint, Event, Restored, Saved};
@@ -51,7 +51,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// [`StateError`]: delete it.
     pub fn restore(&mut self, now: Timestamp, state: &[u8]) -> Result<Restored, StateError> {
         let owner = self.owner.id();
-        let stored = StoredLane::restore(self.state_key()?, owner.as_bytes(), state)?;
+        let restored = StoredLane::restore(self.state_key()?, owner.as_bytes(), state);
+        let (stored, is_earlier) = match (restored, self.config.earlier_key) {
+            // What was written before the last rotation opens as long as the key before it answers.
+            (Err(StateError::Rejected), Some(earlier)) => {
+                (StoredLane::restore(&self.derive_state_key(&earlier)?, owner.as_bytes(), state)?, true)
+            }
+            (restored, _) => (restored?, false),
+        };
         let (peer, session) = (stored.peer.clone(), stored.local);
         let rank = peer.attestation().rank();
         let known = self.known.entry(peer.id()).or_insert(rank);
@@ -60,6 +67,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let gone = self.channels.get_mut(&channel).and_then(|channel| channel.restore(stored));
         self.by_cid.insert(session, channel);
         self.gone(peer.id(), true, gone.into_iter().collect());
+        if is_earlier {
+            // It is to open when that key is gone, too.
+            self.save(channel, session);
+        }
         self.handle_channel(now, channel);
         Ok(Restored { channel, peer: peer.id(), mailbox: peer.mailbox() })
     }
@@ -67,19 +78,20 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     fn state_key(&mut self) -> Result<&<V::Provider as CryptoProvider>::AeadKey, VaultError> {
         let key = match self.state_key.take() {
             Some(key) => key,
-            // What only the holder of the channel key can compute: the key's agreement with itself.
-            None => {
-                let provider = self.vault.provider();
-                let handle = self.owner.channel_key();
-                let agreed = self.vault.dh(&handle, &self.vault.dh_public(&handle)?)?;
-                let prk = provider.hkdf_extract(&[0; 32], &[agreed.expose()]);
-                let mut key = Secret::zero();
-                let expanded = provider.hkdf_expand(&prk, &[&label(DOMAIN, "state key")], key.expose_mut());
-                expanded.map_err(|_| VaultError::Malformed)?;
-                AeadKey::new(&key)
-            }
+            None => self.derive_state_key(&self.owner.channel_key())?,
         };
         Ok(self.state_key.insert(key))
+    }
+
+    /// What only the holder of the channel key can compute: from the key's agreement with itself.
+    fn derive_state_key(&self, handle: &DhHandle) -> Result<<V::Provider as CryptoProvider>::AeadKey, VaultError> {
+        let provider = self.vault.provider();
+        let agreed = self.vault.dh(handle, &self.vault.dh_public(handle)?)?;
+        let prk = provider.hkdf_extract(&[0; 32], &[agreed.expose()]);
+        let mut key = Secret::zero();
+        let expanded = provider.hkdf_expand(&prk, &[&label(DOMAIN, "state key")], key.expose_mut());
+        expanded.map_err(|_| VaultError::Malformed)?;
+        Ok(AeadKey::new(&key))
     }
 
     /// Whether the stored lanes of a channel outlive their sessions.

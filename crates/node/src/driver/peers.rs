@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use sealway_channel::{ChannelId, Context, PathId, Record};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
 use sealway_routing::{
-    Batch, Delivered, Delivery, Deposited, Inbox, Intake, Marks, Outbox, Push, SendOptions, StoreError, Table,
+    Batch, Delivered, Delivery, Deposited, Inbox, Intake, MAX_WHOLE, Marks, Outbox, Push, SendOptions, StoreError,
+    Table,
 };
 use sealway_vault::Vault;
 use sealway_wire::{
@@ -75,7 +76,7 @@ pub(super) struct Submission {
 /// A message that was taken and is not committed.
 struct Pending {
     progress: watch::Sender<Progress>,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// One peer.
@@ -93,6 +94,8 @@ pub(super) struct Peer {
     application: Option<mpsc::Sender<Delivery>>,
     /// A message is being written as handed over: the next one waits, for the order.
     handing_over: bool,
+    /// The message that was handed over last takes more than one record.
+    gave_long: bool,
     context: watch::Sender<Option<Context>>,
     room: Arc<Semaphore>,
     pending: HashMap<MessageId, Pending>,
@@ -119,6 +122,7 @@ impl Peer {
             followed: None,
             application: None,
             handing_over: false,
+            gave_long: false,
             context: watch::channel(None).0,
             room: Arc::new(Semaphore::new(OUTBOX_UNITS)),
             pending: HashMap::new(),
@@ -136,7 +140,14 @@ impl Peer {
                 // It takes its room as if it had just been sent; who waited for its receipt is gone.
                 let units = units(value.len()).min(u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX));
                 if let Ok(room) = self.room.clone().try_acquire_many_owned(units) {
-                    self.pending.insert(id, Pending { progress: watch::channel(Progress::UnderWay).0, _room: room });
+                    match self.pending.get_mut(&id) {
+                        // Another part of the same message.
+                        Some(pending) => pending.room.merge(room),
+                        None => {
+                            let progress = watch::channel(Progress::UnderWay).0;
+                            self.pending.insert(id, Pending { progress, room });
+                        }
+                    }
                 }
                 true
             }
@@ -295,7 +306,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             .is_some_and(|channel| self.endpoint.is_open(channel) || self.endpoint.may_deposit(now, channel));
         let first = if have_met { Progress::UnderWay } else { Progress::NeverMet };
         let (sender, progress) = watch::channel(first);
-        peer.pending.insert(id, Pending { progress: sender, _room: room });
+        peer.pending.insert(id, Pending { progress: sender, room });
         peer.awake = true;
         let peer = peer.id;
         match &self.writer {
@@ -642,10 +653,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         while let Some(peer) = self.peers.get_mut(&id) {
             let takes = |application: &mpsc::Sender<Delivery>| !application.is_closed() && application.capacity() > 0;
             let has_room = peer.application.as_ref().is_some_and(takes);
-            if peer.handing_over || !has_room {
+            // After a long message the next one waits until the application has taken it: they are not to pile up.
+            let is_empty = peer.application.as_ref().is_some_and(|application| application.capacity() == HANDLE_QUEUE);
+            if peer.handing_over || !has_room || (peer.gave_long && !is_empty) {
                 return;
             }
             let Some(mut delivery) = peer.inbox.poll_deliver() else { return };
+            peer.gave_long = delivery.body.len() > MAX_WHOLE;
             let before = std::mem::take(&mut delivery.before);
             match &self.writer {
                 Some(writer) if !before.is_empty() => {

@@ -56,6 +56,13 @@ fn token(id: MessageId) -> Token {
     token
 }
 
+/// What the stream tells its task.
+#[derive(Default)]
+struct Shared {
+    is_shut_down: AtomicBool,
+    is_aborted: AtomicBool,
+}
+
 #[derive(Clone, Debug, Default)]
 struct State {
     /// The peer's opening.
@@ -70,11 +77,12 @@ struct State {
 /// Octets in both directions over a channel, in order and each once, as long as both processes live. Made by
 /// [`Channel::into_stream`]; the other end has to do the same.
 ///
-/// [`shutdown`](AsyncWriteExt::shutdown) ends our direction: the peer reads to the end. A stream that is dropped before that
-/// is broken off, which the peer reads as an error: an end that was not meant is never taken for one.
+/// [`shutdown`](AsyncWriteExt::shutdown) ends our direction: the peer reads to the end, also if the stream is dropped then. A
+/// stream that is dropped before that is broken off, which the peer reads as an error: an end that was not meant is never
+/// taken for one.
 pub struct Stream {
     io: DuplexStream,
-    is_shut_down: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     state: watch::Receiver<State>,
     task: Option<JoinHandle<()>>,
     /// Dropped with the stream: the task sees it.
@@ -85,10 +93,10 @@ impl Stream {
     pub(crate) fn start(channel: Channel) -> Self {
         let (io, pump) = tokio::io::duplex(BUFFER);
         let (sender, state) = watch::channel(State::default());
-        let is_shut_down = Arc::new(AtomicBool::new(false));
+        let shared = Arc::new(Shared::default());
         let (alive, dropped) = oneshot::channel();
-        let task = Some(tokio::spawn(run(channel, pump, is_shut_down.clone(), sender, dropped)));
-        Self { io, is_shut_down, state, task, _alive: alive }
+        let task = Some(tokio::spawn(run(channel, pump, shared.clone(), sender, dropped)));
+        Self { io, shared, state, task, _alive: alive }
     }
 
     /// Ends our direction, and waits until the peer's application has taken all of it. What the peer still sends is not
@@ -105,9 +113,10 @@ impl Stream {
         if is_delivered { Ok(()) } else { Err(failure.unwrap_or_else(ended)) }
     }
 
-    /// Breaks the stream off, as dropping it does, and waits until that is on its way to the peer. Where both directions
-    /// have ended it does nothing.
+    /// Breaks the stream off, and waits until that is on its way to the peer: what the peer has not taken yet may be lost.
+    /// Where both directions have ended it does nothing.
     pub async fn abort(mut self) {
+        self.shared.is_aborted.store(true, Ordering::Release);
         let task = self.task.take();
         drop(self);
         if let Some(task) = task {
@@ -143,7 +152,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.is_shut_down.store(true, Ordering::Release);
+        self.shared.is_shut_down.store(true, Ordering::Release);
         Pin::new(&mut self.io).poll_shutdown(task)
     }
 }
@@ -177,7 +186,7 @@ impl From<NodeError> for Ended {
 async fn run(
     mut channel: Channel,
     pump: DuplexStream,
-    is_shut_down: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     state: watch::Sender<State>,
     dropped: oneshot::Receiver<()>,
 ) {
@@ -188,19 +197,32 @@ async fn run(
         state.send_modify(|state| state.failed = Some(CLOSED));
         return;
     };
-    let mut ends = state.subscribe();
+    let (mut ends, mut delivers) = (state.subscribe(), state.subscribe());
     let finishes = async {
-        send(&mut from, &sender, &is_shut_down, &state).await?;
+        send(&mut from, &sender, &shared, &state).await?;
         ends.wait_for(|state| state.read_to_the_end).await.map(drop).map_err(|_| Ended(CLOSED))
     };
+    // It goes on after the peer's end: that may be followed by the news that the peer takes nothing any more.
+    let receives = receive(&mut channel, own, &mut to, &state);
+    tokio::pin!(finishes, receives);
     let ended = tokio::select! {
-        finished = finishes => finished,
-        // It goes on after the peer's end: that may be followed by the news that the peer takes nothing any more.
-        Err(ended) = receive(&mut channel, own, &mut to, &state) => Err(ended),
+        finished = &mut finishes => finished,
+        Err(ended) = &mut receives => Err(ended),
         _ = dropped => {
-            // A stream that is dropped when all is said is not broken off.
+            // What was written before the end of our direction is still delivered; what comes is dropped.
+            let lingers = shared.is_shut_down.load(Ordering::Acquire) && !shared.is_aborted.load(Ordering::Acquire);
+            let outcome = if lingers {
+                tokio::select! {
+                    finished = &mut finishes => finished,
+                    Err(ended) = &mut receives => Err(ended),
+                    _ = delivers.wait_for(|state| state.all_delivered) => Ok(()),
+                }
+            } else {
+                Ok(())
+            };
             let said = state.borrow().clone();
-            if said.all_delivered && said.read_to_the_end { Ok(()) } else { Err(Ended(CLOSED)) }
+            // A stream that is dropped when all is said is not broken off.
+            outcome.and(if said.all_delivered && said.read_to_the_end { Ok(()) } else { Err(Ended(CLOSED)) })
         }
     };
     if let Err(Ended(failure)) = ended {
@@ -215,7 +237,7 @@ async fn run(
 async fn send(
     from: &mut ReadHalf<DuplexStream>,
     sender: &Sender,
-    is_shut_down: &AtomicBool,
+    shared: &Shared,
     state: &watch::Sender<State>,
 ) -> Result<(), Ended> {
     let mut opened = state.subscribe();
@@ -243,7 +265,7 @@ async fn send(
         under_way.push_back((len, sender.send_live(body).await?));
         octets += len;
     }
-    if !is_shut_down.load(Ordering::Acquire) {
+    if !shared.is_shut_down.load(Ordering::Acquire) {
         return Err(Ended(CLOSED));
     }
     under_way.push_back((1, sender.send_live([&[END], peer.as_slice()].concat()).await?));

@@ -37,7 +37,7 @@ use crate::{
 /// Octets that wait at this end, in each direction.
 const BUFFER: usize = 64 * 1024;
 /// Octets that may be under way.
-const WINDOW: usize = 512 * 1024;
+const WINDOW: usize = 256 * 1024;
 /// Octets of one message: one record takes it.
 const CHUNK: usize = 16_000;
 

@@ -18,8 +18,11 @@ use crate::{Batch, Table};
 
 /// Messages that may be under way at once: no more than an inbox has places for.
 const IN_FLIGHT: usize = 256;
-/// Octets that may be under way at once.
-const OCTETS_IN_FLIGHT: usize = 1024 * 1024;
+/// Octets that may be under way at once: to begin with, less where they are lost, for what lies between drops what it cannot
+/// hold, and more where they are not. RFC 5681 section 3.1, in its simplest form.
+const FIRST_WINDOW: usize = 256 * 1024;
+const MIN_WINDOW: usize = 32 * 1024;
+const MAX_WINDOW: usize = 1024 * 1024;
 /// Deposits that may wait for the relay's answer at once, and their octets.
 const DEPOSITS: usize = 64;
 const DEPOSITED_OCTETS: usize = 256 * 1024;
@@ -114,6 +117,8 @@ struct Sent {
     in_custody: bool,
     /// A relay has not taken it: nothing that comes after it is left there before.
     refused: bool,
+    /// It has arrived, and waits for the application or for its other parts: it is under way no more.
+    held: bool,
 }
 
 impl Entry {
@@ -145,6 +150,9 @@ pub struct Outbox {
     expiries: BTreeSet<(Timestamp, u64)>,
     octets: usize,
     round_trip: Option<RoundTrip>,
+    /// Octets that may be under way live, and until when it is not cut again: one loss is often many.
+    window: usize,
+    cut_until: Timestamp,
 }
 
 const NONE_KEPT: (u64, Timestamp) = (0, Timestamp::from_micros(u64::MAX));
@@ -164,6 +172,8 @@ impl Outbox {
             expiries: BTreeSet::new(),
             octets: 0,
             round_trip: None,
+            window: FIRST_WINDOW,
+            cut_until: Timestamp::from_micros(0),
         }
     }
 
@@ -281,6 +291,7 @@ impl Outbox {
             times: 2,
             in_custody: true,
             refused: false,
+            held: false,
         });
         self.insert(order, Entry { sent, ..entry });
         Some(id)
@@ -318,9 +329,22 @@ impl Outbox {
         let before = entry.sent.as_ref().filter(|sent| sent.lane == lane);
         let (first, times) = before.map_or((now, 0), |sent| (sent.first, sent.times));
         let refused = before.is_some_and(|sent| sent.refused);
+        let is_lost = lane == Lane::Live && times > 0;
+        if is_lost && now >= self.cut_until {
+            self.window = (self.window / 2).max(MIN_WINDOW);
+            self.cut_until = now.after(timeout);
+        }
         let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
         entry.offered = true;
-        entry.sent = Some(Sent { lane, first, again: now.after(wait), times: times + 1, in_custody: false, refused });
+        entry.sent = Some(Sent {
+            lane,
+            first,
+            again: now.after(wait),
+            times: times + 1,
+            in_custody: false,
+            refused,
+            held: false,
+        });
         Some(ToSend { id, lowest, unwanted, part: entry.part, body: &entry.body })
     }
 
@@ -329,14 +353,17 @@ impl Outbox {
         let (mut in_flight, mut octets) = (0, 0);
         for (order, entry) in self.live() {
             let is_due = match &entry.sent {
-                None => in_flight < IN_FLIGHT && octets < OCTETS_IN_FLIGHT,
+                None => in_flight < IN_FLIGHT && octets < self.window,
                 Some(sent) => sent.again <= now,
             };
             if is_due {
                 return Some(*order);
             }
-            in_flight += 1;
-            octets += entry.body.len();
+            // What has arrived makes room for what comes after it: a message in parts may be longer than the window.
+            if entry.sent.as_ref().is_some_and(|sent| !sent.held) {
+                in_flight += 1;
+                octets += entry.body.len();
+            }
         }
         None
     }
@@ -458,7 +485,11 @@ impl Outbox {
         if let Some(sample) = sent.map(|sent| now.since(sent.first)).next_back() {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
+        let arrived: usize = orders.iter().filter_map(done).map(|entry| entry.body.len()).sum();
         self.held(now, committed);
+        // One part more for each window that has arrived.
+        let grown = self.window + PART * arrived.min(self.window) / self.window;
+        self.window = grown.min(MAX_WINDOW);
         self.remove_all(orders)
     }
 
@@ -472,6 +503,7 @@ impl Outbox {
                 && sent.lane == Lane::Live
             {
                 sent.again = sent.again.max(now.after(MAX_TIMEOUT));
+                sent.held = true;
             }
         }
     }

@@ -20,6 +20,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use sealway_wire::MessageId;
@@ -38,6 +39,8 @@ use crate::{
 const BUFFER: usize = 64 * 1024;
 /// Octets that may be under way.
 const WINDOW: usize = 256 * 1024;
+/// How long the news that a stream is broken off may wait for room.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Octets of one message: one record takes it.
 const CHUNK: usize = 16_000;
 
@@ -61,6 +64,8 @@ fn token(id: MessageId) -> Token {
 struct Shared {
     is_shut_down: AtomicBool,
     is_aborted: AtomicBool,
+    /// Something was sent that names the peer's opening.
+    is_paired: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -193,7 +198,12 @@ async fn run(
     // They outlive what is said of a failure: who reads the end of the duplex then finds the reason.
     let (mut from, mut to) = tokio::io::split(pump);
     let sender = channel.sender();
-    let Ok(own) = sender.send_live(vec![OPENING]).await.map(|opening| token(opening.id())) else {
+    let mut dropped = dropped;
+    let opening = tokio::select! {
+        opening = sender.send_live(vec![OPENING]) => opening.ok(),
+        _ = &mut dropped => None,
+    };
+    let Some(own) = opening.map(|opening| token(opening.id())) else {
         state.send_modify(|state| state.failed = Some(CLOSED));
         return;
     };
@@ -203,13 +213,13 @@ async fn run(
         ends.wait_for(|state| state.read_to_the_end).await.map(drop).map_err(|_| Ended(CLOSED))
     };
     // It goes on after the peer's end: that may be followed by the news that the peer takes nothing any more.
-    let receives = receive(&mut channel, own, &mut to, &state);
+    let receives = receive(&mut channel, own, &mut to, &shared, &state);
     tokio::pin!(finishes, receives);
     let ended = tokio::select! {
         finished = &mut finishes => finished,
         Err(ended) = &mut receives => Err(ended),
-        _ = dropped => {
-            // What was written before the end of our direction is still delivered; what comes is dropped.
+        _ = &mut dropped => {
+            // What was written before the end of our direction is still delivered, unless something comes that nobody takes.
             let lingers = shared.is_shut_down.load(Ordering::Acquire) && !shared.is_aborted.load(Ordering::Acquire);
             let outcome = if lingers {
                 tokio::select! {
@@ -228,7 +238,9 @@ async fn run(
     if let Err(Ended(failure)) = ended {
         tracing::debug!(reason = failure.1, "a stream has ended before its end");
         if failure != BROKEN_OFF {
-            let _ = sender.send_live([&[BROKEN], own.as_slice()].concat()).await;
+            // Where the outbox has no room it is not waited for: the peer learns of it by the next opening.
+            let broken = sender.send_live([&[BROKEN], own.as_slice()].concat());
+            let _ = tokio::time::timeout(FAREWELL, broken).await;
         }
         state.send_modify(|state| state.failed = Some(failure));
     }
@@ -240,9 +252,6 @@ async fn send(
     shared: &Shared,
     state: &watch::Sender<State>,
 ) -> Result<(), Ended> {
-    let mut opened = state.subscribe();
-    let opened = opened.wait_for(|state| state.opened.is_some()).await.ok().and_then(|state| state.opened);
-    let peer = opened.ok_or(Ended(CLOSED))?;
     let mut under_way: VecDeque<(usize, Receipt)> = VecDeque::new();
     let mut octets = 0;
     let mut chunk = vec![0; CHUNK];
@@ -260,6 +269,7 @@ async fn send(
         if read == 0 {
             break;
         }
+        let peer = opening_of_peer(shared, state).await?;
         let body = [&[DATA], peer.as_slice(), &chunk[..read]].concat();
         let len = body.len();
         under_way.push_back((len, sender.send_live(body).await?));
@@ -268,6 +278,7 @@ async fn send(
     if !shared.is_shut_down.load(Ordering::Acquire) {
         return Err(Ended(CLOSED));
     }
+    let peer = opening_of_peer(shared, state).await?;
     under_way.push_back((1, sender.send_live([&[END], peer.as_slice()].concat()).await?));
     for (_, receipt) in under_way {
         receipt.delivered().await?;
@@ -276,11 +287,20 @@ async fn send(
     Ok(())
 }
 
+/// The peer's opening, once it has come. From now on no other is taken.
+async fn opening_of_peer(shared: &Shared, state: &watch::Sender<State>) -> Result<Token, Ended> {
+    let mut opened = state.subscribe();
+    let opened = opened.wait_for(|state| state.opened.is_some()).await.ok().and_then(|state| state.opened);
+    shared.is_paired.store(true, Ordering::Release);
+    opened.ok_or(Ended(CLOSED))
+}
+
 /// Ends only with a failure.
 async fn receive(
     channel: &mut Channel,
     own: Token,
     to: &mut WriteHalf<DuplexStream>,
+    shared: &Shared,
     state: &watch::Sender<State>,
 ) -> Result<(), Ended> {
     let mut opened = None;
@@ -291,16 +311,18 @@ async fn receive(
         match (*kind, rest.split_first_chunk::<8>()) {
             (OPENING, None) if rest.is_empty() => {
                 message.done().await?;
-                if opened.is_some() {
+                // What an earlier stream of the peer has left behind comes first: as long as nothing was said, the next one counts.
+                if opened.is_some() && shared.is_paired.load(Ordering::Acquire) {
                     return Err(Ended(BEGUN_ANEW));
                 }
                 opened = Some(id);
                 state.send_modify(|state| state.opened = opened);
             }
             (DATA, Some((to_whom, octets))) => {
-                // What is for an earlier stream is nobody's any more; nor is what comes after our application has gone.
+                // What is for an earlier stream is nobody's any more. What is for this one, and is not taken, breaks it off.
                 if *to_whom == own {
-                    let _ = to.write_all(octets).await;
+                    shared.is_paired.store(true, Ordering::Release);
+                    to.write_all(octets).await.map_err(|_| Ended(CLOSED))?;
                 }
                 message.done().await?;
             }
@@ -308,6 +330,7 @@ async fn receive(
                 let is_ours = *to_whom == own;
                 message.done().await?;
                 if is_ours {
+                    shared.is_paired.store(true, Ordering::Release);
                     state.send_modify(|state| state.read_to_the_end = true);
                     let _ = to.shutdown().await;
                 }
@@ -315,8 +338,11 @@ async fn receive(
             (BROKEN, Some((whose, []))) => {
                 let is_of_this = opened == Some(*whose);
                 message.done().await?;
-                if is_of_this {
+                if is_of_this && shared.is_paired.load(Ordering::Acquire) {
                     return Err(Ended(BROKEN_OFF));
+                } else if is_of_this {
+                    opened = None;
+                    state.send_modify(|state| state.opened = None);
                 }
             }
             _ => return Err(Ended(NO_STREAM)),

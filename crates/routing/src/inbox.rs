@@ -176,9 +176,18 @@ impl Progress {
         (0..part.count).all(belongs).then_some(part.count)
     }
 
-    /// Whether anything would be lost with it but marks.
+    /// Whether something of it can be handed over now.
+    fn can_go_on(&self) -> bool {
+        let mut next = self.next;
+        while next < u32::MAX && self.marks.contains(next) {
+            next += 1;
+        }
+        self.whole(next).is_some()
+    }
+
+    /// Whether everything that was handed over is committed on disk.
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && (self.marks.mark..self.next).all(|number| self.durable.contains(number))
+        (self.marks.mark..self.next).all(|number| self.durable.contains(number))
     }
 
     /// `mark 4 | reserved 4 | bitmap 128`.
@@ -295,19 +304,27 @@ impl Inbox {
         }
         // One run alone may go beyond the bounds: the one that is handed over next.
         let first_heard = progress.first_heard;
-        let earlier = |other: &Progress| other.first_heard < first_heard && !other.waiting.is_empty();
+        let earlier = |other: &Progress| other.first_heard < first_heard && other.can_go_on();
         let is_next = !self.progress.values().any(earlier);
-        let Some(progress) = self.progress.get_mut(&id.instance) else { return Intake::Later };
         // An earlier message takes the place of later ones, which the sender repeats: the one that the application waits
-        // for always finds a place.
-        while progress.waiting.len() >= MAX_WAITING || self.octets + body.len() > MAX_WAITING_OCTETS {
-            match progress.waiting.last_entry() {
-                Some(latest) if *latest.key() > id.number => self.octets -= latest.remove().body.len(),
-                // So do the parts of that one.
-                _ if is_next && part.map_or(id.number, |part| id.number - part.index) <= progress.next => break,
-                _ => return Intake::Later,
+        // for always finds a place. What waits for a message of an earlier run that may never come makes room first.
+        loop {
+            let Some(progress) = self.progress.get_mut(&id.instance) else { return Intake::Later };
+            if progress.waiting.len() < MAX_WAITING && self.octets + body.len() <= MAX_WAITING_OCTETS {
+                break;
+            }
+            let begins = part.map_or(id.number, |part| id.number - part.index);
+            // So do the parts of that one.
+            let is_waited_for = is_next && begins <= progress.next;
+            let later = progress.waiting.last_entry().filter(|latest| *latest.key() > id.number);
+            match later.map(|latest| latest.remove().body.len()) {
+                Some(len) => self.octets -= len,
+                None if is_waited_for => break,
+                None if self.evict_blocked(id.instance) => {}
+                None => return Intake::Later,
             }
         }
+        let Some(progress) = self.progress.get_mut(&id.instance) else { return Intake::Later };
         self.octets += body.len();
         progress.waiting.insert(id.number, Waiting { part, body: body.to_vec() });
         Intake::Accepted
@@ -437,14 +454,31 @@ impl Inbox {
         })
     }
 
+    /// Drops the last of what waits in another run for a message that is not here. Returns whether there was any.
+    fn evict_blocked(&mut self, except: Instance) -> bool {
+        let blocked = |(instance, progress): &(&Instance, &mut Progress)| {
+            **instance != except && !progress.waiting.is_empty() && !progress.can_go_on()
+        };
+        let run = self.progress.iter_mut().filter(|run| blocked(run)).min_by_key(|(_, progress)| progress.heard);
+        let dropped = run.and_then(|(_, progress)| progress.waiting.pop_last());
+        self.octets -= dropped.as_ref().map_or(0, |(_, waiting)| waiting.body.len());
+        dropped.is_some()
+    }
+
     /// Whether a run of the peer has a place, or another that has nothing under way makes room for it.
     fn has_place(&mut self, newcomer: Instance) -> bool {
         if self.progress.len() < MAX_INSTANCES || self.progress.contains_key(&newcomer) {
             return true;
         }
-        let idle = self.progress.iter().filter(|(_, progress)| progress.is_idle());
-        let oldest = idle.min_by_key(|(_, progress)| progress.heard).map(|(instance, _)| *instance);
-        oldest.and_then(|oldest| self.progress.remove(&oldest)).is_some()
+        let idle = |progress: &Progress| progress.is_idle() && (progress.waiting.is_empty() || !progress.can_go_on());
+        let idle = self.progress.iter().filter(|(_, progress)| idle(progress));
+        // Those in which something waits for what may never come go last.
+        let oldest = idle.min_by_key(|(_, progress)| (!progress.waiting.is_empty(), progress.heard));
+        let Some(instance) = oldest.map(|(instance, _)| *instance) else { return false };
+        if let Some(progress) = self.progress.remove(&instance) {
+            self.octets -= progress.waiting.values().map(|waiting| waiting.body.len()).sum::<usize>();
+        }
+        true
     }
 }
 

@@ -39,7 +39,7 @@ const DEPOSITED_PARTS: u32 = 12;
 const HANDING_OVER: Duration = Duration::from_secs(30);
 /// The time after which an unanswered message is sent again, before the round trip is known, and its bounds. RFC 6298.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
-const MIN_TIMEOUT: Duration = Duration::from_millis(200);
+const MIN_TIMEOUT: Duration = Duration::from_millis(400);
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a message is to be treated while it waits.
@@ -329,7 +329,8 @@ impl Outbox {
         let before = entry.sent.as_ref().filter(|sent| sent.lane == lane);
         let (first, times) = before.map_or((now, 0), |sent| (sent.first, sent.times));
         let refused = before.is_some_and(|sent| sent.refused);
-        let is_lost = lane == Lane::Live && times > 0;
+        let was_held = before.is_some_and(|sent| sent.held);
+        let is_lost = lane == Lane::Live && times > 0 && !was_held;
         if is_lost && now >= self.cut_until {
             self.window = (self.window / 2).max(MIN_WINDOW);
             self.cut_until = now.after(timeout);
@@ -351,6 +352,7 @@ impl Outbox {
     /// Messages of an earlier run go first, and alone: the recipient orders messages of one run only.
     fn due_live(&self, now: Timestamp) -> Option<u64> {
         let (mut in_flight, mut octets) = (0, 0);
+        let first = self.entries.values().next().map(Entry::message);
         for (order, entry) in self.live() {
             let is_due = match &entry.sent {
                 None => in_flight < IN_FLIGHT && octets < self.window,
@@ -359,8 +361,10 @@ impl Outbox {
             if is_due {
                 return Some(*order);
             }
-            // What has arrived makes room for what comes after it: a message in parts may be longer than the window.
-            if entry.sent.as_ref().is_some_and(|sent| !sent.held) {
+            // A message in parts may be longer than the window: those of the first that have arrived make room for the others.
+            // What is behind it waits for its application, and counts.
+            let made_room = Some(entry.message()) == first && entry.sent.as_ref().is_some_and(|sent| sent.held);
+            if !made_room {
                 in_flight += 1;
                 octets += entry.body.len();
             }

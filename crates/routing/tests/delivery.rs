@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 use sealway_routing::{Batch, Inbox, Intake, MemoryStore, Outbox, SendOptions, Store, Table};
-use sealway_wire::{IdentityId, Instance, Lane, MessageId, Timestamp};
+use sealway_wire::{IdentityId, Instance, Lane, MessageId, Timestamp, content::Part};
 
 const SENDER: IdentityId = IdentityId([1; 32]);
 const RECIPIENT: IdentityId = IdentityId([2; 32]);
@@ -309,4 +309,43 @@ fn parts_stay_together() {
     world.outbox.push(vec![5; 50_000], expiring, false).unwrap();
     world.outbox.poll_send(world.now, Lane::Live).unwrap();
     assert_eq!(world.outbox.expire(world.now.after(Duration::from_secs(6))).ids.len(), 4);
+}
+
+/// An earlier run has ended in the middle of something: what waits for it takes no room from the next one.
+#[test]
+fn what_a_dead_run_has_left_makes_room() {
+    let mut inbox = Inbox::new(SENDER);
+    let of = |run, number| MessageId { instance: Instance([run; 4]), number };
+    // Of each of seventy runs the first message is missing.
+    for run in 0..70 {
+        for number in 1..4 {
+            inbox.handle_message(of(run, number), 0, 0, None, &[0; 16_000]);
+        }
+    }
+    let part = |index| Some(Part { index, count: 60 });
+    for number in 0..60 {
+        let taken = inbox.handle_message(of(200, number), 0, 0, part(number), &[7; 16_000]);
+        assert_eq!(taken, Intake::Accepted, "part {number}");
+    }
+    assert_eq!(inbox.poll_deliver().map(|delivery| delivery.body.len()), Some(960_000));
+}
+
+/// The application takes nothing: what has arrived and waits counts against what may be under way.
+#[test]
+fn a_sender_does_not_run_ahead_of_a_slow_application() {
+    let mut world = World::new();
+    for _ in 0..400 {
+        world.outbox.push(vec![1; 2000], SendOptions::default(), false).unwrap();
+    }
+    let mut sent = 0;
+    for _ in 0..20 {
+        world.now = world.now.after(Duration::from_millis(100));
+        while let Some(message) = world.outbox.poll_send(world.now, Lane::Live) {
+            world.inbox.handle_message(message.id, message.lowest, message.unwanted, message.part, message.body);
+            sent += 1;
+        }
+        let held = world.inbox.committed(Instance([0; 4])).unwrap();
+        world.outbox.committed(world.now, &held);
+    }
+    assert!(sent <= 140, "{sent}: no more than a window");
 }

@@ -84,7 +84,7 @@ struct State {
 ///
 /// [`shutdown`](AsyncWriteExt::shutdown) ends our direction: the peer reads to the end, also if the stream is dropped then. A
 /// stream that is dropped before that is broken off, which the peer reads as an error: an end that was not meant is never
-/// taken for one.
+/// taken for one. A stream that was broken off before anything had come of it leaves the peer's waiting for the next one.
 pub struct Stream {
     io: DuplexStream,
     shared: Arc<Shared>,

@@ -266,14 +266,7 @@ fn crossed_paths_come_to_rest() {
 fn a_copied_third_message_does_not_divert_the_session() {
     let mut network = Network::of(11, 3);
     network.open(0, 1);
-    for _ in 0..2 {
-        network.drain();
-        let (from, to, frame) = network.log.last().unwrap().clone();
-        network.cut();
-        network.deliver(from, to, frame).unwrap();
-    }
-    network.drain();
-    let message3 = network.log.last().unwrap().2.clone();
+    let message3 = network.third_message();
     network.deliver(0, 1, message3.clone()).unwrap();
     network.drain();
     network.deliver(2, 1, message3).unwrap();

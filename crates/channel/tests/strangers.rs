@@ -199,14 +199,7 @@ fn a_third_message_without_proof_is_not_read() {
     // Specification: [M11].
     let mut network = Network::pair(8);
     network.open(0, 1);
-    for _ in 0..2 {
-        network.drain();
-        let (from, to, frame) = network.log.last().unwrap().clone();
-        network.cut();
-        network.deliver(from, to, frame).unwrap();
-    }
-    network.drain();
-    let genuine = network.log.last().unwrap().2.clone();
+    let genuine = network.third_message();
     assert_eq!(genuine[0], 0x13);
     network.cut();
     let mut forged = genuine.clone();

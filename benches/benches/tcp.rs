@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use sealway_crypto_aws_lc::AwsLc;
 use sealway_identity::{Card, CardParts, Owner, Policy, RelayEntry};
-use sealway_node::{Channel, Node, RelayConfig};
+use sealway_node::{Channel, Node, NodeError, RelayConfig};
 use sealway_tcp::Tcp;
 use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault};
 use sealway_wire::BoxName;
@@ -67,7 +67,7 @@ fn vault_random<P: CryptoProvider>(vault: &SoftwareVault<P>) -> Result<[u8; 16],
 struct Talk {
     from: Channel,
     to: Channel,
-    _nodes: Vec<Node>,
+    nodes: Vec<Node>,
 }
 
 async fn direct() -> Result<Talk, Failure> {
@@ -78,7 +78,7 @@ async fn direct() -> Result<Talk, Failure> {
     let mut from = client.open(&card, Policy::only(&card)).await?;
     from.opened().await?;
     let to = server.accept().await.ok_or("the node has ended")?;
-    Ok(Talk { from, to, _nodes: vec![server, client] })
+    Ok(Talk { from, to, nodes: vec![server, client] })
 }
 
 async fn through_a_relay() -> Result<Talk, Failure> {
@@ -93,35 +93,33 @@ async fn through_a_relay() -> Result<Talk, Failure> {
     let to = server.open(&left_card, Policy::only(&left_card)).await?;
     let mut from = client.open(&right_card, Policy::only(&right_card)).await?;
     from.opened().await?;
-    Ok(Talk { from, to, _nodes: vec![relay_node, server, client] })
+    Ok(Talk { from, to, nodes: vec![relay_node, server, client] })
 }
 
 /// Sends `count` messages, and waits until the other application has done with each.
-async fn talk(talk: &mut Talk, body: &[u8], count: u64) -> Result<(), Failure> {
-    let Talk { from, to, .. } = talk;
-    let sends = async {
+async fn talk(talk: Talk, body: Arc<Vec<u8>>, count: u64) -> Result<Talk, Failure> {
+    let Talk { from, mut to, nodes } = talk;
+    let expected = body.len();
+    let sends = tokio::spawn(async move {
         let mut last = None;
         for _ in 0..count {
-            last = Some(from.send_live(body).await?);
+            last = Some(from.send_live(body.as_slice()).await?);
         }
         if let Some(last) = last {
             last.delivered().await?;
         }
-        Ok::<_, Failure>(())
-    };
-    let receives = async {
-        let mut done = tokio::task::JoinSet::new();
+        Ok::<_, NodeError>(from)
+    });
+    let receives = tokio::spawn(async move {
         for _ in 0..count {
-            let message = to.recv().await?.ok_or("the channel has ended")?;
-            assert_eq!(message.body().len(), body.len());
-            done.spawn(message.done());
+            let Some(message) = to.recv().await? else { return Err(NodeError::Closed) };
+            assert_eq!(message.body().len(), expected);
+            message.done().await?;
         }
-        while let Some(outcome) = done.join_next().await {
-            outcome??;
-        }
-        Ok::<_, Failure>(())
-    };
-    tokio::try_join!(sends, receives).map(drop)
+        Ok::<_, NodeError>(to)
+    });
+    let (from, to) = tokio::try_join!(sends, receives)?;
+    Ok(Talk { from: from?, to: to?, nodes })
 }
 
 type Tls = (tokio_rustls::client::TlsStream<TcpStream>, tokio_rustls::server::TlsStream<TcpStream>);
@@ -179,24 +177,27 @@ fn messages(criterion: &mut Criterion) {
 }
 
 fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> {
-    let mut direct = runtime.block_on(direct())?;
-    let mut relayed = runtime.block_on(through_a_relay())?;
+    let mut direct = Some(runtime.block_on(direct())?);
+    let mut relayed = Some(runtime.block_on(through_a_relay())?);
     let mut encrypted = Some(runtime.block_on(tls())?);
     let mut group = criterion.benchmark_group("tcp");
     group.sample_size(20);
     for size in [64, 1024, 65_536_usize] {
         let body = Arc::new(vec![5; size]);
         // So many that their start and end do not count.
-        let batch = if size > 10_000 { 200 } else { 5000 };
+        let batch = if size > 10_000 { 500 } else { 20_000 };
         group.throughput(Throughput::Bytes(size as u64));
         for (name, talker) in [("direct", &mut direct), ("through a relay", &mut relayed)] {
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter_custom(|iterations| {
                     let count = iterations.max(batch);
+                    let Some(pair) = talker.take() else { return std::time::Duration::ZERO };
                     let start = Instant::now();
-                    let talked = runtime.block_on(talk(talker, &body, count));
-                    assert!(talked.is_ok(), "{:?}", talked.err());
-                    start.elapsed().mul_f64(iterations as f64 / count as f64)
+                    let talked = runtime.block_on(talk(pair, body.clone(), count));
+                    let taken = start.elapsed();
+                    assert!(talked.is_ok(), "{:?}", talked.as_ref().err());
+                    *talker = talked.ok();
+                    taken.mul_f64(iterations as f64 / count as f64)
                 });
             });
         }

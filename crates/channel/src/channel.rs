@@ -296,14 +296,14 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     }
 
     /// Has ACKs tell what was committed: of every run of the peer, what was said last.
-    pub(crate) fn report(&mut self, now: Timestamp, report: Report) {
+    pub(crate) fn report(&mut self, now: Timestamp, report: Report, is_awaited: bool) {
         self.reports.retain(|known| known.instance != report.instance);
         self.reports.push(report);
         if self.reports.len() > MAX_REPORTS {
             self.reports.remove(0);
         }
         if let Some(current) = self.current() {
-            current.wants_commit_ack(now);
+            current.wants_commit_ack(now, is_awaited);
         }
     }
 

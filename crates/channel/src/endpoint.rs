@@ -547,10 +547,17 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.channels.get(&channel).and_then(|channel| channel.heard_at)
     }
 
-    /// Has the following ACKs tell what the application has committed of the peer's messages, and what waits for it.
-    pub fn report_committed(&mut self, now: Timestamp, channel: ChannelId, committed: &Committed<'_>) {
+    /// Has the following ACKs tell what the application has committed of the peer's messages, and what waits for it: the
+    /// first of them soon, or at once if the peer's window waits for so much.
+    pub fn report_committed(
+        &mut self,
+        now: Timestamp,
+        channel: ChannelId,
+        committed: &Committed<'_>,
+        is_awaited: bool,
+    ) {
         if let Some(found) = self.channels.get_mut(&channel) {
-            found.report(now, Report::new(committed));
+            found.report(now, Report::new(committed), is_awaited);
         }
         self.reschedule(channel);
     }

@@ -190,9 +190,9 @@ impl<P: CryptoProvider> Established<P> {
         counts
     }
 
-    /// Takes note that there are committed messages to tell of.
-    pub(crate) fn wants_commit_ack(&mut self, now: Timestamp) {
-        let due = now.after(COMMIT_DELAY);
+    /// Takes note that there are committed messages to tell of, and whether the peer waits for that.
+    pub(crate) fn wants_commit_ack(&mut self, now: Timestamp, is_awaited: bool) {
+        let due = if is_awaited { now } else { now.after(COMMIT_DELAY) };
         self.ack_at = Some(self.ack_at.map_or(due, |earlier| earlier.min(due)));
     }
 

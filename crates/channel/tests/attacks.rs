@@ -185,7 +185,7 @@ fn a_report_with_zeros_at_its_end_is_sent_in_the_only_valid_form() {
     network.send_message(0, 1, Lane::Live, 0, b"message");
     network.run(SECOND);
     let committed = Committed { instance: Instance([0; 4]), mark: 1, bitmap: &[1, 0, 0, 0], held: &[] };
-    network.machines[1].endpoint.report_committed(network.now, channel, &committed);
+    network.machines[1].endpoint.report_committed(network.now, channel, &committed, false);
     network.run(SECOND);
     assert!(network.channel(0, 1).is_some() && network.machines[0].refused.is_empty());
 }

@@ -141,7 +141,8 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         let (completed, completed_queue) = mpsc::unbounded_channel();
         let node = Node::new(commands.0.clone(), accept_queue, endpoint.owner().id(), contact_box);
         let (senders, queues) = driver::queues(commands, accepted, completed_queue);
-        let setup = driver::Setup { instance, contact_box, transports: self.transports, relay: self.relay };
+        let (has_store, transports) = (self.store.is_some(), self.transports);
+        let setup = driver::Setup { instance, has_store, contact_box, transports, relay: self.relay };
         let mut driver = Driver::new(Clock::new(), endpoint, setup, senders);
         if let Some(mut store) = self.store {
             let mut stale = Batch::default();

@@ -6,21 +6,15 @@ use sealway_channel::Context;
 use sealway_identity::{Card, Policy};
 use sealway_routing::{Delivery, MAX_MESSAGE, SendOptions};
 use sealway_wire::{BoxName, IdentityId, MessageId};
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use crate::{Builder, Keys, NodeError, Statistics, Stream};
+use crate::{
+    Builder, Keys, NodeError, Receipt, Statistics, Stream,
+    shared::{Queue, Shared},
+};
 
 /// Channels that others have opened and nobody has accepted yet.
 pub(crate) const ACCEPT_QUEUE: usize = 64;
-/// What a peer's outbox takes before senders wait: units of 256 octets, so many.
-pub(crate) const OUTBOX_UNITS: usize = 64 * 1024 * 4;
-const UNIT: usize = 256;
-
-/// What a message of so many octets takes of its peer's outbox.
-pub(crate) fn units(octets: usize) -> u32 {
-    u32::try_from(1 + octets / UNIT).unwrap_or(u32::MAX)
-}
-
 type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
 
 /// What the application asks of the driver.
@@ -43,16 +37,17 @@ pub(crate) enum Command {
         peer: IdentityId,
         body: Vec<u8>,
         options: SendOptions,
-        durable: bool,
         room: OwnedSemaphorePermit,
         reply: Reply<Receipt>,
     },
     Done {
         peer: IdentityId,
         id: MessageId,
+        octets: usize,
         reply: Reply<()>,
     },
-    Taken {
+    /// There is something to send, to hand over or to tell.
+    Awake {
         peer: IdentityId,
     },
     Released {
@@ -194,51 +189,50 @@ async fn ask<T>(commands: &mpsc::Sender<Command>, command: impl FnOnce(Reply<T>)
 /// The sending half of a channel.
 #[derive(Clone)]
 pub(crate) struct Sender {
-    peer: IdentityId,
-    commands: mpsc::Sender<Command>,
-    room: Arc<Semaphore>,
+    shared: Arc<Shared>,
 }
 
 impl Sender {
     pub(crate) async fn send_live(&self, body: Vec<u8>) -> Result<Receipt, NodeError> {
-        self.push(body, SendOptions::default(), false).await
+        let room = self.room_for(&body).await?;
+        self.shared.send_live(body, room)
     }
 
-    async fn push(&self, body: Vec<u8>, options: SendOptions, durable: bool) -> Result<Receipt, NodeError> {
+    async fn send_durably(&self, body: Vec<u8>, options: SendOptions) -> Result<Receipt, NodeError> {
+        let room = self.room_for(&body).await?;
+        let peer = self.shared.peer;
+        ask(&self.shared.common.commands, |reply| Command::Send { peer, body, options, room, reply }).await
+    }
+
+    async fn room_for(&self, body: &[u8]) -> Result<OwnedSemaphorePermit, NodeError> {
         let got = body.len();
         if got > MAX_MESSAGE {
             return Err(NodeError::TooLong { limit: MAX_MESSAGE, got });
         }
-        let units = units(got);
-        let room = self.room.clone().acquire_many_owned(units).await.map_err(|_| NodeError::Closed)?;
-        let peer = self.peer;
-        ask(&self.commands, |reply| Command::Send { peer, body, options, durable, room, reply }).await
+        self.shared.room_for(got).await
     }
 }
 
 /// A channel to one peer. Messages are handed over in the order in which the peer has sent them.
 pub struct Channel {
-    sender: Sender,
+    shared: Arc<Shared>,
     messages: mpsc::Receiver<Delivery>,
+    queue: Arc<Queue>,
     context: watch::Receiver<Option<Context>>,
-    /// Has the driver look after all peers.
-    wake: Arc<Notify>,
 }
 
 impl Channel {
     pub(crate) const fn new(
-        peer: IdentityId,
-        commands: mpsc::Sender<Command>,
+        shared: Arc<Shared>,
         messages: mpsc::Receiver<Delivery>,
+        queue: Arc<Queue>,
         context: watch::Receiver<Option<Context>>,
-        room: Arc<Semaphore>,
-        wake: Arc<Notify>,
     ) -> Self {
-        Self { sender: Sender { peer, commands, room }, messages, context, wake }
+        Self { shared, messages, queue, context }
     }
 
     pub(crate) fn sender(&self) -> Sender {
-        self.sender.clone()
+        Sender { shared: self.shared.clone() }
     }
 
     /// Makes octets in order of it, for both directions: what [`AsyncRead`](tokio::io::AsyncRead) and
@@ -255,8 +249,8 @@ impl Channel {
 
     /// The peer's identity.
     #[must_use]
-    pub const fn peer(&self) -> IdentityId {
-        self.sender.peer
+    pub fn peer(&self) -> IdentityId {
+        self.shared.peer
     }
 
     /// Waits until the channel has been open for the first time, and tells how it came to be.
@@ -289,7 +283,7 @@ impl Channel {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_with(&self, body: impl Into<Vec<u8>>, options: SendOptions) -> Result<Receipt, NodeError> {
-        self.sender.push(body.into(), options, true).await
+        self.sender().send_durably(body.into(), options).await
     }
 
     /// Sends a message that lives in memory alone until the peer has committed it: it is lost if this process dies.
@@ -297,7 +291,7 @@ impl Channel {
     /// # Errors
     /// [`NodeError::TooLong`], [`NodeError::Closed`].
     pub async fn send_live(&self, body: impl Into<Vec<u8>>) -> Result<Receipt, NodeError> {
-        self.sender.send_live(body.into()).await
+        self.sender().send_live(body.into()).await
     }
 
     /// Waits until the peer has committed everything that was sent to it, by this run or an earlier one. What is sent
@@ -308,10 +302,8 @@ impl Channel {
     /// # Errors
     /// [`NodeError::Closed`].
     pub fn flushed(&self) -> impl Future<Output = Result<(), NodeError>> + Send + use<> {
-        // Each message holds its room until it is committed.
-        let room = self.sender.room.clone();
-        let all = u32::try_from(OUTBOX_UNITS).unwrap_or(u32::MAX);
-        async move { room.acquire_many(all).await.map(drop).map_err(|_| NodeError::Closed) }
+        let shared = self.shared.clone();
+        async move { shared.flushed().await }
     }
 
     /// The next message. `None`: the channel or the node was closed.
@@ -324,36 +316,32 @@ impl Channel {
     /// [`NodeError::Closed`].
     pub async fn recv(&mut self) -> Result<Option<Message>, NodeError> {
         let Some(delivery) = self.messages.recv().await else { return Ok(None) };
-        let peer = self.sender.peer;
         // Nothing is awaited here, or a caller that gives up in between would lose the message.
-        if self.sender.commands.try_send(Command::Taken { peer }).is_err() {
-            self.wake.notify_one();
-        }
+        self.shared.taken(&self.queue, delivery.body.len());
         let context = *self.context.borrow();
-        Ok(Some(Message { peer, delivery, context, commands: self.sender.commands.clone() }))
+        Ok(Some(Message { delivery, context, shared: self.shared.clone() }))
     }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
         // If the queue of commands is full, the driver finds the handle gone when it hands the next message over.
-        let _ = self.sender.commands.try_send(Command::Released { peer: self.sender.peer });
+        let _ = self.shared.common.commands.try_send(Command::Released { peer: self.shared.peer });
     }
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("peer", &self.sender.peer).finish_non_exhaustive()
+        f.debug_struct("Channel").field("peer", &self.shared.peer).finish_non_exhaustive()
     }
 }
 
 /// A message of the peer.
 #[must_use = "a message that is not done with is handed over again"]
 pub struct Message {
-    peer: IdentityId,
     delivery: Delivery,
     context: Option<Context>,
-    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
 }
 
 impl Message {
@@ -365,8 +353,8 @@ impl Message {
 
     /// Its sender.
     #[must_use]
-    pub const fn peer(&self) -> IdentityId {
-        self.peer
+    pub fn peer(&self) -> IdentityId {
+        self.shared.peer
     }
 
     /// Its id: the same however often it is handed over.
@@ -392,8 +380,12 @@ impl Message {
     /// # Errors
     /// [`NodeError::Store`] or [`NodeError::Closed`]: it may come again after the next start.
     pub async fn done(self) -> Result<(), NodeError> {
-        let (peer, id) = (self.peer, self.delivery.id);
-        ask(&self.commands, |reply| Command::Done { peer, id, reply }).await
+        let (id, octets) = (self.delivery.id, self.delivery.body.len());
+        if !self.shared.common.has_store {
+            return self.shared.done(id, octets);
+        }
+        let peer = self.shared.peer;
+        ask(&self.shared.common.commands, |reply| Command::Done { peer, id, octets, reply }).await
     }
 }
 
@@ -401,75 +393,5 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let octets = self.delivery.body.len();
         f.debug_struct("Message").field("id", &self.delivery.id).field("octets", &octets).finish_non_exhaustive()
-    }
-}
-
-/// How far a message has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Progress {
-    /// It waits here: there was never a session with the peer, or the last one is older than two weeks. Both ends have to
-    /// be attached at the same time once.
-    NeverMet,
-    /// It waits here, or is on its way.
-    UnderWay,
-    /// A relay has it on its disk and hands it over when the peer attaches. It stays in the outbox until the peer has
-    /// committed it: a relay's word is no proof.
-    InCustody,
-    /// The peer's application has committed it.
-    Delivered,
-    /// It expired, or was superseded, before it was known to be committed.
-    Dropped,
-}
-
-/// What becomes of a message that was sent.
-#[derive(Clone, Debug)]
-pub struct Receipt {
-    id: MessageId,
-    progress: watch::Receiver<Progress>,
-}
-
-impl Receipt {
-    pub(crate) const fn new(id: MessageId, progress: watch::Receiver<Progress>) -> Self {
-        Self { id, progress }
-    }
-
-    /// How far the message has come.
-    #[must_use]
-    pub fn progress(&self) -> Progress {
-        *self.progress.borrow()
-    }
-
-    /// Whether nothing more will become of it.
-    pub(crate) fn is_settled(&self) -> bool {
-        matches!(self.progress(), Progress::Delivered | Progress::Dropped)
-    }
-
-    /// Waits until it has come further, and tells how far.
-    ///
-    /// Cancel-safe.
-    ///
-    /// # Errors
-    /// [`NodeError::Closed`] if the node ends, or nothing further will come.
-    pub async fn changed(&mut self) -> Result<Progress, NodeError> {
-        self.progress.changed().await.map_err(|_| NodeError::Closed)?;
-        Ok(*self.progress.borrow_and_update())
-    }
-
-    /// The id of the message.
-    #[must_use]
-    pub const fn id(&self) -> MessageId {
-        self.id
-    }
-
-    /// Waits until the peer's application has committed the message.
-    ///
-    /// # Errors
-    /// [`NodeError::Dropped`] if it expired or was superseded; [`NodeError::Closed`] if the node ends first: a durable
-    /// message then stays in the outbox.
-    pub async fn delivered(mut self) -> Result<(), NodeError> {
-        let settled = |progress: &Progress| matches!(progress, Progress::Delivered | Progress::Dropped);
-        let progress = *self.progress.wait_for(settled).await.map_err(|_| NodeError::Closed)?;
-        if progress == Progress::Delivered { Ok(()) } else { Err(NodeError::Dropped) }
     }
 }

@@ -18,13 +18,16 @@ mod driver;
 mod error;
 mod handle;
 mod links;
+mod receipt;
+mod shared;
 mod statistics;
 mod stream;
 mod writer;
 
 pub use builder::{Builder, Keys, RelayConfig};
 pub use error::NodeError;
-pub use handle::{Channel, Message, Node, Progress, Receipt};
+pub use handle::{Channel, Message, Node};
+pub use receipt::{Progress, Receipt};
 pub use sealway_routing::{MAX_MESSAGE, SendOptions};
 pub use statistics::{Kind, Statistic, Statistics};
 pub use stream::Stream;

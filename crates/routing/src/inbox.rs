@@ -49,13 +49,46 @@ pub enum Holding {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     mark: u32,
-    /// Bit i stands for number `mark + 1 + i`.
-    bitmap: [u8; COMMIT_WINDOW as usize / 8],
+    /// Bit i stands for number `mark + 1 + i`, the lowest bit of an octet first.
+    bitmap: Bits,
+}
+
+const OCTETS: usize = COMMIT_WINDOW as usize / 8;
+const WORDS: usize = OCTETS / 8;
+type Bits = [u8; OCTETS];
+
+const fn words(bits: &Bits) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    let (mut rest, mut at) = (bits.as_slice(), 0);
+    while let Some((word, after)) = rest.split_first_chunk() {
+        words[at] = u64::from_le_bytes(*word);
+        (rest, at) = (after, at + 1);
+    }
+    words
+}
+
+fn bits(words: [u64; WORDS]) -> Bits {
+    let mut bits = [0; OCTETS];
+    for (octets, word) in bits.chunks_exact_mut(8).zip(words) {
+        octets.copy_from_slice(&word.to_le_bytes());
+    }
+    bits
+}
+
+/// Moves all bits down by `by`; the lowest fall out.
+fn shifted(words: [u64; WORDS], by: u32) -> [u64; WORDS] {
+    let (whole, part) = (usize::try_from(by / 64).unwrap_or(WORDS), by % 64);
+    core::array::from_fn(|at| {
+        let word = |at: usize| words.get(at).copied().unwrap_or(0);
+        let at = at.saturating_add(whole);
+        // A shift by 64 would be none at all.
+        word(at) >> part | (word(at.saturating_add(1)) << 1) << (63 - part)
+    })
 }
 
 impl Marks {
     const fn new() -> Self {
-        Self { mark: 0, bitmap: [0; COMMIT_WINDOW as usize / 8] }
+        Self { mark: 0, bitmap: [0; OCTETS] }
     }
 
     fn contains(&self, number: u32) -> bool {
@@ -78,30 +111,29 @@ impl Marks {
 
     /// Moves the mark up to `floor` at least, and over what is committed above it.
     fn raise(&mut self, floor: u32) {
-        let mut mark = self.mark.max(floor);
-        while mark < u32::MAX && self.contains(mark) {
-            mark += 1;
+        let Some(by) = floor.checked_sub(self.mark).filter(|by| *by > 0) else { return };
+        let mut next = self.contains(floor);
+        let mut words = shifted(words(&self.bitmap), by);
+        self.mark = floor;
+        while next && self.mark < u32::MAX {
+            // What follows the number at the mark without a gap is committed too.
+            let ones = words[0].trailing_ones();
+            let run = ones.min(63);
+            words = shifted(words, run + 1);
+            self.mark = self.mark.saturating_add(run + 1);
+            next = ones == 64;
         }
-        if mark == self.mark {
-            return;
-        }
-        let mut moved = Self { mark, bitmap: [0; COMMIT_WINDOW as usize / 8] };
-        for number in mark..=self.mark.saturating_add(COMMIT_WINDOW) {
-            if self.contains(number)
-                && let Some((octet, bit)) = moved.bit(number)
-            {
-                moved.bitmap[octet] |= 1 << bit;
-            }
-        }
-        *self = moved;
+        self.bitmap = bits(words);
     }
 
     fn merge(&mut self, other: &Self) {
         self.raise(other.mark);
-        for number in (other.mark..=other.mark.saturating_add(COMMIT_WINDOW)).rev() {
-            if number >= self.mark && other.contains(number) {
-                self.insert(number);
-            }
+        let moved = shifted(words(&other.bitmap), self.mark.saturating_sub(other.mark));
+        let own = words(&self.bitmap);
+        self.bitmap = bits(core::array::from_fn(|at| own[at] | moved[at]));
+        // A number at the mark of ours may be one that the other has committed.
+        if other.contains(self.mark) {
+            self.raise(self.mark.saturating_add(1));
         }
     }
 
@@ -363,33 +395,30 @@ impl Inbox {
         if let Some((id, body)) = self.again.pop_front() {
             return Some(Delivery { id, body, redelivered: false, before: Batch::default() });
         }
-        let mut runs: Vec<_> =
-            self.progress.iter_mut().filter(|(_, progress)| progress.first_heard.is_some()).collect();
-        runs.sort_unstable_by_key(|(_, progress)| progress.first_heard);
-        for (instance, progress) in runs {
-            while progress.next < u32::MAX && progress.marks.contains(progress.next) {
-                progress.next += 1;
-            }
-            let Some(count) = progress.whole(progress.next) else { continue };
-            let number = progress.next;
-            let taken = (number..number.saturating_add(count)).filter_map(|number| progress.waiting.remove(&number));
-            let mut taken = taken.map(|waiting| waiting.body);
-            let mut body = taken.next().unwrap_or_default();
-            taken.for_each(|part| body.extend_from_slice(&part));
-            self.octets -= body.len();
-            progress.next = number.saturating_add(count);
-            if count > 1 {
-                progress.parts.insert(number, count);
-            }
-            let mut before = Batch::default();
-            if progress.next > progress.reserved {
-                progress.reserved = progress.next.saturating_add(RESERVED - 1);
-                before.put(Table::Inbox, key(&peer, *instance), progress.encode());
-            }
-            let id = MessageId { instance: *instance, number };
-            return Some(Delivery { id, body, redelivered: number < progress.before_start, before });
+        let runs = self.progress.iter_mut().filter(|(_, progress)| progress.first_heard.is_some());
+        let goes_on = runs.filter(|(_, progress)| progress.can_go_on());
+        let (instance, progress) = goes_on.min_by_key(|(_, progress)| progress.first_heard)?;
+        while progress.next < u32::MAX && progress.marks.contains(progress.next) {
+            progress.next += 1;
         }
-        None
+        let number = progress.next;
+        let count = progress.whole(number)?;
+        let taken = (number..number.saturating_add(count)).filter_map(|number| progress.waiting.remove(&number));
+        let mut taken = taken.map(|waiting| waiting.body);
+        let mut body = taken.next().unwrap_or_default();
+        taken.for_each(|part| body.extend_from_slice(&part));
+        self.octets -= body.len();
+        progress.next = number.saturating_add(count);
+        if count > 1 {
+            progress.parts.insert(number, count);
+        }
+        let mut before = Batch::default();
+        if progress.next > progress.reserved {
+            progress.reserved = progress.next.saturating_add(RESERVED - 1);
+            before.put(Table::Inbox, key(&peer, *instance), progress.encode());
+        }
+        let id = MessageId { instance: *instance, number };
+        Some(Delivery { id, body, redelivered: number < progress.before_start, before })
     }
 
     /// The application has done with a message: what is to be written, and what the disk has then.
@@ -484,4 +513,102 @@ impl Inbox {
 
 fn key(peer: &IdentityId, instance: Instance) -> Vec<u8> {
     [peer.0.as_slice(), &instance.0].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What marks mean: a set of numbers, and a mark that no number of the set is at.
+    #[derive(Default)]
+    struct Model {
+        mark: u32,
+        above: BTreeSet<u32>,
+    }
+
+    impl Model {
+        fn insert(&mut self, number: u32) {
+            if number >= self.mark && number - self.mark <= COMMIT_WINDOW {
+                self.above.insert(number);
+            }
+            self.raise(self.mark);
+        }
+
+        fn raise(&mut self, floor: u32) {
+            self.mark = self.mark.max(floor);
+            while self.above.contains(&self.mark) {
+                self.mark += 1;
+            }
+            self.above = self.above.split_off(&self.mark);
+        }
+
+        fn merge(&mut self, other: &Self) {
+            self.raise(other.mark);
+            self.above.extend(&other.above);
+            self.raise(self.mark);
+        }
+
+        fn is(&self, marks: &Marks) -> bool {
+            let all = 0..self.mark + 2 * COMMIT_WINDOW;
+            let contains = |number: u32| number < self.mark || self.above.contains(&number);
+            marks.mark == self.mark && all.into_iter().all(|number| marks.contains(number) == contains(number))
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u32),
+        Run(u32, u32),
+        Raise(u32),
+        Merge,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(bool, Step)>> {
+        let step = prop_oneof![
+            4 => (0..1100_u32).prop_map(Step::Insert),
+            2 => (0..900_u32, 0..200_u32).prop_map(|(from, len)| Step::Run(from, len)),
+            1 => (0..1200_u32).prop_map(Step::Raise),
+            1 => Just(Step::Merge),
+        ];
+        prop::collection::vec((any::<bool>(), step), 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn marks_are_a_set(steps in steps()) {
+            let mut marks = [Marks::new(), Marks::new()];
+            let mut models = [Model::default(), Model::default()];
+            for (which, step) in steps {
+                let (which, other) = if which { (1, 0) } else { (0, 1) };
+                let mark = models[which].mark;
+                match step {
+                    Step::Insert(number) => {
+                        marks[which].insert(mark + number);
+                        models[which].insert(mark + number);
+                    }
+                    Step::Run(from, len) => for number in (mark + from..mark + from + len).rev() {
+                        marks[which].insert(number);
+                        models[which].insert(number);
+                    }
+                    Step::Raise(by) => {
+                        marks[which].raise(mark + by);
+                        models[which].raise(mark + by);
+                    }
+                    Step::Merge => {
+                        // What is out of the window of the other is not told.
+                        let (from, known) = (marks[other].clone(), Model { mark: models[other].mark, above: models[other].above.clone() });
+                        marks[which].merge(&from);
+                        models[which].merge(&known);
+                        let window = models[which].mark + COMMIT_WINDOW;
+                        models[which].above.retain(|number| *number <= window);
+                    }
+                }
+                prop_assert!(models[which].is(&marks[which]), "{:?}", marks[which]);
+            }
+        }
+    }
 }

@@ -17,7 +17,7 @@ use sealway_wire::danger;
 use crate::{Batch, Table};
 
 /// Messages that may be under way at once: no more than an inbox has places for.
-const IN_FLIGHT: usize = 256;
+const IN_FLIGHT: usize = 512;
 /// Octets that may be under way at once: to begin with, less where they are lost, for what lies between drops what it cannot
 /// hold, and more where they are not. RFC 5681 section 3.1, in its simplest form.
 const FIRST_WINDOW: usize = 256 * 1024;
@@ -41,6 +41,9 @@ const HANDING_OVER: Duration = Duration::from_secs(30);
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const MIN_TIMEOUT: Duration = Duration::from_millis(400);
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A network puts a message at most so many places behind another, or has lost it.
+const REORDERED: u64 = 3;
 
 /// How a message is to be treated while it waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +114,9 @@ struct Entry {
 struct Sent {
     lane: Lane,
     first: Timestamp,
+    /// When it was sent last, and as the how manieth of all.
+    at: Timestamp,
+    sequence: u64,
     again: Timestamp,
     times: u32,
     /// A relay has it, until `again`.
@@ -150,12 +156,36 @@ pub struct Outbox {
     expiries: BTreeSet<(Timestamp, u64)>,
     octets: usize,
     round_trip: Option<RoundTrip>,
-    /// Octets that may be under way live, and until when it is not cut again: one loss is often many.
+    /// Where live sending stands; it is found again by a walk where it is not known.
+    cursor: Option<Cursor>,
+    /// Octets that may be under way live, and when that was cut last: what was sent before is the same loss.
     window: usize,
-    cut_until: Timestamp,
+    cut_at: Timestamp,
+    /// Messages that were sent, each time counted.
+    sequence: u64,
+    /// Of those that have arrived, the one sent last.
+    heard: u64,
 }
 
-const NONE_KEPT: (u64, Timestamp) = (0, Timestamp::from_micros(u64::MAX));
+/// Everything of a lower order than `next` is under way live, and nothing else: so the next message is found without a walk.
+struct Cursor {
+    next: u64,
+    in_flight: usize,
+    octets: usize,
+    /// Nothing is to be sent again before.
+    again: Timestamp,
+}
+
+/// What a walk over everything that may be under way live has found.
+enum Walk {
+    /// This is to be sent next.
+    Due(u64),
+    /// Nothing is to be sent again, and nothing that was put back is to be sent. Where the rest begins, if it is the rest.
+    Nothing(Option<Cursor>),
+}
+
+const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
+const NONE_KEPT: (u64, Timestamp) = (0, NEVER);
 
 impl Outbox {
     /// An empty outbox of the run `instance`.
@@ -172,8 +202,11 @@ impl Outbox {
             expiries: BTreeSet::new(),
             octets: 0,
             round_trip: None,
+            cursor: None,
             window: FIRST_WINDOW,
-            cut_until: Timestamp::from_micros(0),
+            cut_at: Timestamp::from_micros(0),
+            sequence: 0,
+            heard: 0,
         }
     }
 
@@ -287,6 +320,8 @@ impl Outbox {
         let sent = kept_until.map(|again| Sent {
             lane: Lane::Stored,
             first: epoch,
+            at: epoch,
+            sequence: 0,
             again,
             times: 2,
             in_custody: true,
@@ -298,6 +333,8 @@ impl Outbox {
     }
 
     fn insert(&mut self, order: u64, entry: Entry) {
+        // What was loaded may be in custody, which is not under way live.
+        self.cursor.take_if(|_| entry.sent.is_some());
         self.octets += entry.body.len();
         self.expiries.extend(entry.options.expires.map(|at| (at, order)));
         self.by_id.insert(entry.id, order);
@@ -330,17 +367,30 @@ impl Outbox {
         let (first, times) = before.map_or((now, 0), |sent| (sent.first, sent.times));
         let refused = before.is_some_and(|sent| sent.refused);
         let was_held = before.is_some_and(|sent| sent.held);
-        let is_lost = lane == Lane::Live && times > 0 && !was_held;
-        if is_lost && now >= self.cut_until {
+        let lost = before.filter(|_| lane == Lane::Live && times > 0 && !was_held).map(|sent| sent.at);
+        if lost.is_some_and(|at| at >= self.cut_at) {
             self.window = (self.window / 2).max(MIN_WINDOW);
-            self.cut_until = now.after(timeout);
+            self.cut_at = now;
         }
+        self.sequence += 1;
         let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
+        let again = now.after(wait);
+        match &mut self.cursor {
+            Some(cursor) if lane == Lane::Live && order >= cursor.next => {
+                cursor.next = order + 1;
+                cursor.in_flight += 1;
+                cursor.octets += entry.body.len();
+                cursor.again = cursor.again.min(again);
+            }
+            cursor => *cursor = None,
+        }
         entry.offered = true;
         entry.sent = Some(Sent {
             lane,
             first,
-            again: now.after(wait),
+            at: now,
+            sequence: self.sequence,
+            again,
             times: times + 1,
             in_custody: false,
             refused,
@@ -350,26 +400,51 @@ impl Outbox {
     }
 
     /// Messages of an earlier run go first, and alone: the recipient orders messages of one run only.
-    fn due_live(&self, now: Timestamp) -> Option<u64> {
-        let (mut in_flight, mut octets) = (0, 0);
-        let first = self.entries.values().next().map(Entry::message);
-        for (order, entry) in self.live() {
-            let is_due = match &entry.sent {
-                None => in_flight < IN_FLIGHT && octets < self.window,
-                Some(sent) => sent.again <= now,
-            };
-            if is_due {
-                return Some(*order);
-            }
-            // A message in parts may be longer than the window: those of the first that have arrived make room for the others.
-            // What is behind it waits for its application, and counts.
-            let made_room = Some(entry.message()) == first && entry.sent.as_ref().is_some_and(|sent| sent.held);
-            if !made_room {
-                in_flight += 1;
-                octets += entry.body.len();
+    fn due_live(&mut self, now: Timestamp) -> Option<u64> {
+        if self.cursor.as_ref().is_none_or(|cursor| cursor.again <= now) {
+            match self.walk_live(now) {
+                Walk::Due(order) => {
+                    self.cursor = None;
+                    return Some(order);
+                }
+                Walk::Nothing(cursor) => self.cursor = cursor,
             }
         }
-        None
+        let cursor = self.cursor.as_ref()?;
+        let (order, entry) = self.entries.range(cursor.next..).next()?;
+        let has_room = cursor.in_flight < IN_FLIGHT && cursor.octets < self.window;
+        (has_room && entry.sent.is_none() && self.is_live(entry)).then_some(*order)
+    }
+
+    fn walk_live(&self, now: Timestamp) -> Walk {
+        let mut cursor = Cursor { next: 0, in_flight: 0, octets: 0, again: NEVER };
+        let first = self.entries.values().next().map(Entry::message);
+        let (mut unsent, mut is_broken) = (None, false);
+        for (order, entry) in self.live() {
+            let Some(sent) = &entry.sent else {
+                let has_room = cursor.in_flight < IN_FLIGHT && cursor.octets < self.window;
+                unsent.get_or_insert((*order, has_room));
+                continue;
+            };
+            if sent.again <= now {
+                return Walk::Due(*order);
+            }
+            // What was put back into the midst goes first.
+            match unsent {
+                Some((order, true)) => return Walk::Due(order),
+                Some((_, false)) => is_broken = true,
+                None => {}
+            }
+            cursor.next = order + 1;
+            cursor.again = cursor.again.min(sent.again);
+            // A message in parts may be longer than the window: those of the first that have arrived make room for the others.
+            // What is behind it waits for its application, and counts.
+            if Some(entry.message()) != first || !sent.held {
+                cursor.in_flight += 1;
+                cursor.octets += entry.body.len();
+            }
+        }
+        Walk::Nothing(Some(cursor).filter(|_| !is_broken))
     }
 
     /// A box keeps the order in which it is filled: messages of a later run follow once all of the earlier ones are in
@@ -412,19 +487,20 @@ impl Outbox {
 
     /// The peer has opened a new session: what it has not committed is sent again, at once.
     pub fn renew(&mut self) {
-        self.kept = NONE_KEPT;
+        (self.kept, self.cursor) = (NONE_KEPT, None);
         self.entries.values_mut().for_each(|entry| entry.sent = None);
     }
 
     /// The way to the peer, or its lane, has changed: what is under way is sent again, at once, but for what a relay has.
     pub fn redirect(&mut self) {
+        self.cursor = None;
         self.entries.values_mut().filter(|entry| !entry.is_in_custody()).for_each(|entry| entry.sent = None);
     }
 
     /// The peer, which was away, is there: what a relay keeps for it is sent again if the relay does not hand it over
     /// soon.
     pub fn peer_is_back(&mut self, now: Timestamp) {
-        self.kept = NONE_KEPT;
+        (self.kept, self.cursor) = (NONE_KEPT, None);
         for entry in self.entries.values_mut() {
             match &mut entry.sent {
                 Some(sent) if sent.in_custody => sent.again = sent.again.min(now.after(HANDING_OVER)),
@@ -436,6 +512,7 @@ impl Outbox {
     /// A relay has the message on its disk and keeps it for `keep`. Returns what is to be written, so that a later run
     /// does not deposit it again.
     pub fn in_custody(&mut self, now: Timestamp, id: MessageId, keep: Duration) -> Batch {
+        self.cursor = None;
         let mut batch = Batch::default();
         let peer = self.peer;
         let Some(order) = self.by_id.get(&id).copied() else { return batch };
@@ -455,6 +532,7 @@ impl Outbox {
 
     /// The relay has not taken the message: it is deposited again after `wait`.
     pub fn not_kept(&mut self, now: Timestamp, id: MessageId, wait: Duration) {
+        self.cursor = None;
         let sent = self.entry_mut(id).and_then(|entry| entry.sent.as_mut());
         if let Some(sent) = sent.filter(|sent| sent.lane == Lane::Stored) {
             (sent.refused, sent.again) = (true, now.after(wait));
@@ -479,37 +557,67 @@ impl Outbox {
     /// The peer has committed these.
     pub fn committed(&mut self, now: Timestamp, committed: &Committed<'_>) -> Delivered {
         let of = |number| MessageId { instance: committed.instance, number };
-        let range = of(0)..=of(committed.mark.saturating_add(COMMIT_WINDOW));
-        let numbered = self.by_id.range(range).filter(|(id, _)| committed.contains(id.number));
+        let below = self.by_id.range(of(0)..of(committed.mark)).map(|(_, order)| *order);
+        let above = bits(committed.bitmap).map(|bit| committed.mark.saturating_add(1).saturating_add(bit));
+        let above = above.filter_map(|number| self.by_id.get(&of(number)).copied());
         let done = |order: &u64| self.entries.get(order).filter(|entry| entry.offered);
-        let orders: Vec<u64> = numbered.map(|(_, order)| *order).filter(|order| done(order).is_some()).collect();
+        let orders: Vec<u64> = below.chain(above).filter(|order| done(order).is_some()).collect();
         // Karn's algorithm: a message that was sent twice tells nothing of the round trip.
         let once = |sent: &&Sent| sent.times == 1 && sent.lane == Lane::Live;
         let sent = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(once);
         if let Some(sample) = sent.map(|sent| now.since(sent.first)).next_back() {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
+        let once_heard = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(once);
+        let heard = once_heard.map(|sent| sent.sequence).max();
+        self.heard = self.heard.max(heard.unwrap_or(0));
         let arrived: usize = orders.iter().filter_map(done).map(|entry| entry.body.len()).sum();
         self.held(now, committed);
         // One part more for each window that has arrived.
         let grown = self.window + PART * arrived.min(self.window) / self.window;
         self.window = grown.min(MAX_WINDOW);
-        self.remove_all(orders)
+        let delivered = self.remove_all(orders);
+        self.find_lost(now);
+        delivered
+    }
+
+    /// What was sent a few messages before one that has arrived, and has not, is lost: it is sent again at once. RFC 9002
+    /// section 6.1.1.
+    fn find_lost(&mut self, now: Timestamp) {
+        let Some(heard) = self.heard.checked_sub(REORDERED) else { return };
+        for entry in self.entries.values_mut() {
+            match &mut entry.sent {
+                Some(sent) if sent.held || sent.lane == Lane::Stored => {}
+                Some(sent) if sent.sequence <= heard => {
+                    sent.again = sent.again.min(now);
+                    self.cursor = None;
+                }
+                // What is behind it was sent after it.
+                Some(sent) if sent.times == 1 => return,
+                Some(_) => {}
+                None => return,
+            }
+        }
     }
 
     /// What waits at the peer for its application is not sent again soon: if it is lost there, so is the session.
     fn held(&mut self, now: Timestamp, committed: &Committed<'_>) {
-        for bit in (0..committed.held.len() * 8).filter_map(|bit| u32::try_from(bit).ok()) {
+        let (mut is_news, mut heard) = (false, self.heard);
+        for bit in bits(committed.held) {
             let number = committed.mark.saturating_add(bit);
             let id = MessageId { instance: committed.instance, number };
-            if committed.holds(number)
-                && let Some(sent) = self.entry_mut(id).and_then(|entry| entry.sent.as_mut())
+            if let Some(sent) = self.entry_mut(id).and_then(|entry| entry.sent.as_mut())
                 && sent.lane == Lane::Live
             {
                 sent.again = sent.again.max(now.after(MAX_TIMEOUT));
-                sent.held = true;
+                // Of two copies, which one has arrived?
+                heard = heard.max(if sent.times == 1 { sent.sequence } else { 0 });
+                is_news |= !core::mem::replace(&mut sent.held, true);
             }
         }
+        self.heard = heard;
+        // Parts that have arrived make room.
+        self.cursor.take_if(|_| is_news && self.entries.values().next().is_some_and(|first| first.part.is_some()));
     }
 
     /// Gives up what has expired.
@@ -523,7 +631,10 @@ impl Outbox {
     #[must_use]
     pub fn poll_timeout(&self, lane: Lane) -> Option<Timestamp> {
         let again = match lane {
-            Lane::Live => self.live().filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min(),
+            Lane::Live => match &self.cursor {
+                Some(cursor) => (cursor.again < NEVER).then_some(cursor.again),
+                None => self.live().filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min(),
+            },
             Lane::Stored => {
                 let rest = self.entries.range(self.kept.0..).take(2 * DEPOSITS);
                 let rest = rest.filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again));
@@ -533,13 +644,18 @@ impl Outbox {
         again.into_iter().chain(self.next_expiry()).min()
     }
 
-    /// What may be under way live: of one run, within the window of numbers, up to what is not written yet.
+    /// What may be under way live.
     fn live(&self) -> impl Iterator<Item = (&u64, &Entry)> {
-        let first = self.entries.values().next().map(|entry| entry.id);
-        let lowest = first.and_then(|first| self.lowest(first.instance)).unwrap_or(0);
-        self.entries.iter().take_while(move |(_, entry)| {
-            let within = entry.id.number.saturating_sub(lowest) < COMMIT_WINDOW;
-            Some(entry.id.instance) == first.map(|first| first.instance) && within && entry.ready
+        self.entries.iter().take_while(|(_, entry)| self.is_live(entry))
+    }
+
+    /// Whether a message is of the run that goes first, within the window of numbers, and written.
+    fn is_live(&self, entry: &Entry) -> bool {
+        // Numbers rise with the order: the first is the lowest.
+        let first = self.entries.values().next().map(|first| first.id);
+        first.is_some_and(|first| {
+            let within = entry.id.number.saturating_sub(first.number) < COMMIT_WINDOW;
+            entry.id.instance == first.instance && within && entry.ready
         })
     }
 
@@ -573,7 +689,7 @@ impl Outbox {
                 given_up.batch.put(Table::Outbox, key, encode(entry, None));
             }
             entry.sent = None;
-            self.kept = NONE_KEPT;
+            (self.kept, self.cursor) = (NONE_KEPT, None);
         }
         given_up
     }
@@ -584,6 +700,15 @@ impl Outbox {
             if let Some(entry) = self.entries.remove(&order) {
                 self.octets -= entry.body.len();
                 self.by_id.remove(&entry.id);
+                match &mut self.cursor {
+                    // The next message may have parts that have arrived already.
+                    cursor if entry.part.is_some() => *cursor = None,
+                    Some(cursor) if order < cursor.next => {
+                        cursor.in_flight = cursor.in_flight.saturating_sub(1);
+                        cursor.octets = cursor.octets.saturating_sub(entry.body.len());
+                    }
+                    _ => {}
+                }
                 entry.options.expires.map(|at| self.expiries.remove(&(at, order)));
                 delivered.ids.push(entry.id);
                 if entry.stored {
@@ -625,6 +750,12 @@ impl RoundTrip {
     }
 }
 
+/// The numbers of the bits that are set, the lowest bit of an octet first.
+fn bits(octets: &[u8]) -> impl Iterator<Item = u32> {
+    let set = octets.iter().zip(0..).filter(|(octet, _)| **octet != 0);
+    set.flat_map(|(octet, at): (_, u32)| (0..8).filter(move |bit| octet >> bit & 1 == 1).map(move |bit| at * 8 + bit))
+}
+
 /// `instance 4 | number 4 | index 1 | count 1, 0 if whole | expires 8, 0 if never | kept by a relay until 8, 0 if not |
 /// key length 1 | key | body`.
 fn encode(entry: &Entry, kept_until: Option<Timestamp>) -> Vec<u8> {
@@ -656,4 +787,102 @@ fn decode(value: &[u8]) -> Option<(Entry, Option<Timestamp>)> {
     let id = MessageId { instance, number };
     let body = reader.rest().to_vec();
     Some((Entry { id, part, body, options, stored: true, ready: true, offered: true, sent: None }, kept_until))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push { octets: usize, stored: bool, supersedes: bool, expires: bool },
+        Written,
+        Send(Lane),
+        Committed { mark: u32, bitmap: u8, held: u8 },
+        InCustody,
+        NotKept,
+        Redirect,
+        Renew,
+        IsBack,
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let octets = prop_oneof![3 => 0..50_usize, 1 => Just(16_000_usize), 1 => Just(60_000_usize)];
+        let push = (octets, any::<(bool, bool, bool)>())
+            .prop_map(|(octets, (stored, supersedes, expires))| Step::Push { octets, stored, supersedes, expires });
+        prop_oneof![
+            6 => push,
+            2 => Just(Step::Written),
+            16 => Just(Step::Send(Lane::Live)),
+            1 => Just(Step::Send(Lane::Stored)),
+            4 => (0..4_u32, any::<u8>(), any::<u8>())
+                .prop_map(|(mark, bitmap, held)| Step::Committed { mark, bitmap, held: held & !(bitmap << 1) }),
+            1 => Just(Step::InCustody),
+            1 => Just(Step::NotKept),
+            1 => Just(Step::Redirect),
+            1 => Just(Step::Renew),
+            1 => Just(Step::IsBack),
+            3 => (1..3000_u64).prop_map(Step::Wait),
+        ]
+    }
+
+    impl Outbox {
+        fn step(&mut self, now: Timestamp, step: &Step) -> Option<(MessageId, u32, u32)> {
+            let lowest = self.entries.values().next().map_or(self.next_number, |entry| entry.id.number);
+            let id = self.entries.values().next().map(|entry| entry.message());
+            match step {
+                Step::Push { octets, stored, supersedes, expires } => {
+                    let options = SendOptions {
+                        expires: expires.then(|| now.after(Duration::from_secs(1))),
+                        supersedes: supersedes.then(|| vec![1]),
+                    };
+                    let _ = self.push(vec![0; *octets], options, *stored);
+                }
+                Step::Written => {
+                    let waiting = self.entries.values().find(|entry| !entry.ready).map(Entry::message);
+                    waiting.map(|id| self.written(id)).unwrap_or_default();
+                }
+                Step::Send(lane) => {
+                    return self.poll_send(now, *lane).map(|sent| (sent.id, sent.lowest, sent.unwanted));
+                }
+                Step::Committed { mark, bitmap, held } => {
+                    let (mark, instance) = (lowest + mark, self.instance);
+                    self.committed(now, &Committed { instance, mark, bitmap: &[*bitmap], held: &[*held] });
+                }
+                Step::InCustody => id.map(|id| self.in_custody(now, id, Duration::from_secs(2))).map_or((), drop),
+                Step::NotKept => id.map(|id| self.not_kept(now, id, Duration::from_secs(1))).unwrap_or_default(),
+                Step::Redirect => self.redirect(),
+                Step::Renew => self.renew(),
+                Step::IsBack => self.peer_is_back(now),
+                Step::Wait(_) => drop(self.expire(now)),
+            }
+            None
+        }
+    }
+
+    proptest! {
+        /// The cursor saves a walk, and changes nothing.
+        #[test]
+        fn where_sending_stands_is_where_a_walk_would_find_it(steps in prop::collection::vec(step(), 0..200)) {
+            let new = || Outbox::new(IdentityId([1; 32]), Instance([2; 4]));
+            let (mut outbox, mut walks) = (new(), new());
+            let mut now = Timestamp::from_micros(1);
+            for step in steps {
+                if let Step::Wait(millis) = step {
+                    now = now.after(Duration::from_millis(millis));
+                }
+                walks.cursor = None;
+                prop_assert_eq!(outbox.step(now, &step), walks.step(now, &step), "{:?}", step);
+                // It may be looked at too early, never too late.
+                walks.cursor = None;
+                let (at, walked) = (outbox.poll_timeout(Lane::Live), walks.poll_timeout(Lane::Live));
+                prop_assert!(walked.is_none_or(|walked| at.is_some_and(|at| at <= walked)), "{:?} {:?}", at, walked);
+            }
+        }
+    }
 }

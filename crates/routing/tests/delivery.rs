@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 use sealway_routing::{Batch, Inbox, Intake, MemoryStore, Outbox, SendOptions, Store, Table};
-use sealway_wire::{IdentityId, Instance, Lane, MessageId, Timestamp, content::Part};
+use sealway_wire::{
+    IdentityId, Instance, Lane, MessageId, Timestamp,
+    content::{Committed, Part},
+};
 
 const SENDER: IdentityId = IdentityId([1; 32]);
 const RECIPIENT: IdentityId = IdentityId([2; 32]);
@@ -282,6 +285,27 @@ fn only_what_is_missing_is_repeated() {
 }
 
 /// Half of a message in parts is never superseded, and one that expires takes all of its parts with it.
+/// RFC 9002 section 6.1.1: three places are reordering, more are loss.
+#[test]
+fn what_was_overtaken_is_sent_again_at_once() {
+    let mut outbox = Outbox::new(RECIPIENT, Instance([0; 4]));
+    let now = Timestamp::from_micros(1);
+    for number in 0..6_u8 {
+        outbox.push(vec![number], SendOptions::default(), false).unwrap();
+        assert_eq!(outbox.poll_send(now, Lane::Live).unwrap().body, [number]);
+    }
+    let soon = now.after(Duration::from_millis(5));
+    let mut tell = |held: u8| {
+        let committed = Committed { instance: Instance([0; 4]), mark: 0, bitmap: &[], held: &[held] };
+        assert!(outbox.committed(soon, &committed).ids.is_empty());
+        std::iter::from_fn(|| outbox.poll_send(soon, Lane::Live).map(|message| message.body[0])).collect::<Vec<_>>()
+    };
+    assert_eq!(tell(0b00_0100), [] as [u8; 0], "one that has overtaken two");
+    assert_eq!(tell(0b00_1100), [0], "and one that has overtaken three");
+    assert_eq!(tell(0b01_1100), [1]);
+    assert_eq!(tell(0b11_1100), [] as [u8; 0], "they have just been sent again");
+}
+
 #[test]
 fn parts_stay_together() {
     let mut world = World::new();

@@ -295,7 +295,7 @@ fn session() -> Value {
     }
     // What the responder acknowledges, with what its application has committed.
     let committed = Committed { instance: initiator.instance, mark: 6, bitmap: &[1], held: &[0b1_0000] };
-    responder.endpoint.report_committed(now, back, &committed);
+    responder.endpoint.report_committed(now, back, &committed, false);
     now = now.after(Duration::from_millis(20));
     let ack = responder.said(now).remove(0);
     // START, an ACK, two datagrams and the messages: counters from 0.

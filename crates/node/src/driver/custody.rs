@@ -14,7 +14,7 @@ use sealway_wire::{
 };
 
 use super::{Driver, frames::seal_hop_frame, peers::Stored};
-use crate::{handle::Progress, links::LinkId};
+use crate::{Progress, links::LinkId, shared::Told};
 
 /// Deposits that one turn seals for a peer.
 const TURN: usize = 64;
@@ -130,7 +130,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             peer.away.since = Some(now);
             let heard = peer.channel.and_then(|channel| self.endpoint.heard_at(channel));
             peer.away.untold(now, heard);
-            peer.outbox.redirect();
+            peer.shared.outgoing().outbox.redirect();
             peer.wake();
         }
     }
@@ -142,7 +142,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let (Some(since), Some(heard)) = (peer.away.since, heard)
             && heard > since
         {
-            peer.outbox.peer_is_back(now);
+            peer.shared.outgoing().outbox.peer_is_back(now);
             self.peer_is_here(now, id);
         }
     }
@@ -157,7 +157,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let unreported = std::mem::take(&mut peer.away.unreported).into_iter().map(|unreported| unreported.instance);
         let reporting = std::mem::take(&mut peer.away.reporting).into_iter().map(|reporting| reporting.instance);
         for instance in unreported.chain(reporting) {
-            self.report_committed(now, id, instance);
+            self.report_committed(now, id, instance, Told::default());
         }
         self.settle_pushes(now, id);
     }
@@ -209,7 +209,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.room.notify_one();
                 break;
             }
-            let Some(message) = peer.outbox.poll_send(now, Lane::Stored) else {
+            let shared = peer.shared.clone();
+            let mut outgoing = shared.outgoing();
+            let Some(message) = outgoing.outbox.poll_send(now, Lane::Stored) else {
                 peer.awake = false;
                 break;
             };
@@ -222,7 +224,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 part: message.part,
                 body: message.body,
             });
-            let len = match self.endpoint.seal_deposit(now, channel, deposit, &mut frame) {
+            let sealed = self.endpoint.seal_deposit(now, channel, deposit, &mut frame);
+            // Rounded up: 0 would mean for ever.
+            let seconds = outgoing.outbox.remaining(now, message_id).map_or(0, |left| left.as_secs() + 1);
+            drop(outgoing);
+            let len = match sealed {
                 Ok(len) => len,
                 Err(error) => {
                     tracing::debug!(%error, "a message was not sealed for the relay; it waits");
@@ -230,8 +236,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     break;
                 }
             };
-            // Rounded up: 0 would mean for ever.
-            let seconds = peer.outbox.remaining(now, message_id).map_or(0, |left| left.as_secs() + 1);
             let outstanding = Outstanding::Message { peer: id, id: message_id };
             self.deposit(now, (index, hop, name), seconds, &frame[..len], outstanding);
         }
@@ -261,8 +265,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let mut frame = std::mem::take(&mut self.scratch.inner);
         for Unreported { instance, .. } in std::mem::take(&mut peer.away.unreported) {
             let Some(peer) = self.peers.get_mut(&id) else { break };
-            let Some(committed) = peer.inbox.committed(instance) else { continue };
-            match self.endpoint.seal_deposit(now, channel, Deposit::Committed(committed), &mut frame) {
+            let mut incoming = peer.shared.incoming();
+            let Some(committed) = incoming.inbox.committed(instance) else { continue };
+            let sealed = self.endpoint.seal_deposit(now, channel, Deposit::Committed(committed), &mut frame);
+            drop(incoming);
+            match sealed {
                 Ok(len) => {
                     let outstanding = Outstanding::Report { peer: id, instance };
                     let number = self.deposit(now, way, 0, &frame[..len], outstanding);
@@ -339,13 +346,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 peer.awake = true;
                 if let Custody::Kept { seconds } = outcome {
                     let keep = Duration::from_secs(seconds.get()).clamp(KEEP.0, KEEP.1);
-                    let batch = peer.outbox.in_custody(now, message, keep);
-                    if let Some(message) = peer.outbox.is_in_custody(message) {
-                        peer.report(message, Progress::InCustody);
+                    let mut outgoing = peer.shared.outgoing();
+                    let batch = outgoing.outbox.in_custody(now, message, keep);
+                    if let Some(message) = outgoing.outbox.is_in_custody(message) {
+                        outgoing.report(message, Progress::InCustody);
                     }
+                    drop(outgoing);
                     self.write(batch, Stored::Removed);
                 } else {
-                    peer.outbox.not_kept(now, message, REFUSED);
+                    peer.shared.outgoing().outbox.not_kept(now, message, REFUSED);
                     peer.away.paused = peer.away.since.map(|_| now.after(REFUSED));
                 }
             }
@@ -447,7 +456,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn settle_pushes(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let mut verdicts = Vec::new();
-        let (inbox, away) = (&peer.inbox, &mut peer.away);
+        let (incoming, away) = (peer.shared.incoming(), &mut peer.away);
+        let inbox = &incoming.inbox;
         let pushes = std::mem::take(&mut away.pushes);
         let mut unreported = 0;
         // What they wait for may be behind them, where the relay's window ends: then they have to make room.
@@ -465,6 +475,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 Holding::Nothing => verdicts.push((pushed, Verdict::Later)),
             }
         }
+        drop(incoming);
         if unreported >= REPORT_AT_ONCE && away.report_at.is_some() {
             away.report_at = Some(now);
         }

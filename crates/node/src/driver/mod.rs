@@ -2,12 +2,14 @@
 //!
 //! * [`dial`]: links: connecting, listening, and what becomes of them.
 //! * [`frames`]: frames in and out, and the hop protocol.
+//! * [`peer`]: what it knows of one peer.
 //! * [`peers`]: messages: outboxes, inboxes, and the application's handles.
 //! * [`custody`]: frames that a relay keeps.
 
 mod custody;
 mod dial;
 mod frames;
+mod peer;
 mod peers;
 
 use std::{
@@ -25,16 +27,17 @@ use sealway_wire::{BoxName, IdentityId, Instance, Timestamp, content::CloseReaso
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::JoinSet,
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 
-use self::{dial::Dial, dial::Link, peers::Peer, peers::Stored};
+use self::{dial::Dial, dial::Link, peer::Peer, peers::Stored};
 use crate::{
     RelayConfig,
     clock::Clock,
     danger::RelayTap,
     handle::{Channel, Command},
     links::{LinkEvent, LinkId},
+    shared::Common,
     statistics::Statistics,
     writer::{Completed, Writer},
 };
@@ -50,7 +53,7 @@ pub(crate) enum Report {
 pub(crate) struct Driver<V: Vault + Clone + 'static> {
     clock: Clock,
     endpoint: Endpoint<V>,
-    instance: Instance,
+    common: Arc<Common>,
     contact_box: BoxName,
     transports: Vec<Arc<dyn Transport>>,
     senders: Senders,
@@ -94,6 +97,7 @@ impl Scratch {
 /// What a driver is set up with.
 pub(crate) struct Setup {
     pub(crate) instance: Instance,
+    pub(crate) has_store: bool,
     pub(crate) contact_box: BoxName,
     pub(crate) transports: Vec<Arc<dyn Transport>>,
     pub(crate) relay: Option<RelayConfig>,
@@ -105,6 +109,28 @@ pub(crate) struct Queues {
     completed: mpsc::UnboundedReceiver<Completed<Stored>>,
     links: mpsc::Receiver<LinkEvent>,
     reports: mpsc::Receiver<Report>,
+}
+
+impl Queues {
+    /// What has come already. A queue that is busy does not keep the others from being looked at: the next turn's choice
+    /// is not in this order.
+    fn try_next(&mut self) -> Option<Input> {
+        let link = self.links.try_recv().map(Input::Link).ok();
+        let completed = || self.completed.try_recv().map(Input::Completed).ok();
+        let command = || self.commands.try_recv().map(Input::Command).ok();
+        link.or_else(completed).or_else(command)
+    }
+}
+
+/// What the driver acts upon.
+enum Input {
+    Link(LinkEvent),
+    Report(Report),
+    Completed(Completed<Stored>),
+    Command(Command),
+    /// All peers are to be looked after.
+    Wake,
+    Timeout,
 }
 
 /// The other ends of its queues, for tasks and handles that the driver makes.
@@ -130,16 +156,20 @@ pub(crate) fn queues(
     (senders, Queues { commands: commands.1, completed, links, reports })
 }
 
+/// Inputs that one turn serves at most, so that deadlines are kept.
+const INPUTS: usize = 64;
 /// How long a shutdown waits for links that do not take what is queued.
 const FLUSH_TIME: Duration = Duration::from_secs(5);
 
 impl<V: Vault + Clone + 'static> Driver<V> {
     pub(crate) fn new(clock: Clock, endpoint: Endpoint<V>, setup: Setup, senders: Senders) -> Self {
-        let Setup { instance, contact_box, transports, relay } = setup;
+        let Setup { instance, has_store, contact_box, transports, relay } = setup;
+        let Senders { commands, wake, .. } = &senders;
+        let common = Common { instance, commands: commands.clone(), wake: wake.clone(), has_store };
         Self {
             clock,
             endpoint,
-            instance,
+            common: Arc::new(common),
             contact_box,
             transports,
             writer: None,
@@ -173,30 +203,60 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Runs until the node is shut down.
     pub(crate) async fn run(mut self, mut queues: Queues) {
         let room = self.room.clone();
+        let sleep = sleep_until(Instant::now());
+        tokio::pin!(sleep);
         let ended = loop {
             self.turn();
-            let deadline = self.next_timeout();
-            let sleep = async {
-                match deadline {
-                    Some(at) => sleep_until(self.clock.instant(at)).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                // Each arm is cancel-safe; what they do is short and does not wait.
-                Some(event) = queues.links.recv() => self.handle_link_event(event),
-                Some(report) = queues.reports.recv() => self.handle_report(report),
-                Some(completed) = queues.completed.recv() => self.handle_completed(completed),
+            let deadline = self.next_timeout().map(|at| self.clock.instant(at));
+            if let Some(at) = deadline.filter(|at| *at != sleep.deadline()) {
+                sleep.as_mut().reset(at);
+            }
+            // Each arm is cancel-safe; what is done with it is short and does not wait.
+            let input = tokio::select! {
+                Some(event) = queues.links.recv() => Input::Link(event),
+                Some(report) = queues.reports.recv() => Input::Report(report),
+                Some(completed) = queues.completed.recv() => Input::Completed(completed),
                 command = queues.commands.recv() => match command {
-                    Some(Command::Shutdown { reply }) => break Some(reply),
-                    Some(command) => self.handle_command(command),
+                    Some(command) => Input::Command(command),
                     None => break None,
                 },
-                () = room.notified() => self.peers.values_mut().for_each(Peer::wake),
-                () = sleep => {}
+                () = room.notified() => Input::Wake,
+                () = &mut sleep, if deadline.is_some() => Input::Timeout,
+            };
+            // What else is there is taken along: one turn serves it all.
+            let mut next = Some(input);
+            let mut inputs = 0;
+            let ended = loop {
+                // A link's input is many frames.
+                inputs += if matches!(next, Some(Input::Link(_))) { INPUTS / 4 } else { 1 };
+                match next.take() {
+                    Some(Input::Command(Command::Shutdown { reply })) => break Some(reply),
+                    Some(input) => self.handle_input(input),
+                    None => break None,
+                }
+                if inputs < INPUTS {
+                    next = queues.try_next();
+                }
+            };
+            if ended.is_some() {
+                break ended;
             }
         };
         self.shut_down(queues, ended).await;
+    }
+
+    fn handle_input(&mut self, input: Input) {
+        match input {
+            Input::Link(event) => self.handle_link_event(event),
+            Input::Report(report) => self.handle_report(report),
+            Input::Completed(completed) => self.handle_completed(completed),
+            Input::Command(command) => self.handle_command(command),
+            Input::Wake => self.peers.values_mut().for_each(|peer| {
+                peer.shared.is_looked_after();
+                peer.wake();
+            }),
+            Input::Timeout => {}
+        }
     }
 
     /// What is due after each input: deadlines, frames of the machines, events, messages.
@@ -311,12 +371,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Command::Open { card, policy, reply } => {
                 let _ = reply.send(self.open(now, &card, &policy));
             }
-            Command::Send { peer, body, options, durable, room, reply } => {
-                self.send(peer, peers::Submission { body, options, durable, room, reply });
+            Command::Send { peer, body, options, room, reply } => {
+                self.send(peer, peers::Submission { body, options, room, reply });
             }
-            Command::Done { peer, id, reply } => self.done(now, peer, id, reply),
-            Command::Taken { peer } => {
+            Command::Done { peer, id, octets, reply } => self.done(now, peer, id, octets, reply),
+            Command::Awake { peer } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.shared.is_looked_after();
                     peer.wake();
                 }
             }
@@ -359,8 +420,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Table::Sessions => self.restore(now, value),
             Table::Outbox | Table::Inbox => match key.first_chunk::<32>().map(|id| IdentityId(*id)) {
                 Some(id) => {
-                    let instance = self.instance;
-                    self.peers.entry(id).or_insert_with(|| Peer::new(id, instance)).load(table, key, value)
+                    let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+                    peer.shared.load(table, key, value)
                 }
                 None => false,
             },

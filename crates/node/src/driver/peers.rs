@@ -1,55 +1,52 @@
 //! Messages: the outbox and inbox of each peer, and the application's handle.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sealway_channel::{ChannelId, Context, PathId, Record};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
-use sealway_routing::{
-    Batch, Delivered, Delivery, Deposited, Inbox, Intake, MAX_WHOLE, Marks, Outbox, Push, SendOptions, StoreError,
-    Table,
-};
+use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, SendOptions, StoreError};
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, Cid, IdentityId, Instance, Lane, MessageId, Timestamp,
     content::{Committed, Reliable},
     hop::Verdict,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Driver, Senders,
-    custody::{Away, Pushed},
+    Driver,
+    custody::Pushed,
     dial::Purpose,
     frames::{flow_path, is_flow_over},
+    peer::Peer,
 };
-use crate::{
-    NodeError, Receipt,
-    handle::{Channel, OUTBOX_UNITS, Progress, units},
-    writer::Completed,
-};
+use crate::{NodeError, Progress, Receipt, handle::Channel, shared::Told, writer::Completed};
 
-/// Messages that wait for the application in its handle.
-const HANDLE_QUEUE: usize = 64;
 /// When nothing at all was heard of the peer for so long although messages are under way, a new session is made.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// What has arrived and was not committed so soon is told to its sender, so that it does not come again.
 const HOLD_DELAY: Duration = Duration::from_millis(150);
+/// The same where an earlier message is missing: its sender waits for that to send it again.
+const GAP_DELAY: Duration = Duration::from_millis(5);
 /// Messages that one turn seals for a peer, so that one busy peer does not starve the others.
 const TURN: usize = 128;
+/// After so many it is looked whether the way there has room: that is kept for more than so many of the longest.
+const LOOK: usize = 8;
 
 /// What a batch was written for.
 pub(crate) enum Stored {
     /// A message of the outbox: now it may be sent.
-    Sent {
-        peer: IdentityId,
-        id: MessageId,
-        progress: watch::Receiver<Progress>,
-        reply: oneshot::Sender<Result<Receipt, NodeError>>,
-    },
+    Sent { peer: IdentityId, receipt: Receipt, reply: oneshot::Sender<Result<Receipt, NodeError>> },
     /// A message of the inbox that is about to be handed over.
     HandedOver { peer: IdentityId, delivery: Delivery },
     /// The application has done with a message.
-    Done { peer: IdentityId, instance: Instance, marks: Marks, reply: oneshot::Sender<Result<(), NodeError>> },
+    Done {
+        peer: IdentityId,
+        instance: Instance,
+        marks: Marks,
+        octets: usize,
+        reply: oneshot::Sender<Result<(), NodeError>>,
+    },
     /// A box of a client, where we are a relay.
     Registered { channel: ChannelId, name: BoxName },
     /// What of a session survives a restart.
@@ -64,144 +61,12 @@ pub(crate) enum Stored {
     Removed,
 }
 
-/// A message that the application hands in.
+/// A message that the application hands in for the disk.
 pub(super) struct Submission {
     pub(super) body: Vec<u8>,
     pub(super) options: SendOptions,
-    pub(super) durable: bool,
     pub(super) room: OwnedSemaphorePermit,
     pub(super) reply: oneshot::Sender<Result<Receipt, NodeError>>,
-}
-
-/// A message that was taken and is not committed.
-struct Pending {
-    progress: watch::Sender<Progress>,
-    room: OwnedSemaphorePermit,
-}
-
-/// One peer.
-pub(super) struct Peer {
-    id: IdentityId,
-    pub(super) outbox: Outbox,
-    pub(super) inbox: Inbox,
-    pub(super) away: Away,
-    pub(super) channel: Option<ChannelId>,
-    pub(super) card: Option<Card>,
-    /// The flow to its box.
-    route: Option<PathId>,
-    /// The flow on which it has come back, if it has named no box.
-    followed: Option<PathId>,
-    application: Option<mpsc::Sender<Delivery>>,
-    /// A message is being written as handed over: the next one waits, for the order.
-    handing_over: bool,
-    /// The message that was handed over last takes more than one record.
-    gave_long: bool,
-    context: watch::Sender<Option<Context>>,
-    room: Arc<Semaphore>,
-    pending: HashMap<MessageId, Pending>,
-    /// On which lane it is sent to at present.
-    pub(super) lane: Lane,
-    /// When to tell the peer what has arrived of a run of it and waits here.
-    holding: Option<(Timestamp, Instance)>,
-    /// There may be something to send or to hand over.
-    pub(super) awake: bool,
-    /// The way to the peer takes nothing just now: deadlines of the outbox have to wait for it.
-    pub(super) blocked: bool,
-}
-
-impl Peer {
-    pub(super) fn new(id: IdentityId, instance: Instance) -> Self {
-        Self {
-            id,
-            outbox: Outbox::new(id, instance),
-            inbox: Inbox::new(id),
-            away: Away::default(),
-            channel: None,
-            card: None,
-            route: None,
-            followed: None,
-            application: None,
-            handing_over: false,
-            gave_long: false,
-            context: watch::channel(None).0,
-            room: Arc::new(Semaphore::new(OUTBOX_UNITS)),
-            pending: HashMap::new(),
-            lane: Lane::Live,
-            holding: None,
-            awake: true,
-            blocked: false,
-        }
-    }
-
-    pub(super) fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> bool {
-        match table {
-            Table::Outbox => {
-                let Some(id) = self.outbox.load(key, value) else { return false };
-                // It takes its room as if it had just been sent; who waited for its receipt is gone.
-                let units = units(value.len()).min(u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX));
-                if let Ok(room) = self.room.clone().try_acquire_many_owned(units) {
-                    match self.pending.get_mut(&id) {
-                        // Another part of the same message.
-                        Some(pending) => pending.room.merge(room),
-                        None => {
-                            let progress = watch::channel(Progress::UnderWay).0;
-                            self.pending.insert(id, Pending { progress, room });
-                        }
-                    }
-                }
-                true
-            }
-            Table::Inbox => self.inbox.load(key, value),
-            Table::Boxes | Table::Custody | Table::Sessions => false,
-        }
-    }
-
-    /// Tells who waits for a message how far it has come.
-    pub(super) fn report(&self, id: MessageId, progress: Progress) {
-        if let Some(pending) = self.pending.get(&id) {
-            pending.progress.send_replace(progress);
-        }
-    }
-
-    pub(super) const fn wake(&mut self) {
-        self.awake = true;
-        self.blocked = false;
-    }
-
-    pub(super) fn release(&mut self) {
-        if self.application.as_ref().is_some_and(mpsc::Sender::is_closed) {
-            self.application = None;
-        }
-    }
-
-    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
-        if self.blocked {
-            return self.outbox.next_expiry().into_iter().chain(self.holding.map(|(at, _)| at)).min();
-        }
-        let outbox = match self.away.paused {
-            Some(until) => [Some(until), self.outbox.next_expiry()].into_iter().flatten().min(),
-            None => self.outbox.poll_timeout(self.lane),
-        };
-        outbox.into_iter().chain(self.away.report_at).chain(self.holding.map(|(at, _)| at)).min()
-    }
-
-    fn handle(&mut self, senders: &Senders) -> Channel {
-        let (sender, messages) = mpsc::channel(HANDLE_QUEUE);
-        self.application = Some(sender);
-        // What an earlier handle was given and has not done with comes again.
-        self.inbox.rewind();
-        self.awake = true;
-        let commands = senders.commands.clone();
-        Channel::new(self.id, commands, messages, self.context.subscribe(), self.room.clone(), senders.wake.clone())
-    }
-
-    fn settle(&mut self, delivered: Delivered, outcome: Progress) -> Batch {
-        for id in delivered.ids {
-            self.report(id, outcome);
-            self.pending.remove(&id);
-        }
-        delivered.batch
-    }
 }
 
 impl<V: Vault + Clone + 'static> Driver<V> {
@@ -212,9 +77,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if !policy.decide(&id).is_allow() {
             return Err(NodeError::Open(sealway_channel::OpenError::NotAdmitted));
         }
-        let instance = self.instance;
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
-        if peer.application.as_ref().is_some_and(|application| !application.is_closed()) {
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+        if peer.application.as_ref().is_some_and(|application| !application.is_gone()) {
             return Err(NodeError::InUse);
         }
         if !self.open_over_relay(now, card)? {
@@ -227,9 +91,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
         }
         self.endpoint.admit(&Policy::only(card));
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         peer.card = Some(card.clone());
-        Ok(peer.handle(&self.senders))
+        Ok(peer.handle())
     }
 
     /// Opens the channel to a peer over the first relay of its card that we know. `false`: there is none.
@@ -270,7 +134,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             // What is left in its box goes over this relay too.
             peer.wake();
             if path.is_some_and(|path| is_flow_over(path, index)) {
-                peer.outbox.redirect();
+                peer.shared.outgoing().outbox.redirect();
             } else if path.is_none()
                 && let Some(card) = peer.card.clone()
                 && card.relays().iter().any(|entry| entry.id == relay)
@@ -281,39 +145,23 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
+    /// Takes a message in that is written before it is sent.
     pub(super) fn send(&mut self, peer: IdentityId, submission: Submission) {
-        let Submission { body, options, durable, room, reply } = submission;
+        let Submission { body, options, room, reply } = submission;
         let Some(peer) = self.peers.get_mut(&peer) else {
             let _ = reply.send(Err(NodeError::Closed));
             return;
         };
-        if durable && self.writer.is_none() {
+        let Some(writer) = &self.writer else {
             let _ = reply.send(Err(NodeError::NoStore));
             return;
-        }
-        let pushed = match peer.outbox.push(body, options, durable) {
-            Ok(pushed) => pushed,
-            Err(error) => {
-                let _ = reply.send(Err(NodeError::Push(error)));
-                return;
-            }
         };
-        let (id, superseded) = pushed;
-        let batch = peer.settle(superseded, Progress::Dropped);
-        let now = self.clock.now();
-        let have_met = peer
-            .channel
-            .is_some_and(|channel| self.endpoint.is_open(channel) || self.endpoint.may_deposit(now, channel));
-        let first = if have_met { Progress::UnderWay } else { Progress::NeverMet };
-        let (sender, progress) = watch::channel(first);
-        peer.pending.insert(id, Pending { progress: sender, room });
-        peer.awake = true;
-        let peer = peer.id;
-        match &self.writer {
-            Some(writer) if durable => writer.write(batch, Stored::Sent { peer, id, progress, reply }),
-            _ => {
-                self.write(batch, Stored::Removed);
-                let _ = reply.send(Ok(Receipt::new(id, progress)));
+        let first = (peer.shared.first_progress(), room);
+        let pushed = peer.shared.outgoing().push(body, options, true, first);
+        match pushed {
+            Ok((receipt, batch)) => writer.write(batch, Stored::Sent { peer: peer.id, receipt, reply }),
+            Err(error) => {
+                let _ = reply.send(Err(error));
             }
         }
     }
@@ -330,14 +178,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         now: Timestamp,
         id: IdentityId,
         message: MessageId,
+        octets: usize,
         reply: oneshot::Sender<Result<(), NodeError>>,
     ) {
-        let done = self.peers.get_mut(&id).and_then(|peer| peer.inbox.done(message));
+        let done = self.peers.get_mut(&id).and_then(|peer| peer.shared.incoming().inbox.done(message));
         let Some((batch, marks)) = done else {
             let _ = reply.send(Err(NodeError::InUse));
             return;
         };
-        let stored = Stored::Done { peer: id, instance: message.instance, marks, reply };
+        let stored = Stored::Done { peer: id, instance: message.instance, marks, octets, reply };
         match &self.writer {
             Some(writer) => writer.write(batch, stored),
             None => self.stored(now, stored),
@@ -372,20 +221,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn stored(&mut self, now: Timestamp, what: Stored) {
         match what {
-            Stored::Sent { peer, id, progress, reply } => {
+            Stored::Sent { peer, receipt, reply } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.outbox.written(id);
+                    peer.shared.outgoing().outbox.written(receipt.id());
                     peer.awake = true;
                 }
-                let _ = reply.send(Ok(Receipt::new(id, progress)));
+                let _ = reply.send(Ok(receipt));
             }
             Stored::HandedOver { peer, delivery } => self.hand_over(peer, delivery),
-            Stored::Done { peer, instance, marks, reply } => {
+            Stored::Done { peer, instance, marks, octets, reply } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.inbox.written(instance, marks);
+                    peer.shared.incoming().inbox.written(instance, marks);
                     peer.awake = true;
                 }
-                self.report_committed(now, peer, instance);
+                self.report_committed(now, peer, instance, Told { messages: 1, octets });
                 self.settle_pushes(now, peer);
                 let _ = reply.send(Ok(()));
             }
@@ -402,10 +251,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn not_stored(&mut self, now: Timestamp, what: Stored, error: &Arc<StoreError>) {
         match what {
-            Stored::Sent { peer, id, reply, .. } => {
+            Stored::Sent { peer, receipt, reply } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.outbox.withdraw(id);
-                    peer.pending.remove(&id);
+                    peer.shared.outgoing().withdraw(receipt.id());
                 }
                 let _ = reply.send(Err(NodeError::Store(error.clone())));
             }
@@ -413,7 +261,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Stored::HandedOver { peer, delivery } => self.hand_over(peer, delivery),
             Stored::Done { peer, instance, reply, .. } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.inbox.not_written(instance);
+                    peer.shared.incoming().inbox.not_written(instance);
                 }
                 let _ = reply.send(Err(NodeError::Store(error.clone())));
             }
@@ -427,7 +275,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    pub(super) fn report_committed(&mut self, now: Timestamp, id: IdentityId, instance: Instance) {
+    /// What was committed since is told to the peer, on the way on which it is heard.
+    pub(super) fn report_committed(&mut self, now: Timestamp, id: IdentityId, instance: Instance, told: Told) {
         let Some(peer) = self.peers.get(&id) else { return };
         let is_open = peer.channel.is_some_and(|channel| self.endpoint.is_open(channel));
         // Without a live session it is told once there is one, or the peer is known to be away.
@@ -435,8 +284,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             return self.report_to_box(now, id, instance);
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let (Some(channel), Some(committed)) = (peer.channel, peer.inbox.committed(instance)) {
-            self.endpoint.report_committed(now, channel, &committed);
+        let is_awaited = peer.is_awaited(told);
+        if let (Some(channel), Some(committed)) = (peer.channel, peer.shared.incoming().inbox.committed(instance)) {
+            self.endpoint.report_committed(now, channel, &committed, is_awaited);
             let heard = self.endpoint.heard_at(channel);
             peer.away.told(now, instance, heard);
         }
@@ -447,10 +297,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some((_, instance)) = peer.holding.filter(|(at, _)| *at <= now) else { return };
         peer.holding = None;
-        if peer.inbox.holds_any(instance)
-            && let (Some(channel), Some(committed)) = (peer.channel, peer.inbox.committed(instance))
+        peer.arrived = 0;
+        let inbox = &mut peer.shared.incoming().inbox;
+        if inbox.holds_any(instance)
+            && let (Some(channel), Some(committed)) = (peer.channel, inbox.committed(instance))
         {
-            self.endpoint.report_committed(now, channel, &committed);
+            self.endpoint.report_committed(now, channel, &committed, true);
         }
     }
 
@@ -463,21 +315,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer: &sealway_identity::Peer,
         context: Context,
     ) {
-        let (id, instance) = (peer.id(), self.instance);
+        let id = peer.id();
         self.by_channel.insert(channel, id);
-        let entry = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance));
+        let entry = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         entry.channel = Some(channel);
         entry.context.send_replace(Some(context));
-        entry.outbox.renew();
-        for pending in entry.pending.values() {
-            pending.progress.send_if_modified(|progress| {
-                let never_met = *progress == Progress::NeverMet;
-                if never_met {
-                    *progress = Progress::UnderWay;
-                }
-                never_met
-            });
-        }
+        entry.shared.set_met(true);
+        let mut outgoing = entry.shared.outgoing();
+        outgoing.outbox.renew();
+        outgoing.met();
+        drop(outgoing);
         self.offer(id);
         self.follow_mailbox(channel, peer);
         self.peer_is_here(now, id);
@@ -488,7 +335,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.release();
         if peer.application.is_none() && peer.card.is_none() {
-            let handle = peer.handle(&self.senders);
+            let handle = peer.handle();
             // Nobody accepts: the peer's messages wait at the peer, until its next session.
             if self.senders.accepted.try_send(handle).is_err() {
                 peer.application = None;
@@ -499,7 +346,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn peer_renewed(&mut self, now: Timestamp, channel: ChannelId, peer: &sealway_identity::Peer) {
         self.offer(peer.id());
         if let Some(entry) = self.peers.get_mut(&peer.id()) {
-            entry.outbox.renew();
+            entry.shared.outgoing().outbox.renew();
         }
         self.follow_mailbox(channel, peer);
         self.peer_is_here(now, peer.id());
@@ -521,9 +368,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 return false;
             }
         };
-        let instance = self.instance;
         self.by_channel.insert(restored.channel, restored.peer);
-        let peer = self.peers.entry(restored.peer).or_insert_with(|| Peer::new(restored.peer, instance));
+        let peer = self.peers.entry(restored.peer).or_insert_with(|| Peer::new(restored.peer, &self.common));
         peer.channel = Some(restored.channel);
         peer.away.mailbox = restored.mailbox.or(peer.away.mailbox);
         true
@@ -581,20 +427,21 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     pub(super) fn handle_record(&mut self, now: Timestamp, channel: ChannelId, record: Record<'_>) {
         let Some(id) = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel)) else { return };
-        let instance_of_ours = self.instance;
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, instance_of_ours));
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         match record {
             Record::Message { instance, number, lowest, unwanted, part, body } => {
                 let message = MessageId { instance, number };
-                let intake = peer.inbox.handle_message(message, lowest, unwanted, part, body);
+                let intake = peer.shared.incoming().inbox.handle_message(message, lowest, unwanted, part, body);
                 if matches!(intake, Intake::Accepted | Intake::Pending) {
-                    peer.holding.get_or_insert((now.after(HOLD_DELAY), instance));
+                    let is_blocked = peer.shared.incoming().inbox.is_blocked(message);
+                    let at = now.after(if is_blocked { GAP_DELAY } else { HOLD_DELAY });
+                    peer.has_arrived(now, at, instance, part.map_or(0, |_| body.len()));
                 }
                 match intake {
                     Intake::Accepted => peer.awake = true,
                     Intake::Committed => {
                         self.statistics.repeated_messages += 1;
-                        self.report_committed(now, id, instance);
+                        self.report_committed(now, id, instance, Told::default());
                     }
                     Intake::Pending | Intake::Later => {}
                 }
@@ -615,9 +462,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         committed: &Committed<'_>,
     ) -> Option<Batch> {
         let peer = self.peers.get_mut(&id)?;
-        let delivered = peer.outbox.committed(now, committed);
         peer.awake = true;
-        Some(peer.settle(delivered, Progress::Delivered))
+        let mut outgoing = peer.shared.outgoing();
+        let delivered = outgoing.outbox.committed(now, committed);
+        Some(outgoing.settle(delivered, Progress::Delivered))
     }
 
     // ---- what is due ----
@@ -628,19 +476,36 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         for id in ids {
             self.expire(now, id);
             self.deliver(id);
+            self.report_done(now, id);
             self.report_held(now, id);
             self.send_due(now, id);
         }
     }
 
+    /// Tells the peer what was committed where nothing had to be written for it.
+    fn report_done(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let committed = peer.shared.take_committed();
+        let is_news = !committed.is_empty();
+        for (instance, told) in committed {
+            self.report_committed(now, id, instance, told);
+        }
+        if is_news {
+            self.settle_pushes(now, id);
+        }
+    }
+
     fn expire(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let expired = peer.outbox.expire(now);
-        let batch = peer.settle(expired, Progress::Dropped);
+        let mut outgoing = peer.shared.outgoing();
+        let expired = outgoing.outbox.expire(now);
+        let batch = outgoing.settle(expired, Progress::Dropped);
+        let is_empty = outgoing.outbox.is_empty();
+        drop(outgoing);
         self.write(batch, Stored::Removed);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A message is repeated as long as it is not committed, so this is asked often enough.
-        if let Some(channel) = peer.channel.filter(|_| !peer.blocked && !peer.outbox.is_empty())
+        if let Some(channel) = peer.channel.filter(|_| !peer.blocked && !is_empty)
             && self.endpoint.silent_since(channel).is_some_and(|since| now.since(since) >= DEADLINE)
         {
             self.endpoint.missed_deadline(now, channel);
@@ -651,15 +516,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn deliver(&mut self, id: IdentityId) {
         while let Some(peer) = self.peers.get_mut(&id) {
-            let takes = |application: &mpsc::Sender<Delivery>| !application.is_closed() && application.capacity() > 0;
-            let has_room = peer.application.as_ref().is_some_and(takes);
-            // After a long message the next one waits until the application has taken it: they are not to pile up.
-            let is_empty = peer.application.as_ref().is_some_and(|application| application.capacity() == HANDLE_QUEUE);
-            if peer.handing_over || !has_room || (peer.gave_long && !is_empty) {
+            if !peer.can_hand_over() {
                 return;
             }
-            let Some(mut delivery) = peer.inbox.poll_deliver() else { return };
-            peer.gave_long = delivery.body.len() > MAX_WHOLE;
+            let delivery = peer.shared.incoming().inbox.poll_deliver();
+            let Some(mut delivery) = delivery else { return };
             let before = std::mem::take(&mut delivery.before);
             match &self.writer {
                 Some(writer) if !before.is_empty() => {
@@ -677,8 +538,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.awake = true;
         self.statistics.delivered_messages += 1;
         // Without a handle it stays uncommitted: it is handed over again after the next start.
-        let sent = peer.application.as_ref().map(|application| application.try_send(delivery));
-        if !matches!(sent, Some(Ok(()))) {
+        if !peer.application.as_ref().is_some_and(|application| application.hand_over(delivery)) {
             tracing::warn!(peer = %id.short(), "nobody takes the messages of this peer any more");
             peer.application = None;
         }
@@ -686,9 +546,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn send_due(&mut self, now: Timestamp, id: IdentityId) {
         let is_away = self.is_away(id);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.lane = if is_away { Lane::Stored } else { Lane::Live };
-        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.lane = if is_away { Lane::Stored } else { Lane::Live };
+        let channel = peer.channel;
+        let has_met =
+            channel.is_some_and(|channel| self.endpoint.is_open(channel) || self.endpoint.may_deposit(now, channel));
+        peer.shared.set_met(has_met);
+        let shared = peer.shared.clone();
         if is_away {
             return self.deposit_due(now, id);
         }
@@ -697,27 +561,29 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             peer.away.report_at = None;
             peer.away.paused = None;
         }
-        let Some(channel) = self.peers.get(&id).and_then(|peer| peer.channel) else {
-            self.block(id);
-            return;
-        };
+        let Some(channel) = channel else { return self.block(id) };
         let mut frame = std::mem::take(&mut self.scratch.inner);
         for sent in 0.. {
-            let path = self.endpoint.path(channel);
-            let has_room = path.is_some_and(|path| self.has_room(path));
-            let Some(peer) = self.peers.get_mut(&id) else { break };
             if sent == TURN {
                 // The rest in the next turn, which follows at once.
                 self.room.notify_one();
                 break;
             }
-            if !has_room {
-                self.block(id);
-                break;
+            if sent % LOOK == 0 {
+                let path = self.endpoint.path(channel);
+                let has_room = path.is_some_and(|path| self.has_room(path));
+                let Some(peer) = self.peers.get_mut(&id) else { break };
+                peer.blocked = !has_room;
+                if !has_room {
+                    peer.awake = false;
+                    break;
+                }
             }
-            peer.blocked = false;
-            let Some(message) = peer.outbox.poll_send(now, Lane::Live) else {
-                peer.awake = false;
+            let mut outgoing = shared.outgoing();
+            let Some(message) = outgoing.outbox.poll_send(now, Lane::Live) else {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.awake = false;
+                }
                 break;
             };
             let reliable = Reliable {
@@ -728,7 +594,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 part: message.part,
                 body: message.body,
             };
-            match self.endpoint.seal_message(now, channel, reliable, &mut frame) {
+            let sealed = self.endpoint.seal_message(now, channel, reliable, &mut frame);
+            drop(outgoing);
+            match sealed {
                 Ok(outgoing) => self.transmit(now, outgoing.path, &frame[..outgoing.len]),
                 Err(error) => {
                     tracing::debug!(%error, "a message was not sealed; it waits");

@@ -1,0 +1,301 @@
+//! What the driver and the application's handle share of a peer. What needs no store is handed in and committed under a lock
+//! of a few instructions, without a question to the driver and its answer: it is only woken, and only if it is not awake.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use sealway_routing::{Batch, Delivered, Inbox, Outbox, SendOptions, Table};
+use sealway_wire::{IdentityId, Instance, MessageId};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::{NodeError, Progress, Receipt, handle::Command, receipt::Teller};
+
+/// What a peer's outbox takes before senders wait: units of 256 octets, so many.
+const OUTBOX_UNITS: u32 = 64 * 1024 * 4;
+const UNIT: usize = 256;
+
+/// What a message of so many octets takes of its peer's outbox.
+fn units(octets: usize) -> u32 {
+    u32::try_from(1 + octets / UNIT).unwrap_or(u32::MAX)
+}
+
+/// What all peers of a node have in common.
+pub(crate) struct Common {
+    pub(crate) instance: Instance,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Has the driver look after all peers.
+    pub(crate) wake: Arc<Notify>,
+    /// What is committed is written first.
+    pub(crate) has_store: bool,
+}
+
+/// One peer, as both see it. No two of its locks are ever held together.
+pub(crate) struct Shared {
+    pub(crate) peer: IdentityId,
+    pub(crate) common: Arc<Common>,
+    outgoing: Mutex<Outgoing>,
+    incoming: Mutex<Incoming>,
+    /// Room in the outbox: each message holds its part until it is committed.
+    room: Arc<Semaphore>,
+    /// The driver was told to look after the peer, and has not begun.
+    is_told: AtomicBool,
+    /// There is a session with the peer, or what is left of one.
+    has_met: AtomicBool,
+}
+
+/// What of the queue to a handle both its ends know.
+#[derive(Default)]
+pub(crate) struct Queue {
+    messages: AtomicUsize,
+    octets: AtomicUsize,
+    /// The driver waits for the application to take some.
+    is_wanted: AtomicBool,
+}
+
+/// Messages that wait for the application in its handle, and their octets, before the last of them.
+pub(crate) const QUEUE_MESSAGES: usize = 512;
+const QUEUE_OCTETS: usize = 512 * 1024;
+
+impl Queue {
+    fn has_room(&self) -> bool {
+        self.messages.load(Ordering::Acquire) < QUEUE_MESSAGES && self.octets.load(Ordering::Acquire) < QUEUE_OCTETS
+    }
+
+    /// Whether another message may be added. If not, the driver is told when some were taken.
+    pub(crate) fn takes(&self) -> bool {
+        if self.has_room() {
+            return true;
+        }
+        self.is_wanted.store(true, Ordering::Release);
+        self.has_room()
+    }
+
+    pub(crate) fn add(&self, octets: usize) {
+        self.messages.fetch_add(1, Ordering::AcqRel);
+        self.octets.fetch_add(octets, Ordering::AcqRel);
+    }
+}
+
+/// Messages to the peer.
+pub(crate) struct Outgoing {
+    pub(crate) outbox: Outbox,
+    pending: HashMap<MessageId, Pending>,
+    is_closed: bool,
+}
+
+/// Messages of the peer.
+pub(crate) struct Incoming {
+    pub(crate) inbox: Inbox,
+    /// What was committed without a store, and how much: the driver tells the peer.
+    committed: Vec<(Instance, Told)>,
+}
+
+/// How much there is to tell.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Told {
+    pub(crate) messages: usize,
+    pub(crate) octets: usize,
+}
+
+/// A message that was taken and is not committed.
+struct Pending {
+    progress: Teller,
+    room: OwnedSemaphorePermit,
+}
+
+impl Outgoing {
+    /// Takes a message in. Returns what is to be written if it is `stored`, and what becomes of it.
+    pub(crate) fn push(
+        &mut self,
+        body: Vec<u8>,
+        options: SendOptions,
+        stored: bool,
+        (first, room): (Progress, OwnedSemaphorePermit),
+    ) -> Result<(Receipt, Batch), NodeError> {
+        if self.is_closed {
+            return Err(NodeError::Closed);
+        }
+        let (id, superseded) = self.outbox.push(body, options, stored).map_err(NodeError::Push)?;
+        let batch = self.settle(superseded, Progress::Dropped);
+        let progress = Teller::new(first);
+        let receipt = progress.receipt(id);
+        self.pending.insert(id, Pending { progress, room });
+        Ok((receipt, batch))
+    }
+
+    /// The message could not be written.
+    pub(crate) fn withdraw(&mut self, id: MessageId) {
+        self.outbox.withdraw(id);
+        self.pending.remove(&id);
+    }
+
+    /// Tells who waits for a message how far it has come.
+    pub(crate) fn report(&self, id: MessageId, progress: Progress) {
+        if let Some(pending) = self.pending.get(&id) {
+            pending.progress.tell(progress);
+        }
+    }
+
+    /// There is a session for what waited for the first one.
+    pub(crate) fn met(&self) {
+        for pending in self.pending.values() {
+            if pending.progress.progress() == Progress::NeverMet {
+                pending.progress.tell(Progress::UnderWay);
+            }
+        }
+    }
+
+    pub(crate) fn settle(&mut self, delivered: Delivered, outcome: Progress) -> Batch {
+        for id in delivered.ids {
+            if let Some(pending) = self.pending.remove(&id) {
+                pending.progress.tell(outcome);
+            }
+        }
+        delivered.batch
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(peer: IdentityId, common: Arc<Common>) -> Self {
+        let outbox = Outbox::new(peer, common.instance);
+        Self {
+            peer,
+            common,
+            outgoing: Mutex::new(Outgoing { outbox, pending: HashMap::new(), is_closed: false }),
+            incoming: Mutex::new(Incoming { inbox: Inbox::new(peer), committed: Vec::new() }),
+            room: Arc::new(Semaphore::new(OUTBOX_UNITS as usize)),
+            is_told: AtomicBool::new(false),
+            has_met: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- the application ----
+
+    /// Waits for room for a message of so many octets.
+    pub(crate) async fn room_for(&self, octets: usize) -> Result<OwnedSemaphorePermit, NodeError> {
+        self.room.clone().acquire_many_owned(units(octets)).await.map_err(|_| NodeError::Closed)
+    }
+
+    /// Waits until the outbox is empty.
+    pub(crate) async fn flushed(&self) -> Result<(), NodeError> {
+        self.room.acquire_many(OUTBOX_UNITS).await.map(drop).map_err(|_| NodeError::Closed)
+    }
+
+    /// Takes a message in that lives in memory.
+    pub(crate) fn send_live(&self, body: Vec<u8>, room: OwnedSemaphorePermit) -> Result<Receipt, NodeError> {
+        let (receipt, _) = self.outgoing().push(body, SendOptions::default(), false, (self.first_progress(), room))?;
+        self.tell();
+        Ok(receipt)
+    }
+
+    /// Commits a message where nothing is written for it.
+    pub(crate) fn done(&self, message: MessageId, octets: usize) -> Result<(), NodeError> {
+        if self.outgoing().is_closed {
+            return Err(NodeError::Closed);
+        }
+        let mut incoming = self.incoming();
+        let (_, marks) = incoming.inbox.done(message).ok_or(NodeError::InUse)?;
+        incoming.inbox.written(message.instance, marks);
+        incoming.note(message.instance, octets);
+        drop(incoming);
+        self.tell();
+        Ok(())
+    }
+
+    /// The application has taken a message of so many octets from its queue.
+    pub(crate) fn taken(&self, queue: &Queue, octets: usize) {
+        let messages = queue.messages.fetch_sub(1, Ordering::AcqRel) - 1;
+        let octets = queue.octets.fetch_sub(octets, Ordering::AcqRel) - octets;
+        // Not for each: the driver then finds room for many.
+        let is_low = messages <= QUEUE_MESSAGES / 2 && octets <= QUEUE_OCTETS / 2;
+        if is_low && queue.is_wanted.swap(false, Ordering::AcqRel) {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if !self.is_told.swap(true, Ordering::AcqRel) {
+            let command = Command::Awake { peer: self.peer };
+            if self.common.commands.try_send(command).is_err() {
+                self.common.wake.notify_one();
+            }
+        }
+    }
+
+    /// What a message is before anything has become of it.
+    pub(crate) fn first_progress(&self) -> Progress {
+        if self.has_met.load(Ordering::Relaxed) { Progress::UnderWay } else { Progress::NeverMet }
+    }
+
+    // ---- the driver ----
+
+    /// The driver looks after the peer now: what comes later it is told anew.
+    pub(crate) fn is_looked_after(&self) {
+        self.is_told.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn set_met(&self, has_met: bool) {
+        self.has_met.store(has_met, Ordering::Relaxed);
+    }
+
+    /// What was committed without a store since it was asked last.
+    pub(crate) fn take_committed(&self) -> Vec<(Instance, Told)> {
+        std::mem::take(&mut self.incoming().committed)
+    }
+
+    /// Takes a row of the store back.
+    pub(crate) fn load(&self, table: Table, key: &[u8], value: &[u8]) -> bool {
+        match table {
+            Table::Outbox => {
+                let mut outgoing = self.outgoing();
+                let Some(id) = outgoing.outbox.load(key, value) else { return false };
+                // It takes its room as if it had just been sent; who waited for its receipt is gone.
+                let free = u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX);
+                if let Ok(room) = self.room.clone().try_acquire_many_owned(units(value.len()).min(free)) {
+                    match outgoing.pending.get_mut(&id) {
+                        // Another part of the same message.
+                        Some(pending) => pending.room.merge(room),
+                        None => {
+                            let progress = Teller::new(Progress::UnderWay);
+                            outgoing.pending.insert(id, Pending { progress, room });
+                        }
+                    }
+                }
+                true
+            }
+            Table::Inbox => self.incoming().inbox.load(key, value),
+            Table::Boxes | Table::Custody | Table::Sessions => false,
+        }
+    }
+
+    /// The driver has ended: nothing is taken any more, and who waits learns it.
+    pub(crate) fn close(&self) {
+        // In this order: what is given up must not look like what was committed.
+        self.room.close();
+        let mut outgoing = self.outgoing();
+        outgoing.is_closed = true;
+        outgoing.pending.clear();
+    }
+}
+
+impl Incoming {
+    fn note(&mut self, instance: Instance, octets: usize) {
+        match self.committed.iter_mut().find(|(known, _)| *known == instance) {
+            Some((_, told)) => *told = Told { messages: told.messages + 1, octets: told.octets + octets },
+            None => self.committed.push((instance, Told { messages: 1, octets })),
+        }
+    }
+}

@@ -184,6 +184,10 @@ pub(crate) struct Relay {
     /// Who may attach: an identity (64 hexadecimal digits), a card, or a file with a card. Repeatable; without any, nobody.
     #[arg(long = "allow", value_name = "ID|CARD")]
     pub(crate) allow: Vec<String>,
+    /// Octets a second that are read from each connection, on average: what is beyond waits at its sender. At least 1024
+    /// [without it: as many as there are].
+    #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(1024..))]
+    pub(crate) client_rate: Option<u32>,
     /// Serves what is counted (/metrics, for Prometheus) and whether all is well (/health) on this address
     /// [without one: 127.0.0.1:9464].
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9464")]

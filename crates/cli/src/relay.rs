@@ -1,5 +1,7 @@
 //! `relay run`.
 
+use std::num::NonZeroU32;
+
 use sealway::{Node, RelayConfig, Tcp};
 
 use crate::{
@@ -16,11 +18,15 @@ pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
     if allowed.is_empty() {
         eprintln!("nobody may attach to this relay: name clients with --allow ID|CARD");
     }
+    let config = match options.client_rate.and_then(NonZeroU32::new) {
+        Some(rate) => RelayConfig::default().with_client_rate(rate),
+        None => RelayConfig::default(),
+    };
     let node = Node::builder(identity)
         .transport(Tcp::default())
         .store(talk::store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&allowed))
-        .relay(RelayConfig::default())
+        .relay(config)
         .start()
         .await?;
     for address in &options.listen {

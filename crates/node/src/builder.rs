@@ -1,6 +1,6 @@
 //! Setting a node up.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use sealway_channel::{Config, Endpoint};
 use sealway_identity::{Owner, Policy};
@@ -25,11 +25,21 @@ use crate::{
 pub struct RelayConfig {
     /// Limits of each client.
     pub limits: sealway_routing::Limits,
+    /// Octets a second that are read from each connection, on average. What is beyond waits at its sender: nothing is dropped.
+    /// None: as many as there are.
+    pub client_rate: Option<NonZeroU32>,
     /// What reads and tampers with what passes through. None, but for demonstrations.
     pub tap: Option<Arc<dyn RelayTap>>,
 }
 
 impl RelayConfig {
+    /// Reads no more than so many octets a second from each connection, on average.
+    #[must_use]
+    pub const fn with_client_rate(mut self, octets_per_second: NonZeroU32) -> Self {
+        self.client_rate = Some(octets_per_second);
+        self
+    }
+
     /// Has `tap` read everything, and tamper with it.
     #[must_use]
     pub fn with_tap(self, tap: impl RelayTap + 'static) -> Self {

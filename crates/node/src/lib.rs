@@ -18,6 +18,7 @@ mod driver;
 mod error;
 mod handle;
 mod links;
+mod rate;
 mod receipt;
 mod shared;
 mod statistics;

@@ -2,15 +2,22 @@
 
 use std::{
     future::{Future, poll_fn},
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use sealway_link::{FrameLink, Frames, LinkError};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Sleep, sleep},
+};
+
+use crate::{clock::Clock, rate::Rate};
 
 /// A link, as the driver numbers it. It is also the number of the path that leads over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,8 +25,16 @@ pub(crate) struct LinkId(pub(crate) u64);
 
 /// What a link task tells the driver.
 pub(crate) enum LinkEvent {
-    Frames { link: LinkId, frames: Frames },
-    Ended { link: LinkId, error: Option<LinkError> },
+    /// Before which the link was not read for a while, if it is `held_back`.
+    Frames {
+        link: LinkId,
+        frames: Frames,
+        held_back: bool,
+    },
+    Ended {
+        link: LinkId,
+        error: Option<LinkError>,
+    },
 }
 
 /// Frames that the driver wants sent. At most [`QUEUE_LIMIT`] octets.
@@ -95,8 +110,9 @@ pub(crate) async fn run(
     mut link: Box<dyn FrameLink>,
     queue: Arc<SendQueue>,
     events: mpsc::Sender<LinkEvent>,
+    limit: Option<(Clock, Rate)>,
 ) {
-    let error = serve(id, &mut link, &queue, &events).await.err();
+    let error = serve(id, &mut link, &queue, &events, limit).await.err();
     // The driver may be gone: then nobody wants to know.
     let _ = events.send(LinkEvent::Ended { link: id, error }).await;
 }
@@ -106,11 +122,15 @@ async fn serve(
     link: &mut Box<dyn FrameLink>,
     queue: &SendQueue,
     events: &mpsc::Sender<LinkEvent>,
+    mut limit: Option<(Clock, Rate)>,
 ) -> Result<(), LinkError> {
     let mut outgoing = Frames::new();
     let mut sent = 0;
     let mut incoming = Frames::new();
     let mut receiving = true;
+    // Until then nothing is read: what is beyond the rate waits at its sender.
+    let mut pause: Option<Pin<Box<Sleep>>> = None;
+    let mut held_back = false;
     loop {
         if sent == outgoing.len() {
             outgoing.clear();
@@ -135,7 +155,15 @@ async fn serve(
             if let Poll::Ready(Err(error)) = link.poll_flush(cx) {
                 return Poll::Ready(Err(error));
             }
-            if receiving && let Poll::Ready(received) = link.poll_recv(cx, &mut incoming, RECEIVE_LIMIT) {
+            if let Some(over) = &mut pause
+                && over.as_mut().poll(cx).is_ready()
+            {
+                pause = None;
+            }
+            if receiving
+                && pause.is_none()
+                && let Poll::Ready(received) = link.poll_recv(cx, &mut incoming, RECEIVE_LIMIT)
+            {
                 receiving = received?;
                 return Poll::Ready(Ok(()));
             }
@@ -151,8 +179,15 @@ async fn serve(
         if !incoming.is_empty() {
             // The bounded queue to the driver holds the link back when the driver is behind.
             let frames = std::mem::take(&mut incoming);
-            if events.send(LinkEvent::Frames { link: id, frames }).await.is_err() {
+            let octets = frames.octets();
+            let event = LinkEvent::Frames { link: id, frames, held_back: std::mem::take(&mut held_back) };
+            if events.send(event).await.is_err() {
                 return Ok(());
+            }
+            let wait = limit.as_mut().map_or(Duration::ZERO, |(clock, rate)| rate.pass(clock.now(), octets));
+            if !wait.is_zero() {
+                pause = Some(Box::pin(sleep(wait)));
+                held_back = true;
             }
         }
         if !receiving {

@@ -52,6 +52,8 @@ macro_rules! statistics {
 statistics! {
     /// Links that are up.
     links: Gauge,
+    /// Times that a connection to a relay was not read for a while because more had come than its rate.
+    held_back_links: Counter,
     /// Handshakes that others have begun and not finished.
     half_open_handshakes: Gauge,
     /// Sessions that were opened, or have replaced one.

@@ -12,10 +12,10 @@ use std::{
 };
 
 use sealway_identity::Policy;
-use sealway_node::{Channel, MAX_MESSAGE, Node, NodeError, Progress};
+use sealway_node::{Channel, MAX_MESSAGE, NodeError, Progress, RelayConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::machines::{ANY_PORT, Machine, run_relay};
+use self::machines::{ANY_PORT, Machine, Pair, run_relay, through_a_relay};
 
 /// Octets that are not the same anywhere.
 fn octets(seed: u64, len: usize) -> Vec<u8> {
@@ -27,29 +27,10 @@ fn octets(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-struct Pair {
-    _relay: Node,
-    nodes: [Node; 2],
-    channels: [Channel; 2],
-}
-
-async fn through_a_relay() -> Pair {
-    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
-    let (relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
-    let relay_card = relay.card_at(&address);
-    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
-    let left_node = left.builder().start().await.unwrap();
-    let right_node = right.builder().start().await.unwrap();
-    left_node.attach(&relay_card).await.unwrap();
-    right_node.attach(&relay_card).await.unwrap();
-    let to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
-    let to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
-    Pair { _relay: relay_node, nodes: [left_node, right_node], channels: [to_right, to_left] }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn octets_arrive_in_order_in_both_directions_and_end_where_they_were_ended() {
-    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let Pair { channels: [left, right], relay: _relay, nodes: _nodes } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
     let side = |channel: Channel, own: u64, other: u64| async move {
         let (mut from, mut to) = tokio::io::split(channel.into_stream());
         let sends = async move {
@@ -72,7 +53,8 @@ async fn octets_arrive_in_order_in_both_directions_and_end_where_they_were_ended
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_stops_the_writer() {
     const LEN: usize = 6_000_000;
-    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let Pair { channels: [left, right], relay: _relay, nodes: _nodes } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
     let (mut left, mut right) = (left.into_stream(), right.into_stream());
     let written = Arc::new(AtomicUsize::new(0));
     let counter = written.clone();
@@ -97,7 +79,8 @@ async fn a_slow_reader_stops_the_writer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_dropped_is_broken_off_and_not_ended() {
-    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let Pair { channels: [left, right], relay: _relay, nodes: _nodes } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
     let (mut left, mut right) = (left.into_stream(), right.into_stream());
     left.write_all(b"half a sent").await.unwrap();
     // Until something has come, the stream would wait for another opening.
@@ -133,7 +116,8 @@ async fn a_stream_is_not_continued_by_another() {
 /// Dropped although the peer takes nothing: the peer hears of it, and the channel can be had again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_dropped_with_a_full_window_ends() {
-    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let Pair { channels: [left, right], relay: _relay, nodes: _nodes } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
     let (mut left, mut right) = (left.into_stream(), right.into_stream());
     let piece = octets(9, 10_000);
     let wrote = tokio::spawn(async move {
@@ -153,7 +137,8 @@ async fn a_stream_that_is_dropped_with_a_full_window_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_not_taken_for_a_stream() {
-    let Pair { channels: [left, right], _relay, nodes: _nodes } = through_a_relay().await;
+    let Pair { channels: [left, right], relay: _relay, nodes: _nodes } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
     left.send_live(b"a message".to_vec()).await.unwrap();
     let mut right = right.into_stream();
     let error = right.read_u8().await.unwrap_err();
@@ -162,7 +147,8 @@ async fn a_message_is_not_taken_for_a_stream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_ends_ends_its_streams_with_an_error() {
-    let Pair { channels: [left, _right], _relay, nodes: [node, _other] } = through_a_relay().await;
+    let Pair { channels: [left, _right], relay: _relay, nodes: [node, _other] } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
     let mut left = left.into_stream();
     node.shutdown().await;
     let mut received = Vec::new();
@@ -171,7 +157,8 @@ async fn a_node_that_ends_ends_its_streams_with_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_message_arrives_as_a_whole_between_short_ones() {
-    let Pair { channels: [left, mut right], _relay, nodes: [node, _other] } = through_a_relay().await;
+    let Pair { channels: [left, mut right], relay: _relay, nodes: [node, _other] } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
     let bodies = [octets(4, 10), octets(5, MAX_MESSAGE), octets(6, 16_355), octets(7, 16_356), octets(8, 0)];
     let mut receipts = Vec::new();
     for body in &bodies {

@@ -3,12 +3,14 @@
 
 mod machines;
 
+use std::num::NonZeroU32;
+
 use sealway_identity::{CardParts, Policy};
-use sealway_node::{Node, NodeError};
+use sealway_node::{Node, NodeError, RelayConfig};
 use sealway_tcp::Tcp;
 use tokio::io::AsyncWriteExt;
 
-use self::machines::{ANY_PORT, Machine, numbers, receive, run_relay};
+use self::machines::{ANY_PORT, Machine, Pair, numbers, receive, run_relay, through_a_relay};
 
 #[tokio::test]
 async fn two_nodes_talk_directly_and_the_accepting_one_needs_no_card() {
@@ -32,16 +34,8 @@ async fn two_nodes_talk_directly_and_the_accepting_one_needs_no_card() {
 
 #[tokio::test]
 async fn a_thousand_messages_through_a_relay_arrive_in_order_both_ways() {
-    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
-    let (relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
-    let relay_card = relay.card_at(&address);
-    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
-    let left_node = left.builder().start().await.unwrap();
-    let right_node = right.builder().start().await.unwrap();
-    left_node.attach(&relay_card).await.unwrap();
-    right_node.attach(&relay_card).await.unwrap();
-    let mut to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
-    let mut to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    let pair = through_a_relay(RelayConfig::default(), Machine::builder).await;
+    let Pair { relay: relay_node, nodes: _nodes, channels: [mut to_right, mut to_left] } = pair;
     for number in numbers(1000) {
         to_right.send_live(number.clone()).await.unwrap();
         to_left.send(number).await.unwrap();
@@ -50,6 +44,55 @@ async fn a_thousand_messages_through_a_relay_arrive_in_order_both_ways() {
     assert_eq!(receive(&mut to_right, 1000).await, numbers(1000));
     let statistics = relay_node.statistics().await.unwrap();
     assert!(statistics.forwarded_frames >= 2000 && statistics.links == 2, "{statistics:?}");
+}
+
+/// Nothing is written: what is committed is told all the same, and a receipt ends with its node.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_without_a_store_talk_live() {
+    let pair = through_a_relay(RelayConfig::default(), Machine::builder_without_a_store).await;
+    let Pair { relay: _relay, nodes, channels: [mut to_right, mut to_left] } = pair;
+    assert!(matches!(to_right.send(b"durably".to_vec()).await, Err(NodeError::NoStore)));
+    let sends = async {
+        let mut last = None;
+        for number in numbers(3000) {
+            to_right.send_live(number).await.unwrap();
+            last = Some(to_right.send_live(vec![7; 20_000]).await.unwrap());
+        }
+        last.unwrap().delivered().await.unwrap();
+        to_right.flushed().await.unwrap();
+    };
+    let receives = async {
+        for number in numbers(3000) {
+            assert_eq!(receive(&mut to_left, 2).await, [number, vec![7; 20_000]]);
+        }
+    };
+    tokio::join!(sends, receives);
+    let receipt = to_right.send_live(b"nobody takes it".to_vec()).await.unwrap();
+    let taken = to_left.recv().await.unwrap().unwrap();
+    nodes[0].shutdown().await;
+    assert!(matches!(receipt.delivered().await, Err(NodeError::Closed)));
+    assert!(matches!(to_right.flushed().await, Err(NodeError::Closed)), "it was not delivered");
+    assert!(matches!(to_right.send_live(b"too late".to_vec()).await, Err(NodeError::Closed)));
+    assert!(to_right.recv().await.unwrap().is_none());
+    nodes[1].shutdown().await;
+    assert!(matches!(taken.done().await, Err(NodeError::Closed)));
+}
+
+/// What is beyond a client's rate waits at its sender.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_reads_no_more_than_its_rate_and_drops_nothing() {
+    let rate = NonZeroU32::new(512 * 1024).unwrap();
+    let pair = through_a_relay(RelayConfig::default().with_client_rate(rate), Machine::builder).await;
+    let Pair { relay, nodes: _nodes, channels: [to_right, mut to_left] } = pair;
+    let sends = async {
+        for _ in 0..64 {
+            to_right.send_live(vec![3; 16_000]).await.unwrap();
+        }
+    };
+    let (received, ()) = tokio::join!(receive(&mut to_left, 64), sends);
+    assert!(received.iter().all(|body| *body == [3; 16_000]));
+    let statistics = relay.statistics().await.unwrap();
+    assert!(statistics.held_back_links > 0 && statistics.dropped_frames == 0, "{statistics:?}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use super::{Driver, Report, custody::Outstanding};
 use crate::{
     NodeError,
     links::{self, LinkEvent, LinkId, SendQueue},
+    rate::Rate,
 };
 
 /// Flows that a relay may begin towards us at a time.
@@ -298,7 +299,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let queue = Arc::new(SendQueue::new(self.room.clone()));
         self.links
             .insert(id, Link { queue: queue.clone(), source: Source::proven(link.source()), dial, unproved: None });
-        self.tasks.spawn(links::run(id, link, queue, self.senders.links.clone()));
+        let rate = self.client_rate.filter(|_| dial.is_none());
+        let limit = rate.map(|rate| (self.clock, Rate::new(self.clock.now(), rate)));
+        self.tasks.spawn(links::run(id, link, queue, self.senders.links.clone(), limit));
         self.reap();
         id
     }
@@ -311,7 +314,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn handle_link_event(&mut self, event: LinkEvent) {
         let now = self.clock.now();
         match event {
-            LinkEvent::Frames { link, frames } => self.handle_frames(now, link, frames),
+            LinkEvent::Frames { link, frames, held_back } => {
+                self.statistics.held_back_links += u64::from(held_back);
+                self.handle_frames(now, link, frames);
+            }
             LinkEvent::Ended { link, error } => {
                 match error {
                     Some(error) => tracing::info!(?link, %error, "a link has ended"),

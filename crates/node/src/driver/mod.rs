@@ -14,6 +14,7 @@ mod peers;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
     sync::Arc,
     thread,
     time::Duration,
@@ -68,6 +69,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     by_hop: HashMap<ChannelId, usize>,
     relay: Option<Relay>,
     tap: Option<Arc<dyn RelayTap>>,
+    /// What is read of each connection that was accepted, in octets a second.
+    client_rate: Option<NonZeroU32>,
     /// The link of each attached client, where we are a relay.
     served: HashMap<ChannelId, LinkId>,
     peers: HashMap<IdentityId, Peer>,
@@ -180,6 +183,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             dials: Vec::new(),
             by_hop: HashMap::new(),
             tap: relay.as_ref().and_then(|config| config.tap.clone()),
+            client_rate: relay.as_ref().and_then(|config| config.client_rate),
             relay: relay.map(|config| Relay::new(config.limits)),
             served: HashMap::new(),
             peers: HashMap::new(),

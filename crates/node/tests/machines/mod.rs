@@ -53,11 +53,13 @@ impl Machine {
         Self { vault: Arc::new(vault), owner, contact_box, disk: Disk::default() }
     }
 
+    pub(crate) fn builder_without_a_store(&self) -> Builder<TestVault> {
+        let keys = (self.vault.clone(), self.owner.clone());
+        Node::builder(keys).contact_box(self.contact_box).transport(Tcp::default())
+    }
+
     pub(crate) fn builder(&self) -> Builder<TestVault> {
-        Node::builder((self.vault.clone(), self.owner.clone()))
-            .transport(Tcp::default())
-            .store(self.disk.clone())
-            .contact_box(self.contact_box)
+        self.builder_without_a_store().store(self.disk.clone())
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -87,6 +89,28 @@ pub(crate) async fn run_relay(machine: &Machine, clients: &[&Machine], address: 
     let relay = machine.builder().accept(policy).relay(RelayConfig::default()).start().await.unwrap();
     let address = relay.listen(address).await.unwrap();
     (relay, address)
+}
+
+/// Two nodes with a channel, attached to a relay.
+pub(crate) struct Pair {
+    pub(crate) relay: Node,
+    pub(crate) nodes: [Node; 2],
+    pub(crate) channels: [Channel; 2],
+}
+
+pub(crate) async fn through_a_relay(config: RelayConfig, builder: fn(&Machine) -> Builder<TestVault>) -> Pair {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let mut clients = left.policy();
+    clients.admit(right.owner.id());
+    let relay_node = relay.builder().accept(clients).relay(config).start().await.unwrap();
+    let relay_card = relay.card_at(&relay_node.listen(ANY_PORT).await.unwrap());
+    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
+    let nodes = [builder(&left).start().await.unwrap(), builder(&right).start().await.unwrap()];
+    nodes[0].attach(&relay_card).await.unwrap();
+    nodes[1].attach(&relay_card).await.unwrap();
+    let to_right = nodes[0].open(&right_card, Policy::only(&right_card)).await.unwrap();
+    let to_left = nodes[1].open(&left_card, Policy::only(&left_card)).await.unwrap();
+    Pair { relay: relay_node, nodes, channels: [to_right, to_left] }
 }
 
 pub(crate) async fn receive(channel: &mut Channel, count: usize) -> Vec<Vec<u8>> {

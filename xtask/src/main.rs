@@ -19,7 +19,7 @@ cargo xtask controls                     turns protections off, one by one, and 
 cargo xtask tidy                         checks the house rules alone
 cargo xtask bench                        runs the benches, each figure beside its floor
 cargo xtask instructions [--write]       counts instructions, and compares them with benches/instructions.json
-cargo xtask vectors                      writes docs/vectors anew
+cargo xtask vectors                      writes docs/vectors anew, and from them what fuzzers begin with
 cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 

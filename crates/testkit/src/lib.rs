@@ -1,6 +1,7 @@
 //! What the tests of Sealway's crates share. Not for use in a program: its randomness repeats.
 //!
 //! * [`audit`]: a provider that panics when a nonce is used twice under a key.
+//! * [`corpus`]: what fuzzers begin with.
 //! * [`entropy`]: randomness from a seed.
 //! * [`network`]: endpoints on a virtual clock, over a network that loses, reorders, duplicates and damages.
 //! * [`targets`]: what is fuzzed.
@@ -10,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod audit;
+pub mod corpus;
 pub mod entropy;
 pub mod network;
 pub mod provider;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use sealway_testkit::{entropy::Seeded, targets::ALL};
+use sealway_testkit::{corpus, entropy::Seeded, targets::ALL};
 use sealway_vault::Entropy;
 
 #[test]
@@ -18,6 +18,17 @@ fn what_fuzzers_have_found_stays_found() {
         }
     }
     assert!(replayed >= ALL.len() || !corpora.exists(), "each target has a corpus: {replayed}");
+}
+
+#[test]
+fn the_corpora_hold_what_the_vectors_show() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    // A crate that is tested out of its package has no corpora beside it.
+    for seed in corpus::generate().iter().filter(|_| corpora.exists()) {
+        let kept = std::fs::read(corpora.join(seed.target).join(&seed.name));
+        let is_current = kept.is_ok_and(|octets| octets == seed.octets);
+        assert!(is_current, "{}/{} is not what is made now: cargo xtask vectors", seed.target, seed.name);
+    }
 }
 
 #[test]

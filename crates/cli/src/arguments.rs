@@ -73,6 +73,8 @@ pub(crate) enum IdentityCommand {
 pub(crate) enum CardCommand {
     /// Prints the card of the identity in a vault.
     Show(ShowCard),
+    /// Makes a new card: with other addresses, other relays, or the newer card of a relay that has rotated.
+    Renew(RenewCard),
     /// Verifies a card and says what is on it.
     Inspect(InspectCard),
 }
@@ -159,6 +161,25 @@ pub(crate) struct ShowCard {
     /// Draws it, for a camera, before it is printed.
     #[arg(long)]
     pub(crate) qr: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["addresses", "relays"]))]
+pub(crate) struct RenewCard {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// An address at which the machine itself listens, instead of those on the card. Repeatable.
+    #[arg(long = "at", value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<String>,
+    /// The card of a relay, instead of those that are known. Repeatable.
+    #[arg(long = "relay", value_name = "CARD")]
+    pub(crate) relays: Vec<String>,
+    /// Where the new card is written, over the old one [default: FILE.card].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) card: Option<PathBuf>,
+    /// Prints a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

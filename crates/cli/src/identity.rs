@@ -12,7 +12,7 @@ use sealway::{
 use zeroize::Zeroizing;
 
 use crate::{
-    arguments::{InspectCard, New, Rotate, Show, ShowCard, Vault},
+    arguments::{InspectCard, New, RenewCard, Rotate, Show, ShowCard, Vault},
     failure::Failure,
     report::{self, Report},
 };
@@ -87,6 +87,19 @@ pub(crate) fn show_card(options: &ShowCard) -> Result<(), Failure> {
         report::print(format!("{drawn}\n").as_bytes())?;
     }
     report::print(format!("{uri}\n").as_bytes())
+}
+
+pub(crate) fn renew_card(options: &RenewCard) -> Result<(), Failure> {
+    options.addresses.iter().try_for_each(|address| check_address(address))?;
+    let relays = options.relays.iter().map(|relay| relay_card(relay)).collect::<Result<Vec<_>, _>>()?;
+    let identity = open(&options.vault)?;
+    let addresses = Some(options.addresses.clone()).filter(|addresses| !addresses.is_empty());
+    let identity = identity.renew_card(addresses, Some(relays).filter(|relays| !relays.is_empty()))?;
+    let card_path = options.card.clone().unwrap_or_else(|| beside(&options.vault.vault, ".card"));
+    write_card(&card_path, identity.card())?;
+    of_card(identity.card()).with("card", card_path.display().to_string()).print(options.json)?;
+    eprintln!("give the new card to your peers, and start what runs under this identity anew");
+    Ok(())
 }
 
 pub(crate) fn inspect_card(options: &InspectCard) -> Result<(), Failure> {

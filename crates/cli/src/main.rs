@@ -48,6 +48,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Identity(IdentityCommand::Show(show)) => identity::show(&show)?,
         Command::Identity(IdentityCommand::Rotate(rotate)) => identity::rotate(&rotate)?,
         Command::Card(CardCommand::Show(show)) => identity::show_card(&show)?,
+        Command::Card(CardCommand::Renew(show)) => identity::renew_card(&show)?,
         Command::Card(CardCommand::Inspect(inspect)) => identity::inspect_card(&inspect)?,
         Command::Relay(RelayCommand::Run(run)) => relay::run(&run).await?,
         Command::Listen(listen) => talk::listen(&listen).await?,

@@ -389,6 +389,32 @@ fn the_card_from_before_a_rotation_still_works() {
 }
 
 #[test]
+fn a_card_is_renewed_when_a_relay_moves_or_rotates_and_never_goes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    made(folder, "relay", &["--at", "tcp://127.0.0.1:7000"]);
+    made(folder, "a", &["--relay", "relay.vault.card"]);
+    let before = json(folder, &["identity", "show", "--vault", "a.vault", "--json"]);
+    std::fs::copy(folder.join("relay.vault.card"), folder.join("old.card")).unwrap();
+    let moved = ["card", "renew", "--vault", "relay.vault", "--at", "tcp://[::1]:7001", "--json"];
+    assert_eq!(json(folder, &moved)["addresses"][0], "tcp://[::1]:7001");
+    let renew = |card| ["card", "renew", "--vault", "a.vault", "--relay", card, "--json"];
+    let after = json(folder, &renew("relay.vault.card"));
+    assert_eq!((&after["identity"], &after["channel_key"]), (&before["identity"], &before["channel_key"]));
+    assert!(after["relays"][0].as_str().unwrap().ends_with("at tcp://[::1]:7001"), "{after}");
+    assert_eq!(json(folder, &["card", "inspect", "a.vault.card", "--json"])["relays"], after["relays"]);
+    assert!(before["sequence"].as_u64() < after["sequence"].as_u64(), "{after}");
+    let rotate = ["identity", "rotate", "--vault", "relay.vault", "--recovery", "relay.vault.recovery"];
+    assert!(run(folder, &[&rotate[..], &["--new-recovery", "next"]].concat()).status.success());
+    assert!(run(folder, &renew("relay.vault.card")).status.success());
+    let (code, said) = refused(folder, &renew("old.card"));
+    assert!(code == 3 && said.starts_with("a newer card of the relay"), "{said}");
+    let (code, said) = refused(folder, &["card", "renew", "--vault", "a.vault", "--at", "7000"]);
+    assert!(code == 3 && said.starts_with("7000 is no address"), "{said}");
+    assert_eq!(run(folder, &["card", "renew", "--vault", "a.vault"]).status.code(), Some(2), "nothing is named");
+}
+
+#[test]
 fn cards_are_explained_and_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

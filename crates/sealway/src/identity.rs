@@ -50,12 +50,10 @@ impl Identity {
         let mut vault = FileVault::create(path, unlock, crypto())?;
         let (owner, recovery) = Owner::incept(&mut vault, Algorithm::Ed25519)?;
         let contact_box = BoxName(vault.provider().random().map_err(VaultError::from)?);
-        let card = owner.card(&vault, &card_parts(addresses, &relays, contact_box))?;
+        let card = owner.card(&vault, &card_parts(0, addresses, &relays, contact_box))?;
         vault.set_document(OWNER, owner.save())?;
         vault.set_document(CONTACT_BOX, contact_box.0.to_vec())?;
-        vault.set_document(CARD, card.as_bytes().to_vec())?;
-        let lines: Vec<String> = relays.iter().map(Card::to_uri).collect();
-        vault.set_document(RELAYS, lines.join("\n").into_bytes())?;
+        set_card(&mut vault, &card, &relays)?;
         vault.save()?;
         Ok((Self { vault: Arc::new(vault), owner, contact_box, card, relays }, recovery))
     }
@@ -95,7 +93,7 @@ impl Identity {
         let mut vault = Arc::try_unwrap(vault).map_err(|_| IdentityFileError::InUse)?;
         let before = owner.channel_key();
         let (owner, next) = owner.rotate(&mut vault, recovery)?;
-        let parts = card_parts(card.addresses().to_vec(), &relays, contact_box);
+        let parts = card_parts(0, card.addresses().to_vec(), &relays, contact_box);
         let card = owner.card(&vault, &parts)?;
         let until = since_1970().saturating_add(EARLIER_ANSWERS.as_secs());
         // One at a time: the key before that one is gone.
@@ -104,12 +102,39 @@ impl Identity {
         }
         vault.set_document(EARLIER, [before.0.as_slice(), &until.to_be_bytes()].concat())?;
         vault.set_document(OWNER, owner.save())?;
-        vault.set_document(CARD, card.as_bytes().to_vec())?;
+        set_card(&mut vault, &card, &relays)?;
         if let Err(error) = keep(&next) {
             return Ok(Err(error));
         }
         vault.save()?;
         Ok(Ok(Self { vault: Arc::new(vault), owner, contact_box, card, relays }))
+    }
+
+    /// Makes a new card with other addresses, or other relays, or a newer card of one of them; what is None stays. Whoever has
+    /// the old card keeps reaching the machine where that says, as long as it is there.
+    ///
+    /// # Errors
+    /// [`IdentityFileError::OlderCard`] if a relay's card is older than the one that is known;
+    /// [`IdentityFileError::InUse`] if a node runs under the identity; if an address is malformed, or the vault cannot be
+    /// written.
+    pub fn renew_card(
+        self,
+        addresses: Option<Vec<String>>,
+        relays: Option<Vec<Card>>,
+    ) -> Result<Self, IdentityFileError> {
+        let Self { vault, owner, contact_box, card, relays: known } = self;
+        let mut vault = Arc::try_unwrap(vault).map_err(|_| IdentityFileError::InUse)?;
+        let relays = relays.unwrap_or_else(|| known.clone());
+        let is_older = |new: &&Card| known.iter().any(|old| old.id() == new.id() && old.rank() > new.rank());
+        if let Some(older) = relays.iter().find(is_older) {
+            return Err(IdentityFileError::OlderCard { relay: older.id() });
+        }
+        let addresses = addresses.unwrap_or_else(|| card.addresses().to_vec());
+        let sequence = card.rank().1.checked_add(1).ok_or(IdentityFileError::Exhausted)?;
+        let card = owner.card(&vault, &card_parts(sequence, addresses, &relays, contact_box))?;
+        set_card(&mut vault, &card, &relays)?;
+        vault.save()?;
+        Ok(Self { vault: Arc::new(vault), owner, contact_box, card, relays })
     }
 
     /// How often it has rotated, and how often it still can: at most four times in all.
@@ -160,14 +185,20 @@ impl Keys for Identity {
     }
 }
 
-fn card_parts(addresses: Vec<String>, relays: &[Card], contact_box: BoxName) -> CardParts {
+fn set_card(vault: &mut FileVault<Crypto>, card: &Card, relays: &[Card]) -> Result<(), IdentityFileError> {
+    vault.set_document(CARD, card.as_bytes().to_vec())?;
+    let lines: Vec<String> = relays.iter().map(Card::to_uri).collect();
+    Ok(vault.set_document(RELAYS, lines.join("\n").into_bytes())?)
+}
+
+fn card_parts(sequence: u32, addresses: Vec<String>, relays: &[Card], contact_box: BoxName) -> CardParts {
     let entry = |relay: &Card| RelayEntry {
         id: relay.id(),
         channel_key: relay.attestation().channel_key,
         contact_box,
         addresses: relay.addresses().to_vec(),
     };
-    CardParts { sequence: 0, addresses, relays: relays.iter().map(entry).collect() }
+    CardParts { sequence, addresses, relays: relays.iter().map(entry).collect() }
 }
 
 /// Seconds. A clock before 1970 is none: what depends on it ends.
@@ -196,6 +227,13 @@ pub enum IdentityFileError {
     },
     /// A node runs under the identity: shut it down first.
     InUse,
+    /// A newer card of this relay is known.
+    OlderCard {
+        /// The relay.
+        relay: IdentityId,
+    },
+    /// The identity has made 2^32 cards since it has rotated last.
+    Exhausted,
 }
 
 impl fmt::Display for IdentityFileError {
@@ -204,6 +242,8 @@ impl fmt::Display for IdentityFileError {
             Self::Vault(error) => error.fmt(f),
             Self::Identity(error) => error.fmt(f),
             Self::InUse => f.write_str("a node runs under the identity; shut it down first"),
+            Self::OlderCard { relay } => write!(f, "a newer card of the relay {relay} is known"),
+            Self::Exhausted => f.write_str("the identity has numbered all its cards; rotate it"),
             Self::Missing { what } => write!(f, "the vault holds no {what}: it was not made by `identity new`"),
         }
     }
@@ -214,7 +254,7 @@ impl std::error::Error for IdentityFileError {
         match self {
             Self::Vault(error) => Some(error),
             Self::Identity(error) => Some(error),
-            Self::Missing { .. } | Self::InUse => None,
+            Self::Missing { .. } | Self::InUse | Self::OlderCard { .. } | Self::Exhausted => None,
         }
     }
 }

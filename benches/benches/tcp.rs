@@ -1,104 +1,27 @@
 //! Messages from node to node over TCP on the loopback interface, direct and through a relay, against rustls over tokio with
 //! the same framing (a length before each message), the same runtime and threads, TCP_NODELAY, and writes that are batched.
 //!
-//! Ours do more: each message is acknowledged by the application and kept until then. Each side's time is that of one
-//! message; all messages of a measurement are under way together, as far as windows let them.
+//! Messages do more: each is acknowledged by the application and kept until then. Streams are octets, as those of rustls are.
+//! Each side's time is that of one message; all messages of a measurement are under way together, as far as windows let them.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use sealway_crypto_aws_lc::AwsLc;
-use sealway_identity::{Card, CardParts, Owner, Policy, RelayEntry};
-use sealway_node::{Channel, Node, NodeError, RelayConfig};
-use sealway_tcp::Tcp;
-use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault};
-use sealway_wire::BoxName;
+use sealway_benches::machine::{Failure, Talk};
+use sealway_node::{Node, NodeError, Stream};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
 };
 
-type Vault = Arc<SoftwareVault<AwsLc>>;
-
-struct Machine {
-    vault: Vault,
-    owner: Owner,
-    contact_box: BoxName,
-}
-
-type Failure = Box<dyn std::error::Error>;
-
-impl Machine {
-    fn new() -> Result<Self, Failure> {
-        let mut vault = SoftwareVault::new(AwsLc::new());
-        let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519)?;
-        let contact_box = BoxName(vault_random(&vault)?);
-        Ok(Self { vault: Arc::new(vault), owner, contact_box })
-    }
-
-    fn card(&self, address: Option<String>, relay: Option<&Card>) -> Result<Card, Failure> {
-        let entry = |relay: &Card| RelayEntry {
-            id: relay.id(),
-            channel_key: relay.attestation().channel_key,
-            contact_box: self.contact_box,
-            addresses: relay.addresses().to_vec(),
-        };
-        let parts = CardParts {
-            addresses: address.into_iter().collect(),
-            relays: relay.map(entry).into_iter().collect(),
-            ..CardParts::default()
-        };
-        Ok(self.owner.card(&self.vault, &parts)?)
-    }
-
-    fn builder(&self) -> sealway_node::Builder<Vault> {
-        Node::builder((self.vault.clone(), self.owner.clone())).transport(Tcp::default()).contact_box(self.contact_box)
-    }
-}
-
-fn vault_random<P: CryptoProvider>(vault: &SoftwareVault<P>) -> Result<[u8; 16], Failure> {
-    use sealway_vault::Vault as _;
-    Ok(vault.provider().random()?)
-}
-
-/// Two nodes with a channel, and whatever has to live as long.
-struct Talk {
-    from: Channel,
-    to: Channel,
-    nodes: Vec<Node>,
-}
-
-async fn direct() -> Result<Talk, Failure> {
-    let (left, right) = (Machine::new()?, Machine::new()?);
-    let server = right.builder().accept(Policy::ids([left.owner.id()])).start().await?;
-    let card = right.card(Some(server.listen("tcp://127.0.0.1:0").await?), None)?;
-    let client = left.builder().start().await?;
-    let mut from = client.open(&card, Policy::only(&card)).await?;
-    from.opened().await?;
-    let to = server.accept().await.ok_or("the node has ended")?;
-    Ok(Talk { from, to, nodes: vec![server, client] })
-}
-
-async fn through_a_relay() -> Result<Talk, Failure> {
-    let (relay, left, right) = (Machine::new()?, Machine::new()?, Machine::new()?);
-    let clients = Policy::ids([left.owner.id(), right.owner.id()]);
-    let relay_node = relay.builder().accept(clients).relay(RelayConfig::default()).start().await?;
-    let relay_card = relay.card(Some(relay_node.listen("tcp://127.0.0.1:0").await?), None)?;
-    let (left_card, right_card) = (left.card(None, Some(&relay_card))?, right.card(None, Some(&relay_card))?);
-    let (client, server) = (left.builder().start().await?, right.builder().start().await?);
-    client.attach(&relay_card).await?;
-    server.attach(&relay_card).await?;
-    let to = server.open(&left_card, Policy::only(&left_card)).await?;
-    let mut from = client.open(&right_card, Policy::only(&right_card)).await?;
-    from.opened().await?;
-    Ok(Talk { from, to, nodes: vec![relay_node, server, client] })
-}
-
 /// Sends `count` messages, and waits until the other application has done with each.
 async fn talk(talk: Talk, body: Arc<Vec<u8>>, count: u64) -> Result<Talk, Failure> {
-    let Talk { from, mut to, nodes } = talk;
+    let (from, mut to, nodes) = talk.into_parts();
     let expected = body.len();
     let sends = tokio::spawn(async move {
         let mut last = None;
@@ -119,7 +42,7 @@ async fn talk(talk: Talk, body: Arc<Vec<u8>>, count: u64) -> Result<Talk, Failur
         Ok::<_, NodeError>(to)
     });
     let (from, to) = tokio::try_join!(sends, receives)?;
-    Ok(Talk { from: from?, to: to?, nodes })
+    Ok(Talk::of(from?, to?, nodes))
 }
 
 type Tls = (tokio_rustls::client::TlsStream<TcpStream>, tokio_rustls::server::TlsStream<TcpStream>);
@@ -143,7 +66,12 @@ async fn tls() -> Result<Tls, Failure> {
     Ok(tokio::try_join!(connector.connect(name, stream), acceptor.accept(accepted))?)
 }
 
-async fn talk_tls((client, server): Tls, body: Arc<Vec<u8>>, count: u64) -> Result<Tls, Failure> {
+/// Writes `count` messages, each after its length, and reads them at the other end.
+async fn stream<W, R>((client, server): (W, R), body: Arc<Vec<u8>>, count: u64) -> Result<(W, R), Failure>
+where
+    W: AsyncWrite + Unpin + Send + 'static,
+    R: AsyncRead + Unpin + Send + 'static,
+{
     let length = u32::try_from(body.len())?.to_be_bytes();
     let expected = body.len();
     let sends = tokio::spawn(async move {
@@ -168,6 +96,27 @@ async fn talk_tls((client, server): Tls, body: Arc<Vec<u8>>, count: u64) -> Resu
     Ok((client?, server?))
 }
 
+/// One measurement of a pair of streams, which it takes and puts back.
+fn stream_for<W, R>(
+    runtime: &Runtime,
+    streams: &mut Option<(W, R)>,
+    body: &Arc<Vec<u8>>,
+    (iterations, batch): (u64, u64),
+) -> Duration
+where
+    W: AsyncWrite + Unpin + Send + 'static,
+    R: AsyncRead + Unpin + Send + 'static,
+{
+    let count = iterations.max(batch);
+    let Some(pair) = streams.take() else { return Duration::ZERO };
+    let start = Instant::now();
+    let talked = runtime.block_on(stream(pair, body.clone(), count));
+    let taken = start.elapsed();
+    assert!(talked.is_ok(), "{:?}", talked.as_ref().err());
+    *streams = talked.ok();
+    taken.mul_f64(iterations as f64 / count as f64)
+}
+
 fn messages(criterion: &mut Criterion) {
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() else {
         return;
@@ -177,8 +126,15 @@ fn messages(criterion: &mut Criterion) {
 }
 
 fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> {
-    let mut direct = Some(runtime.block_on(direct())?);
-    let mut relayed = Some(runtime.block_on(through_a_relay())?);
+    let mut direct = Some(runtime.block_on(Talk::direct(|sender| sender))?);
+    let mut relayed = Some(runtime.block_on(Talk::through_a_relay())?);
+    let streams = |talk: Talk| -> (Option<(Stream, Stream)>, Vec<Node>) {
+        let (from, to, nodes) = talk.into_parts();
+        let _inside = runtime.enter();
+        (Some((from.into_stream(), to.into_stream())), nodes)
+    };
+    let (mut direct_stream, _direct) = streams(runtime.block_on(Talk::direct(|sender| sender))?);
+    let (mut relayed_stream, _relayed) = streams(runtime.block_on(Talk::through_a_relay())?);
     let mut encrypted = Some(runtime.block_on(tls())?);
     let mut group = criterion.benchmark_group("tcp");
     group.sample_size(20);
@@ -191,7 +147,7 @@ fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> 
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter_custom(|iterations| {
                     let count = iterations.max(batch);
-                    let Some(pair) = talker.take() else { return std::time::Duration::ZERO };
+                    let Some(pair) = talker.take() else { return Duration::ZERO };
                     let start = Instant::now();
                     let talked = runtime.block_on(talk(pair, body.clone(), count));
                     let taken = start.elapsed();
@@ -201,17 +157,13 @@ fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> 
                 });
             });
         }
-        group.bench_function(BenchmarkId::new("rustls", size), |bencher| {
-            bencher.iter_custom(|iterations| {
-                let count = iterations.max(batch);
-                let Some(streams) = encrypted.take() else { return std::time::Duration::ZERO };
-                let start = Instant::now();
-                let talked = runtime.block_on(talk_tls(streams, body.clone(), count));
-                let taken = start.elapsed();
-                assert!(talked.is_ok(), "{:?}", talked.as_ref().err());
-                encrypted = talked.ok();
-                taken.mul_f64(iterations as f64 / count as f64)
+        for (name, streams) in [("stream", &mut direct_stream), ("stream through a relay", &mut relayed_stream)] {
+            group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                bencher.iter_custom(|iterations| stream_for(runtime, streams, &body, (iterations, batch)));
             });
+        }
+        group.bench_function(BenchmarkId::new("rustls", size), |bencher| {
+            bencher.iter_custom(|iterations| stream_for(runtime, &mut encrypted, &body, (iterations, batch)));
         });
     }
     group.finish();

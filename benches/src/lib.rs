@@ -1,5 +1,7 @@
-//! Two endpoints in memory, for benches.
+//! Two endpoints in memory, and [machines](machine) over real sockets, for benches.
 #![forbid(unsafe_code)]
+
+pub mod machine;
 
 use std::sync::{
     Arc,

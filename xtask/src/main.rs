@@ -1,6 +1,7 @@
 //! The project's own commands. `cargo xtask` lists them.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod controls;
 mod fuzz;
 mod instructions;
@@ -17,7 +18,8 @@ cargo xtask setup                        installs what the tests need
 cargo xtask ci                           what CI runs: test --setup --no-skip
 cargo xtask controls                     turns protections off, one by one, and looks whether the tests notice
 cargo xtask tidy                         checks the house rules alone
-cargo xtask bench                        runs the benches, each figure beside its floor
+cargo xtask bench [--runs N]             runs the benches, each figure beside its floor; N times in turn, and then keeps all samples
+                                         in benches/samples.json
 cargo xtask instructions [--write]       counts instructions, and compares them with benches/instructions.json
 cargo xtask vectors                      writes docs/vectors anew, and from them what fuzzers begin with
 cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
@@ -34,7 +36,11 @@ fn main() -> ExitCode {
         Some((&"setup", [])) => tools::install_all(),
         Some((&"controls", [])) => controls::channel(),
         Some((&"tidy", [])) => tidy::check(),
-        Some((&"bench", [])) => tools::run(&["cargo", "bench", "--package", "sealway-benches"]),
+        Some((&"bench", [])) => bench::run_all(1, false),
+        Some((&"bench", ["--runs", runs])) => match runs.parse() {
+            Ok(runs @ 1..=100) => bench::run_all(runs, true),
+            _ => Err(format!("--runs takes a number from 1 to 100, not {runs}")),
+        },
         Some((&"vectors", [])) => {
             tools::run(&["cargo", "run", "--quiet", "--package", "sealway-testkit", "--example", "vectors"])
         }

@@ -64,6 +64,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sealway-crypto-rustcrypto",
             "sealway-identity",
             "sealway-node",
+            "sealway-routing",
+            "sealway-store-redb",
             "sealway-tcp",
             "sealway-vault",
             "sealway-wire",

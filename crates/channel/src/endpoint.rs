@@ -81,8 +81,8 @@ pub struct Config {
     /// Whether the shell writes what [`poll_saved`](Endpoint::poll_saved) gives: stored lanes then outlive their sessions
     /// and restarts, and START and ACK wait for the writes.
     pub keeps_state: bool,
-    /// The channel key before the present one, if it still answers those who hold an older card.
-    pub earlier_key: Option<DhHandle>,
+    /// The channel key before the present one, and until when it answers those who hold an older card.
+    pub earlier_key: Option<(DhHandle, Timestamp)>,
 }
 
 impl Config {
@@ -250,8 +250,8 @@ pub struct Outgoing {
 pub struct Endpoint<V: Vault + Clone + 'static> {
     vault: V,
     owner: Owner,
-    /// Of the present channel key, and of the one before if it still answers.
-    gates: Vec<(DhHandle, GateKey)>,
+    /// Of the present channel key, and of the one before if there is one.
+    gates: Vec<Gate>,
     config: Config,
     channels: BTreeMap<ChannelId, Channel<V>>,
     by_peer: BTreeMap<IdentityId, ChannelId>,
@@ -272,12 +272,22 @@ pub struct Endpoint<V: Vault + Clone + 'static> {
     saved: VecDeque<Saved>,
 }
 
+/// What S1.1 is held against for one of our channel keys.
+struct Gate {
+    key: DhHandle,
+    gate: GateKey,
+    /// When the key ceases to answer.
+    until: Option<Timestamp>,
+}
+
 impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// An endpoint of the identity `owner`, whose keys are in `vault`.
     #[must_use]
     pub fn new(vault: V, owner: Owner, config: Config) -> Self {
-        let keys = core::iter::once(owner.channel_key()).chain(config.earlier_key);
-        let gates = keys.map(|key| (key, GateKey::new(vault.provider(), &key.0))).collect();
+        let keys = core::iter::once((owner.channel_key(), None));
+        let keys = keys.chain(config.earlier_key.map(|(key, until)| (key, Some(until))));
+        let gate = |(key, until): (DhHandle, _)| Gate { gate: GateKey::new(vault.provider(), &key.0), key, until };
+        let gates = keys.map(gate).collect();
         Self {
             vault,
             owner,

@@ -273,3 +273,17 @@ fn who_was_driven_out_may_come_again() {
     network.deliver_from(0, 1, source, frames[0].clone()).unwrap();
     assert_eq!(network.machines[1].endpoint.half_open(), 8);
 }
+
+/// The key before a rotation answers those who hold the old card, and not a moment longer than it was told to.
+#[test]
+fn an_earlier_key_ceases_to_answer_without_a_restart() {
+    let mut network = Network::pair(91);
+    let frame = first_messages(&mut network, 1).remove(0);
+    let (now, until) = (network.now, network.now.after(100 * SECOND));
+    network.machines[1].rotate(now, until, 92);
+    let responder = &mut network.machines[1].endpoint;
+    let late = responder.handle_frame(until, PathId(0), Source::proven(1), &mut frame.clone()).map(drop);
+    assert_eq!(late, Err(FrameError::Gate));
+    assert!(responder.handle_frame(now, PathId(0), Source::proven(1), &mut frame.clone()).is_ok());
+    assert_eq!(responder.half_open(), 1);
+}

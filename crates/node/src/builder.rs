@@ -7,7 +7,7 @@ use sealway_identity::{Owner, Policy};
 use sealway_link::Transport;
 use sealway_routing::{Batch, Store, StoreError, StoreErrorKind, Table};
 use sealway_vault::{CryptoProvider, DhHandle, Vault};
-use sealway_wire::{BoxName, Instance};
+use sealway_wire::{BoxName, Instance, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -55,8 +55,8 @@ pub trait Keys {
     /// The vault, the identity whose keys are in it, and the box that its card names, if one does.
     fn into_parts(self) -> (Self::Vault, Owner, Option<BoxName>);
 
-    /// The channel key before the present one, if it still answers those who hold an older card.
-    fn earlier_key(&self) -> Option<DhHandle> {
+    /// The channel key before the present one, and until when it answers those who hold an older card, as time since 1970.
+    fn earlier_key(&self) -> Option<(DhHandle, Timestamp)> {
         None
     }
 }
@@ -78,7 +78,7 @@ pub struct Builder<V> {
     pub(crate) store: Option<Box<dyn Store>>,
     pub(crate) accept: Policy,
     pub(crate) relay: Option<RelayConfig>,
-    pub(crate) earlier_key: Option<DhHandle>,
+    pub(crate) earlier_key: Option<(DhHandle, Timestamp)>,
 }
 
 impl<V: Vault + Clone + 'static> Builder<V> {
@@ -86,7 +86,7 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         vault: V,
         owner: Owner,
         contact_box: Option<BoxName>,
-        earlier_key: Option<DhHandle>,
+        earlier_key: Option<(DhHandle, Timestamp)>,
     ) -> Self {
         let accept = Policy::nobody();
         Self { vault, owner, contact_box, transports: Vec::new(), store: None, accept, relay: None, earlier_key }

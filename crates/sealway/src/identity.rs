@@ -11,7 +11,7 @@ use sealway_identity::{Card, CardParts, IdentityError, Owner, RecoveryKey, Relay
 use sealway_node::Keys;
 use sealway_vault::{Algorithm, CryptoProvider, DhHandle, KeyStore, Vault, VaultError};
 use sealway_vault_file::{FileVault, FileVaultError, Unlock};
-use sealway_wire::{BoxName, DecodeError, IdentityId};
+use sealway_wire::{BoxName, DecodeError, IdentityId, Timestamp};
 
 use crate::{Crypto, crypto};
 
@@ -177,11 +177,12 @@ impl Keys for Identity {
         (self.vault, self.owner, Some(self.contact_box))
     }
 
-    fn earlier_key(&self) -> Option<DhHandle> {
+    fn earlier_key(&self) -> Option<(DhHandle, Timestamp)> {
         let (key, until) = self.vault.document(EARLIER)?.split_first_chunk::<32>()?;
         let until = u64::from_be_bytes(until.try_into().ok()?);
         let key = DhHandle(*key);
-        (since_1970() < until && self.vault.dh_public(&key).is_ok()).then_some(key)
+        let ends = Timestamp::from_micros(until.saturating_mul(1_000_000));
+        (since_1970() < until && self.vault.dh_public(&key).is_ok()).then_some((key, ends))
     }
 }
 

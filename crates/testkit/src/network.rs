@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sealway_channel::{ChannelId, Config, Deposit, Endpoint, Event, FrameError, PathId, Received, Record, Source};
 use sealway_crypto_rustcrypto::RustCrypto;
-use sealway_identity::{Card, CardParts, Owner, PayloadParts, Policy};
-use sealway_vault::{Algorithm, SoftwareVault};
+use sealway_identity::{Card, CardParts, Owner, PayloadParts, Policy, RecoveryKey};
+use sealway_vault::{Algorithm, DhHandle, SoftwareVault};
 use sealway_wire::{
     Cid, IdentityId, Instance, Lane, Timestamp,
     content::{Committed, Reliable},
@@ -52,6 +52,8 @@ pub struct Machine {
     pub committed: Vec<u32>,
     admitted: Vec<Card>,
     owner: Owner,
+    recovery: RecoveryKey,
+    earlier_key: Option<(DhHandle, Timestamp)>,
     vault: TestVault,
 }
 
@@ -366,7 +368,7 @@ fn config(instance: Instance) -> Config {
 impl Machine {
     fn new(seed: u64) -> Self {
         let mut vault = SoftwareVault::new(Audited(seeded_provider(seed)));
-        let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).expect("seeded randomness");
+        let (owner, recovery) = Owner::incept(&mut vault, Algorithm::Ed25519).expect("seeded randomness");
         let vault = Arc::new(vault);
         let card = owner.card(&vault, &CardParts::default()).expect("an empty card");
         let instance = Instance(seed.to_be_bytes()[4..].try_into().expect("four octets"));
@@ -382,12 +384,34 @@ impl Machine {
             committed: Vec::new(),
             admitted: Vec::new(),
             owner,
+            recovery,
+            earlier_key: None,
             vault,
         }
     }
 
+    /// Moves to the announced key and a new channel key, and starts anew: the old channel key answers until then.
+    ///
+    /// # Panics
+    /// If it has rotated before.
+    pub fn rotate(&mut self, now: Timestamp, until: Timestamp, seed: u64) {
+        let provider = Audited(seeded_provider(seed));
+        let mut vault = SoftwareVault::load(provider, &self.vault.save().expect("few keys")).expect("saved");
+        self.earlier_key = Some((self.owner.channel_key(), until));
+        (self.owner, self.recovery) = self.owner.rotate(&mut vault, &self.recovery).expect("the announced key");
+        self.vault = Arc::new(vault);
+        self.card = self.owner.card(&self.vault, &CardParts::default()).expect("an empty card");
+        self.restart(now, Instance(seed.to_be_bytes()[4..].try_into().expect("four octets")));
+    }
+
+    fn config(&self, instance: Instance) -> Config {
+        let mut config = config(instance);
+        config.earlier_key = self.earlier_key;
+        config
+    }
+
     fn restart(&mut self, now: Timestamp, instance: Instance) {
-        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), config(instance));
+        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), self.config(instance));
         self.events.clear();
         for card in &self.admitted {
             self.endpoint.admit(&Policy::only(card));
@@ -401,7 +425,7 @@ impl Machine {
     pub fn forget_policy(&mut self) {
         self.admitted.clear();
         let instance = Instance([7; 4]);
-        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), config(instance));
+        self.endpoint = Endpoint::new(self.vault.clone(), self.owner.clone(), self.config(instance));
         self.restart(Timestamp::from_micros(1), instance);
     }
 

@@ -3,20 +3,19 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use sealway_identity::IdentityError;
-use sealway_vault::{CryptoProvider, DhHandle, Vault, VaultError};
+use sealway_vault::{CryptoProvider, Vault, VaultError};
 use sealway_wire::{
     Cid, Frame, IdentityId, Timestamp,
     danger::{self, Protection},
     handshake::{Message1, Message2, Message3, RETRY_LEN, Retry},
 };
 
-use super::{ChannelId, Endpoint, Event, PathId, Source, record::Acknowledge};
+use super::{ChannelId, Endpoint, Event, Gate, PathId, Source, record::Acknowledge};
 use crate::{
     FrameError, HandshakeError,
     channel::{Attempt, Channel, HANDSHAKE_TIME},
     established::{Established, Repeat},
     expense::{COOKIES_FROM, COOKIES_FROM_OF_SOURCE},
-    gate::GateKey,
     half_open::State,
     initiator::{AwaitingMessage2, Taken, encode},
     responder::{Admission, HalfOpen, Refused},
@@ -35,8 +34,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         message: &Message1<'_>,
     ) -> Result<(), FrameError> {
         let provider = self.vault.provider();
-        let fits = |(_, gate): &&(DhHandle, GateKey)| gate.fits(provider, message);
-        let (channel_key, gate) = self.gates.iter().find(fits).ok_or(FrameError::Gate)?;
+        let mut answering = self.gates.iter().filter(|gate| gate.until.is_none_or(|until| now < until));
+        let fits = |found: &&Gate| found.gate.fits(provider, message);
+        let Gate { key: channel_key, gate, .. } = answering.find(fits).ok_or(FrameError::Gate)?;
         let key = provider.sha256(&[message.noise]);
         if let Some(answer) = self.half_open.repeated(&key) {
             let answer = answer.map(<[u8]>::to_vec);

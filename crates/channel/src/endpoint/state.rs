@@ -54,7 +54,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let restored = StoredLane::restore(self.state_key()?, owner.as_bytes(), state);
         let (stored, is_earlier) = match (restored, self.config.earlier_key) {
             // What was written before the last rotation opens as long as the key before it answers.
-            (Err(StateError::Rejected), Some(earlier)) => {
+            (Err(StateError::Rejected), Some((earlier, _))) => {
                 (StoredLane::restore(&self.derive_state_key(&earlier)?, owner.as_bytes(), state)?, true)
             }
             (restored, _) => (restored?, false),

@@ -6,16 +6,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod ports;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +28,8 @@ use sealway_wire::{
     hop::{Label, Senders},
 };
 use tempfile::TempDir;
+
+use self::ports::free_port;
 
 /// The most that the relay may take in memory, whatever is done to it.
 const MEMORY_LIMIT: u64 = 160 << 20;
@@ -75,7 +76,7 @@ impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = format!("127.0.0.1:{}", free_port(20_000));
         let made = |name: &str, more: &[&str]| {
             let vault = format!("{name}.vault");
             assert!(sealway(path).args(["identity", "new", "--vault", &vault]).args(more).status().unwrap().success());
@@ -374,14 +375,6 @@ fn first_messages_without_the_card_and_with_it() {
         }
     });
     assert!(world.grown("throttled_handshakes", &before) + world.statistics()["half_open_handshakes"] > 0);
-}
-
-/// A port that is free, and that the system gives to nobody else in the meantime: below those of outgoing connections.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 5000).unwrap() * 2;
-    let mut ports = std::iter::from_fn(|| Some(20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000));
-    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// A connection from one of the addresses of the loopback interface.

@@ -1,14 +1,17 @@
 //! The program as a person uses it: what works, and what it says when something is wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod ports;
+
 use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
 };
 
 use tempfile::TempDir;
+
+use self::ports::free_port;
 
 fn sealway(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
@@ -66,18 +69,10 @@ impl Drop for Running {
     }
 }
 
-/// A port that is free, and that the system gives to nobody else in the meantime: below those of outgoing connections.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 5000).unwrap() * 2;
-    let mut ports = std::iter::from_fn(|| Some(10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000));
-    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
-}
-
 /// A relay that lets `left` and `right` attach, and their vaults.
 fn relay() -> (TempDir, Running) {
     let folder = tempfile::tempdir().unwrap();
-    let address = format!("tcp://127.0.0.1:{}", free_port());
+    let address = format!("tcp://127.0.0.1:{}", free_port(10_000));
     made(folder.path(), "relay", &["--at", &address]);
     made(folder.path(), "left", &["--relay", "relay.vault.card"]);
     made(folder.path(), "right", &["--relay", "relay.vault.card"]);

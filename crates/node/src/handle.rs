@@ -198,6 +198,12 @@ impl Sender {
         self.shared.send_live(body, room)
     }
 
+    /// Gives up what is not known to be committed: the peer does not wait for it. At once, so that nothing leaves in between.
+    pub(crate) fn withdraw(&self, ids: impl Iterator<Item = MessageId>) {
+        let mut outgoing = self.shared.outgoing();
+        ids.for_each(|id| outgoing.withdraw(id));
+    }
+
     async fn send_durably(&self, body: Vec<u8>, options: SendOptions) -> Result<Receipt, NodeError> {
         let room = self.room_for(&body).await?;
         let peer = self.shared.peer;

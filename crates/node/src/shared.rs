@@ -48,7 +48,8 @@ pub(crate) struct Shared {
     has_met: AtomicBool,
 }
 
-/// What of the queue to a handle both its ends know.
+/// What of the queue to a handle both its ends know. One end writes that it waits and reads how full it is, the other the
+/// other way round: only in one order of all four does one of them see the other.
 #[derive(Default)]
 pub(crate) struct Queue {
     messages: AtomicUsize,
@@ -63,7 +64,7 @@ const QUEUE_OCTETS: usize = 512 * 1024;
 
 impl Queue {
     fn has_room(&self) -> bool {
-        self.messages.load(Ordering::Acquire) < QUEUE_MESSAGES && self.octets.load(Ordering::Acquire) < QUEUE_OCTETS
+        self.messages.load(Ordering::SeqCst) < QUEUE_MESSAGES && self.octets.load(Ordering::SeqCst) < QUEUE_OCTETS
     }
 
     /// Whether another message may be added. If not, the driver is told when some were taken.
@@ -71,13 +72,13 @@ impl Queue {
         if self.has_room() {
             return true;
         }
-        self.is_wanted.store(true, Ordering::Release);
+        self.is_wanted.store(true, Ordering::SeqCst);
         self.has_room()
     }
 
     pub(crate) fn add(&self, octets: usize) {
-        self.messages.fetch_add(1, Ordering::AcqRel);
-        self.octets.fetch_add(octets, Ordering::AcqRel);
+        self.messages.fetch_add(1, Ordering::SeqCst);
+        self.octets.fetch_add(octets, Ordering::SeqCst);
     }
 }
 
@@ -93,6 +94,7 @@ pub(crate) struct Incoming {
     pub(crate) inbox: Inbox,
     /// What was committed without a store, and how much: the driver tells the peer.
     committed: Vec<(Instance, Told)>,
+    is_closed: bool,
 }
 
 /// How much there is to tell.
@@ -167,7 +169,7 @@ impl Shared {
             peer,
             common,
             outgoing: Mutex::new(Outgoing { outbox, pending: HashMap::new(), is_closed: false }),
-            incoming: Mutex::new(Incoming { inbox: Inbox::new(peer), committed: Vec::new() }),
+            incoming: Mutex::new(Incoming { inbox: Inbox::new(peer), committed: Vec::new(), is_closed: false }),
             room: Arc::new(Semaphore::new(OUTBOX_UNITS as usize)),
             is_told: AtomicBool::new(false),
             has_met: AtomicBool::new(false),
@@ -203,10 +205,10 @@ impl Shared {
 
     /// Commits a message where nothing is written for it.
     pub(crate) fn done(&self, message: MessageId, octets: usize) -> Result<(), NodeError> {
-        if self.outgoing().is_closed {
+        let mut incoming = self.incoming();
+        if incoming.is_closed {
             return Err(NodeError::Closed);
         }
-        let mut incoming = self.incoming();
         let (_, marks) = incoming.inbox.done(message).ok_or(NodeError::InUse)?;
         incoming.inbox.written(message.instance, marks);
         incoming.note(message.instance, octets);
@@ -217,11 +219,11 @@ impl Shared {
 
     /// The application has taken a message of so many octets from its queue.
     pub(crate) fn taken(&self, queue: &Queue, octets: usize) {
-        let messages = queue.messages.fetch_sub(1, Ordering::AcqRel) - 1;
-        let octets = queue.octets.fetch_sub(octets, Ordering::AcqRel) - octets;
+        let messages = queue.messages.fetch_sub(1, Ordering::SeqCst) - 1;
+        let octets = queue.octets.fetch_sub(octets, Ordering::SeqCst) - octets;
         // Not for each: the driver then finds room for many.
         let is_low = messages <= QUEUE_MESSAGES / 2 && octets <= QUEUE_OCTETS / 2;
-        if is_low && queue.is_wanted.swap(false, Ordering::AcqRel) {
+        if is_low && queue.is_wanted.swap(false, Ordering::SeqCst) {
             self.tell();
         }
     }
@@ -281,13 +283,18 @@ impl Shared {
         }
     }
 
-    /// The driver has ended: nothing is taken any more, and who waits learns it.
+    /// The driver is about to end: nothing is taken any more.
     pub(crate) fn close(&self) {
+        self.outgoing().is_closed = true;
+        self.incoming().is_closed = true;
+    }
+
+    /// The driver has ended: who waits learns it.
+    pub(crate) fn end(&self) {
+        self.close();
         // In this order: what is given up must not look like what was committed.
         self.room.close();
-        let mut outgoing = self.outgoing();
-        outgoing.is_closed = true;
-        outgoing.pending.clear();
+        self.outgoing().pending.clear();
     }
 }
 

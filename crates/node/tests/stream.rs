@@ -135,6 +135,84 @@ async fn a_stream_that_is_dropped_with_a_full_window_ends() {
     assert_eq!(right.read_to_end(&mut rest).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
 
+/// The news that the peer has broken off does not wait behind what nobody reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_reads_nothing_hears_that_the_peer_has_gone() {
+    let Pair { channels: [left, right], relay: _relay, nodes: _nodes } =
+        through_a_relay(RelayConfig::default(), Machine::builder).await;
+    let (mut left, mut right) = (left.into_stream(), right.into_stream());
+    // More than buffer and window of the reader's end hold, and nobody reads it.
+    let wrote = tokio::spawn(async move {
+        let outcome = left.write_all(&octets(9, 1_000_000)).await;
+        outcome.map(|()| left)
+    });
+    right.write_all(b"one octet is read").await.unwrap();
+    right.read_u8().await.unwrap();
+    wrote.abort();
+    assert!(
+        wrote.await.is_err_and(|error| error.is_cancelled()),
+        "the writer was stopped by a reader that does not read"
+    );
+    let error = right.finish().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// What was written to a process that is gone was not delivered, whoever has taken its place.
+// Specification: [M32].
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_does_not_acknowledge_what_was_for_another() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_node = client.builder().start().await.unwrap();
+    let mut there = client_node.open(&card, Policy::only(&card)).await.unwrap().into_stream();
+    there.write_all(b"paired").await.unwrap();
+    let mut here = server_node.accept().await.unwrap().into_stream();
+    let mut first = [0; 6];
+    here.read_exact(&mut first).await.unwrap();
+    here.write_all(b"paired").await.unwrap();
+    there.read_exact(&mut first).await.unwrap();
+    drop(client_node);
+    // It is on its way to nobody.
+    here.write_all(b"for the first one").await.unwrap();
+    let finishes = tokio::spawn(here.finish());
+    let client_node = client.builder().start().await.unwrap();
+    let mut again = client_node.open(&card, Policy::only(&card)).await.unwrap().into_stream();
+    again.write_all(b"anew").await.unwrap();
+    assert_eq!(finishes.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// A stream that is dropped before anything has come of it leaves nothing behind that the next one would wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_came_to_nothing_makes_place_for_the_next() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_node = client.builder().start().await.unwrap();
+    for _ in 0..3 {
+        let channel = loop {
+            // The handle before it is given back when its stream has ended.
+            match client_node.open(&card, Policy::only(&card)).await {
+                Ok(channel) => break channel,
+                Err(NodeError::InUse) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        channel.into_stream().abort().await;
+    }
+    let channel = client_node.open(&card, Policy::only(&card)).await.unwrap();
+    let (mut there, mut here) = (channel.into_stream(), server_node.accept().await.unwrap().into_stream());
+    there.write_all(b"to the server").await.unwrap();
+    here.write_all(b"to the client").await.unwrap();
+    let (mut to_server, mut to_client) = ([0; 13], [0; 13]);
+    here.read_exact(&mut to_server).await.unwrap();
+    there.read_exact(&mut to_client).await.unwrap();
+    assert_eq!((&to_server, &to_client), (b"to the server", b"to the client"));
+    let (ended, finished) = tokio::join!(there.delivered(), here.delivered());
+    ended.unwrap();
+    finished.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_not_taken_for_a_stream() {
     let Pair { channels: [left, right], relay: _relay, nodes: _nodes } =

@@ -78,6 +78,23 @@ async fn nodes_without_a_store_talk_live() {
     assert!(matches!(taken.done().await, Err(NodeError::Closed)));
 }
 
+/// What was said to be done with is told before the end, and what was sent leaves.
+#[tokio::test]
+async fn a_shutdown_tells_what_was_committed_and_sends_what_was_handed_in() {
+    let pair = through_a_relay(RelayConfig::default(), Machine::builder_without_a_store).await;
+    let Pair { relay: _relay, nodes: [left, right], channels: [mut to_right, mut to_left] } = pair;
+    let receipt = to_left.send_live(b"commit me".to_vec()).await.unwrap();
+    let message = to_right.recv().await.unwrap().unwrap();
+    for number in numbers(500) {
+        to_right.send_live(number).await.unwrap();
+    }
+    message.done().await.unwrap();
+    left.shutdown().await;
+    receipt.delivered().await.unwrap();
+    assert_eq!(receive(&mut to_left, 500).await, numbers(500));
+    right.shutdown().await;
+}
+
 /// What is beyond a client's rate waits at its sender.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_reads_no_more_than_its_rate_and_drops_nothing() {

@@ -297,6 +297,10 @@ impl Inbox {
         part: Option<Part>,
         body: &[u8],
     ) -> Intake {
+        // No sender numbers so high: there is no number after it.
+        if id.number == u32::MAX {
+            return Intake::Later;
+        }
         self.clock += 1;
         let heard = self.clock;
         if !self.has_place(id.instance) {
@@ -449,13 +453,17 @@ impl Inbox {
     }
 
     /// Hands everything over again that was handed over and is not done with: the one it was given to is gone. Bodies come
-    /// from the sender, who repeats what is not committed.
-    pub fn rewind(&mut self) {
-        for progress in self.progress.values_mut() {
+    /// from the sender, who repeats what is not committed: the runs of which it has to be told that.
+    pub fn rewind(&mut self) -> Vec<Instance> {
+        let mut rewound = Vec::new();
+        for (instance, progress) in &mut self.progress {
             progress.before_start = progress.before_start.max(progress.next);
             // What `done` is to commit of a message in parts stays known: it may still be called by who was given it.
-            progress.next = progress.marks.mark;
+            if core::mem::replace(&mut progress.next, progress.marks.mark) > progress.marks.mark {
+                rewound.push(*instance);
+            }
         }
+        rewound
     }
 
     /// What the sender is told of an instance: what is committed, and what need not be sent again although it is not.

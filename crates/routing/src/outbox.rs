@@ -125,6 +125,8 @@ struct Sent {
     refused: bool,
     /// It has arrived, and waits for the application or for its other parts: it is under way no more.
     held: bool,
+    /// It is to be sent again although it is not lost.
+    put_back: bool,
 }
 
 impl Entry {
@@ -136,6 +138,11 @@ impl Entry {
     fn message(&self) -> MessageId {
         let index = self.part.map_or(0, |part| part.index);
         MessageId { number: self.id.number.saturating_sub(index), ..self.id }
+    }
+
+    /// Whether neither it nor what follows it is left at a relay yet.
+    fn stops_depositing(&self) -> bool {
+        !self.ready || self.part.is_some_and(|part| part.count > DEPOSITED_PARTS)
     }
 
     fn is_kept(&self, now: Timestamp) -> bool {
@@ -327,6 +334,7 @@ impl Outbox {
             in_custody: true,
             refused: false,
             held: false,
+            put_back: false,
         });
         self.insert(order, Entry { sent, ..entry });
         Some(id)
@@ -366,8 +374,8 @@ impl Outbox {
         let before = entry.sent.as_ref().filter(|sent| sent.lane == lane);
         let (first, times) = before.map_or((now, 0), |sent| (sent.first, sent.times));
         let refused = before.is_some_and(|sent| sent.refused);
-        let was_held = before.is_some_and(|sent| sent.held);
-        let lost = before.filter(|_| lane == Lane::Live && times > 0 && !was_held).map(|sent| sent.at);
+        let is_lost = |sent: &&Sent| lane == Lane::Live && !sent.held && !sent.put_back;
+        let lost = before.filter(is_lost).map(|sent| sent.at);
         if lost.is_some_and(|at| at >= self.cut_at) {
             self.window = (self.window / 2).max(MIN_WINDOW);
             self.cut_at = now;
@@ -395,6 +403,7 @@ impl Outbox {
             in_custody: false,
             refused,
             held: false,
+            put_back: false,
         });
         Some(ToSend { id, lowest, unwanted, part: entry.part, body: &entry.body })
     }
@@ -440,9 +449,10 @@ impl Outbox {
             // A message in parts may be longer than the window: those of the first that have arrived make room for the others.
             // What is behind it waits for its application, and counts.
             if Some(entry.message()) != first || !sent.held {
-                cursor.in_flight += 1;
                 cursor.octets += entry.body.len();
             }
+            // A place it takes there all the same.
+            cursor.in_flight += 1;
         }
         Walk::Nothing(Some(cursor).filter(|_| !is_broken))
     }
@@ -462,8 +472,7 @@ impl Outbox {
         let instance = rest.peek()?.1.id.instance;
         let (mut waiting, mut octets) = (0, 0);
         for (order, entry) in rest {
-            let is_long = entry.part.is_some_and(|part| part.count > DEPOSITED_PARTS);
-            if entry.id.instance != instance || !entry.ready || is_long {
+            if entry.id.instance != instance || entry.stops_depositing() {
                 break;
             }
             let is_due = match &entry.sent {
@@ -585,7 +594,11 @@ impl Outbox {
     /// section 6.1.1.
     fn find_lost(&mut self, now: Timestamp) {
         let Some(heard) = self.heard.checked_sub(REORDERED) else { return };
+        let Some(first) = self.entries.values().next().map(|first| first.id) else { return };
         for entry in self.entries.values_mut() {
+            if !is_in_window(first, entry) {
+                return;
+            }
             match &mut entry.sent {
                 Some(sent) if sent.held || sent.lane == Lane::Stored => {}
                 Some(sent) if sent.sequence <= heard => {
@@ -603,6 +616,17 @@ impl Outbox {
     /// What waits at the peer for its application is not sent again soon: if it is lost there, so is the session.
     fn held(&mut self, now: Timestamp, committed: &Committed<'_>) {
         let (mut is_news, mut heard) = (false, self.heard);
+        // What was held and is no more has to come again: the application has begun anew.
+        let first =
+            self.entries.values().next().map(|first| first.id).filter(|first| first.instance == committed.instance);
+        if let Some(first) = first {
+            for entry in self.entries.values_mut().take_while(|entry| is_in_window(first, entry)) {
+                if let Some(sent) = entry.sent.as_mut().filter(|sent| sent.held && !committed.holds(entry.id.number)) {
+                    (sent.held, sent.put_back, sent.again) = (false, true, now);
+                    self.cursor = None;
+                }
+            }
+        }
         for bit in bits(committed.held) {
             let number = committed.mark.saturating_add(bit);
             let id = MessageId { instance: committed.instance, number };
@@ -636,9 +660,23 @@ impl Outbox {
                 None => self.live().filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again)).min(),
             },
             Lane::Stored => {
-                let rest = self.entries.range(self.kept.0..).take(2 * DEPOSITS);
-                let rest = rest.filter_map(|(_, entry)| entry.sent.as_ref().map(|sent| sent.again));
-                rest.chain((self.kept.0 > 0).then_some(self.kept.1)).min()
+                let mut again = (self.kept.0 > 0).then_some(self.kept.1);
+                let mut instance = None;
+                for entry in self.entries.range(self.kept.0..).take(2 * DEPOSITS).map(|(_, entry)| entry) {
+                    let sent = entry.sent.as_ref();
+                    let is_kept = sent.is_some_and(|sent| sent.in_custody);
+                    // Where depositing stops, waiting does.
+                    if !is_kept
+                        && (entry.stops_depositing() || *instance.get_or_insert(entry.id.instance) != entry.id.instance)
+                    {
+                        break;
+                    }
+                    again = again.into_iter().chain(sent.map(|sent| sent.again)).min();
+                    if sent.is_some_and(|sent| sent.refused && !sent.in_custody) {
+                        break;
+                    }
+                }
+                again
             }
         };
         again.into_iter().chain(self.next_expiry()).min()
@@ -653,10 +691,7 @@ impl Outbox {
     fn is_live(&self, entry: &Entry) -> bool {
         // Numbers rise with the order: the first is the lowest.
         let first = self.entries.values().next().map(|first| first.id);
-        first.is_some_and(|first| {
-            let within = entry.id.number.saturating_sub(first.number) < COMMIT_WINDOW;
-            entry.id.instance == first.instance && within && entry.ready
-        })
+        first.is_some_and(|first| is_in_window(first, entry) && entry.ready)
     }
 
     /// When [`expire`](Self::expire) has something to do next.
@@ -688,7 +723,13 @@ impl Outbox {
             if entry.stored && entry.is_in_custody() {
                 given_up.batch.put(Table::Outbox, key, encode(entry, None));
             }
-            entry.sent = None;
+            match &mut entry.sent {
+                // The first copy may still arrive: what is heard of it tells nothing of the second.
+                Some(sent) if sent.lane == Lane::Live => {
+                    (sent.again, sent.put_back) = (Timestamp::from_micros(0), true)
+                }
+                sent => *sent = None,
+            }
             (self.kept, self.cursor) = (NONE_KEPT, None);
         }
         given_up
@@ -700,14 +741,9 @@ impl Outbox {
             if let Some(entry) = self.entries.remove(&order) {
                 self.octets -= entry.body.len();
                 self.by_id.remove(&entry.id);
-                match &mut self.cursor {
-                    // The next message may have parts that have arrived already.
-                    cursor if entry.part.is_some() => *cursor = None,
-                    Some(cursor) if order < cursor.next => {
-                        cursor.in_flight = cursor.in_flight.saturating_sub(1);
-                        cursor.octets = cursor.octets.saturating_sub(entry.body.len());
-                    }
-                    _ => {}
+                if let Some(cursor) = self.cursor.as_mut().filter(|cursor| order < cursor.next) {
+                    cursor.in_flight = cursor.in_flight.saturating_sub(1);
+                    cursor.octets = cursor.octets.saturating_sub(entry.body.len());
                 }
                 entry.options.expires.map(|at| self.expiries.remove(&(at, order)));
                 delivered.ids.push(entry.id);
@@ -716,6 +752,8 @@ impl Outbox {
                 }
             }
         }
+        // Parts of the message that is the first now may have arrived before: they make room.
+        self.cursor.take_if(|_| self.entries.values().next().is_some_and(|first| first.part.is_some()));
         delivered
     }
 
@@ -748,6 +786,12 @@ impl RoundTrip {
     fn timeout(&self) -> Duration {
         (self.smoothed + self.variation * 4).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
     }
+}
+
+/// Whether a message may be under way while `first` is the first that is not committed.
+fn is_in_window(first: MessageId, entry: &Entry) -> bool {
+    let distance = entry.id.number.saturating_sub(first.number);
+    entry.id.instance == first.instance && distance < COMMIT_WINDOW
 }
 
 /// The numbers of the bits that are set, the lowest bit of an octet first.

@@ -656,7 +656,7 @@ fn nothing_overtakes_what_a_relay_has_refused() {
     assert_eq!((due(&mut outbox, now), due(&mut outbox, now)), (Some(ids[0]), Some(ids[1])));
     outbox.not_kept(now, ids[0], SECOND * 30);
     assert_eq!(due(&mut outbox, now), None);
-    assert_eq!(outbox.poll_timeout(Lane::Stored), Some(now.after(SECOND)), "the second one has no answer");
+    assert_eq!(outbox.poll_timeout(Lane::Stored), Some(now.after(SECOND * 30)), "the second waits behind it");
     let later = now.after(SECOND * 30);
     assert_eq!((due(&mut outbox, later), due(&mut outbox, later)), (Some(ids[0]), None), "alone, until it is taken");
     outbox.in_custody(later, ids[0], SECOND * 1000);

@@ -306,6 +306,74 @@ fn what_was_overtaken_is_sent_again_at_once() {
     assert_eq!(tell(0b11_1100), [] as [u8; 0], "they have just been sent again");
 }
 
+/// A short message before a long one that is beyond the window: what was held of the long one makes room once it is the first.
+#[test]
+fn a_long_message_goes_on_when_it_becomes_the_first() {
+    let mut outbox = Outbox::new(RECIPIENT, Instance([0; 4]));
+    let now = Timestamp::from_micros(1);
+    outbox.push(vec![0; 10], SendOptions::default(), false).unwrap();
+    outbox.push(vec![1; 600_000], SendOptions::default(), false).unwrap();
+    let send = |outbox: &mut Outbox| std::iter::from_fn(|| outbox.poll_send(now, Lane::Live).map(drop)).count();
+    let sent = send(&mut outbox);
+    assert!((15..20).contains(&sent), "a window: {sent}");
+    let instance = Instance([0; 4]);
+    let held: Vec<u8> = vec![0xfe, 0xff, 0xff];
+    let told = |mark, held| Committed { instance, mark, bitmap: &[], held };
+    assert!(outbox.committed(now, &told(0, &held)).ids.is_empty());
+    assert_eq!(send(&mut outbox), 0, "it is not the first");
+    let rest: Vec<u8> = vec![0xff, 0xff, 0x07];
+    assert_eq!(outbox.committed(now, &told(1, &rest)).ids.len(), 1);
+    assert!(send(&mut outbox) >= 15, "another window");
+}
+
+/// What the recipient had and has no more comes again at once: its application has begun anew.
+#[test]
+fn what_was_held_and_is_no_more_is_sent_again() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.push();
+    }
+    world.send(|| false);
+    let told = world.inbox.committed(Instance([0; 4])).unwrap();
+    assert!(world.outbox.committed(world.now, &told).ids.is_empty());
+    assert!(world.outbox.poll_send(world.now, Lane::Live).is_none(), "they wait for the application");
+    assert_eq!(world.inbox.rewind(), [Instance([0; 4])]);
+    let told = world.inbox.committed(Instance([0; 4])).unwrap();
+    assert!(world.outbox.committed(world.now, &told).ids.is_empty());
+    let again = std::iter::from_fn(|| world.outbox.poll_send(world.now, Lane::Live).map(|sent| sent.id.number));
+    assert_eq!(again.collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+/// One message that expires has its successor sent again, and nothing that is under way taken for lost.
+#[test]
+fn an_expiry_is_no_loss() {
+    let mut outbox = Outbox::new(RECIPIENT, Instance([0; 4]));
+    let now = Timestamp::from_micros(1);
+    let soon = now.after(Duration::from_millis(10));
+    for number in 0..10 {
+        let expires = (number == 0).then_some(soon);
+        let mut options = SendOptions::default();
+        options.expires = expires;
+        outbox.push(vec![0; 10], options, false).unwrap();
+        assert!(outbox.poll_send(now, Lane::Live).is_some());
+    }
+    assert_eq!(outbox.expire(soon).ids.len(), 1);
+    assert_eq!(outbox.poll_send(soon, Lane::Live).unwrap().id.number, 1);
+    // The first copies of 1 to 3 have arrived.
+    let held = Committed { instance: Instance([0; 4]), mark: 0, bitmap: &[], held: &[0b1110] };
+    outbox.committed(soon, &held);
+    assert!(outbox.poll_send(soon, Lane::Live).is_none());
+}
+
+/// The last number of all is nobody's: there is none after it.
+#[test]
+fn a_number_beyond_all_is_not_handed_over() {
+    let mut inbox = Inbox::new(SENDER);
+    let last = MessageId { instance: Instance([0; 4]), number: u32::MAX };
+    assert_eq!(inbox.handle_message(last, u32::MAX, 0, None, b"?"), Intake::Later);
+    assert_eq!(inbox.poll_deliver(), None);
+}
+
 #[test]
 fn parts_stay_together() {
     let mut world = World::new();

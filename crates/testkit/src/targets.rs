@@ -319,7 +319,7 @@ pub fn delivery(octets: &[u8]) {
                 inbox = Inbox::new(sender);
                 inbox_disk.load(Table::Inbox, &mut |key, value| assert!(inbox.load(key, value))).expect("memory");
             }
-            13 => inbox.rewind(),
+            13 => drop(inbox.rewind()),
             14 => outbox.renew(),
             _ => {
                 now = now.after(Duration::from_millis(schedule.number() as u64));

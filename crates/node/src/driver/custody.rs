@@ -426,7 +426,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 if full {
                     return self.give_verdict(now, pushed, Verdict::Later);
                 }
-                self.offer(id);
+                self.offer(now, id);
                 self.handle_record(now, channel, record);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     // Another frame with the same message, or the same one under a new number: of two we keep track.

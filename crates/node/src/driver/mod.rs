@@ -115,13 +115,14 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// What has come already. A queue that is busy does not keep the others from being looked at: the next turn's choice
-    /// is not in this order.
-    fn try_next(&mut self) -> Option<Input> {
-        let link = self.links.try_recv().map(Input::Link).ok();
-        let completed = || self.completed.try_recv().map(Input::Completed).ok();
-        let command = || self.commands.try_recv().map(Input::Command).ok();
-        link.or_else(completed).or_else(command)
+    /// What has come already, from links first or last.
+    fn try_next(&mut self, links_first: bool) -> Option<Input> {
+        let Self { commands, completed, links, .. } = self;
+        let mut link = || links.try_recv().map(Input::Link).ok();
+        let first = if links_first { link() } else { None };
+        let completed = || completed.try_recv().map(Input::Completed).ok();
+        let command = || commands.try_recv().map(Input::Command).ok();
+        first.or_else(completed).or_else(command).or_else(link)
     }
 }
 
@@ -207,6 +208,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Runs until the node is shut down.
     pub(crate) async fn run(mut self, mut queues: Queues) {
         let room = self.room.clone();
+        let mut links_first = false;
         let sleep = sleep_until(Instant::now());
         tokio::pin!(sleep);
         let ended = loop {
@@ -239,7 +241,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     None => break None,
                 }
                 if inputs < INPUTS {
-                    next = queues.try_next();
+                    links_first = !links_first;
+                    next = queues.try_next(links_first);
                 }
             };
             if ended.is_some() {
@@ -270,6 +273,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.handle_deadlines(now);
         self.drain_endpoint(now);
         self.pump_peers(now);
+        // What is to be told at once does not wait for a timer.
+        self.drain_endpoint(now);
         self.pump_relay(now);
     }
 
@@ -382,7 +387,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Command::Awake { peer } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.shared.is_looked_after();
-                    peer.wake();
+                    // Whether there is a way to it has not changed.
+                    peer.awake = true;
                 }
             }
             Command::Released { peer } => {
@@ -438,6 +444,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     async fn shut_down(mut self, mut queues: Queues, reply: Option<oneshot::Sender<()>>) {
         queues.commands.close();
+        self.peers.values().for_each(|peer| peer.shared.close());
         // What was asked for before the shutdown is still done.
         while let Ok(command) = queues.commands.try_recv() {
             self.handle_command(command);
@@ -450,11 +457,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(thread) = self.store_thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+        let now = self.clock.now();
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.report_done(now, id);
+        }
         // ACKs may wait for more to tell: now they have to go.
-        let soon = self.clock.now().after(Duration::from_millis(100));
+        let soon = now.after(Duration::from_millis(100));
         self.report_at_once(soon);
         self.drain_endpoint(soon);
-        self.pump_peers(soon);
+        self.peers.values_mut().for_each(Peer::wake);
+        // Each round takes what a turn takes of every peer, until nothing is left or nothing goes any more.
+        while self.peers.values().any(|peer| peer.awake && !peer.blocked) {
+            self.pump_peers(soon);
+            self.drain_endpoint(soon);
+        }
         self.links.values().for_each(|link| link.queue.close());
         let _ = tokio::time::timeout(FLUSH_TIME, async {
             while !self.links.is_empty() {

@@ -112,15 +112,15 @@ impl Peer {
         outbox.into_iter().chain(self.away.report_at).chain(holding).min()
     }
 
-    /// A handle for an application that begins with this peer.
-    pub(super) fn handle(&mut self) -> Channel {
+    /// A handle for an application that begins with this peer, and the runs of the peer of which it is to send again what an
+    /// earlier handle was given and has not done with.
+    pub(super) fn handle(&mut self) -> (Channel, Vec<Instance>) {
         let (sender, messages) = mpsc::channel(QUEUE_MESSAGES);
         let queue = Arc::new(Queue::default());
         self.application = Some(Application { sender, queue: queue.clone() });
-        // What an earlier handle was given and has not done with comes again.
-        self.shared.incoming().inbox.rewind();
+        let rewound = self.shared.incoming().inbox.rewind();
         self.awake = true;
-        Channel::new(self.shared.clone(), messages, queue, self.context.subscribe())
+        (Channel::new(self.shared.clone(), messages, queue, self.context.subscribe()), rewound)
     }
 
     /// Whether the application takes another message now. If not, it says when it does.
@@ -151,6 +151,6 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.shared.close();
+        self.shared.end();
     }
 }

@@ -93,7 +93,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.endpoint.admit(&Policy::only(card));
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         peer.card = Some(card.clone());
-        Ok(peer.handle())
+        let (handle, rewound) = peer.handle();
+        for instance in rewound {
+            self.report_committed(now, id, instance, Told::default());
+        }
+        Ok(handle)
     }
 
     /// Opens the channel to a peer over the first relay of its card that we know. `false`: there is none.
@@ -325,26 +329,29 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         outgoing.outbox.renew();
         outgoing.met();
         drop(outgoing);
-        self.offer(id);
+        self.offer(now, id);
         self.follow_mailbox(channel, peer);
         self.peer_is_here(now, id);
     }
 
     /// Offers a peer that nobody here has opened a channel to, and that has no handle, to those who accept.
-    pub(super) fn offer(&mut self, id: IdentityId) {
+    pub(super) fn offer(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.release();
         if peer.application.is_none() && peer.card.is_none() {
-            let handle = peer.handle();
+            let (handle, rewound) = peer.handle();
             // Nobody accepts: the peer's messages wait at the peer, until its next session.
             if self.senders.accepted.try_send(handle).is_err() {
                 peer.application = None;
+            }
+            for instance in rewound {
+                self.report_committed(now, id, instance, Told::default());
             }
         }
     }
 
     pub(super) fn peer_renewed(&mut self, now: Timestamp, channel: ChannelId, peer: &sealway_identity::Peer) {
-        self.offer(peer.id());
+        self.offer(now, peer.id());
         if let Some(entry) = self.peers.get_mut(&peer.id()) {
             entry.shared.outgoing().outbox.renew();
         }
@@ -483,7 +490,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     /// Tells the peer what was committed where nothing had to be written for it.
-    fn report_done(&mut self, now: Timestamp, id: IdentityId) {
+    pub(super) fn report_done(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let committed = peer.shared.take_committed();
         let is_news = !committed.is_empty();

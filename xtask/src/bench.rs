@@ -33,7 +33,17 @@ pub(crate) fn run_all(runs: usize, keep: bool) -> Result<(), String> {
     // What an earlier version has left there is not of this run.
     let _ = fs::remove_dir_all(&folder);
     for _ in 0..runs {
-        run(&["cargo", "bench", "--package", "sealway-benches"])?;
+        run(&[
+            "cargo",
+            "bench",
+            "--package",
+            "sealway-benches",
+            "--",
+            "--warm-up-time",
+            "1",
+            "--measurement-time",
+            "3",
+        ])?;
         let mut files = Vec::new();
         find(&folder, &mut files);
         for file in files {

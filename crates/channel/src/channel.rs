@@ -288,6 +288,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
 
     fn keep(&mut self, stored: StoredLane<V::Provider>, until: Timestamp) -> Option<Cid> {
         let at = self.kept.iter().filter(|kept| kept.stored.since <= stored.since).count();
+        self.kept.reserve_exact(1);
         self.kept.insert(at, Kept { stored, until });
         let surplus = self.kept.len() > MAX_KEPT;
         // One that the peer was never heard under is the likeliest to bring nothing.
@@ -298,6 +299,8 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     /// Has ACKs tell what was committed: of every run of the peer, what was said last.
     pub(crate) fn report(&mut self, now: Timestamp, report: Report, is_awaited: bool) {
         self.reports.retain(|known| known.instance != report.instance);
+        // There is one as a rule: no room for more is kept.
+        self.reports.reserve_exact(1);
         self.reports.push(report);
         if self.reports.len() > MAX_REPORTS {
             self.reports.remove(0);
@@ -313,6 +316,8 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         let oldest = self.sessions.iter().position(|old| Some(old.session.local()) != self.sending);
         let oldest = oldest.filter(|_| surplus).map(|at| self.sessions.remove(at));
         let gone = oldest.map_or_else(Vec::new, |oldest| self.end_live(now, oldest, keeps));
+        // The same here, where each is large.
+        self.sessions.reserve_exact(1);
         self.sessions.push(established);
         gone
     }

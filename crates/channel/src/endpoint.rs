@@ -11,6 +11,7 @@ mod record;
 mod state;
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
@@ -253,7 +254,8 @@ pub struct Endpoint<V: Vault + Clone + 'static> {
     /// Of the present channel key, and of the one before if there is one.
     gates: Vec<Gate>,
     config: Config,
-    channels: BTreeMap<ChannelId, Channel<V>>,
+    /// Boxed, for the map keeps room for several in each of its nodes.
+    channels: BTreeMap<ChannelId, Box<Channel<V>>>,
     by_peer: BTreeMap<IdentityId, ChannelId>,
     by_cid: BTreeMap<Cid, ChannelId>,
     /// The highest rank of an attestation seen of each admitted identity.
@@ -426,7 +428,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Since when something was sent on the channel and nothing of the peer has opened.
     #[must_use]
     pub fn silent_since(&self, channel: ChannelId) -> Option<Timestamp> {
-        self.channels.get(&channel).and_then(Channel::silent_since)
+        self.channels.get(&channel).and_then(|channel| channel.silent_since())
     }
 
     /// Asks the peer for a sign of life.
@@ -473,8 +475,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         body: &[u8],
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
-        let is_padded = |found: &Channel<V>| found.shape.padding != Padding::None;
-        if self.channels.get(&channel).is_some_and(is_padded) {
+        if self.channels.get(&channel).is_some_and(|found| found.shape.padding != Padding::None) {
             return self.seal(now, channel, Plaintext::Typed(&Content::Data(body)), true, out);
         }
         self.seal(now, channel, Plaintext::Datagram(body), true, out)
@@ -493,7 +494,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         message: Reliable<'_>,
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
-        let known = self.channels.get_mut(&channel).and_then(Channel::current).is_some_and(|now| now.start_is_known());
+        let known = self
+            .channels
+            .get_mut(&channel)
+            .and_then(|channel| channel.current())
+            .is_some_and(|now| now.start_is_known());
         let content = Content::Reliable(self.with_instance(message, known));
         self.seal(now, channel, Plaintext::Typed(&content), true, out)
     }
@@ -593,7 +598,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// The path on which records of the channel leave.
     #[must_use]
     pub fn path(&mut self, channel: ChannelId) -> Option<PathId> {
-        self.channels.get_mut(&channel).and_then(Channel::current).map(|established| established.path)
+        self.channels.get_mut(&channel).and_then(|channel| channel.current()).map(|established| established.path)
     }
 
     /// The identity at the other end.
@@ -632,7 +637,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         let id = ChannelId(self.next_channel);
         self.next_channel += 1;
-        self.channels.insert(id, Channel::new(peer));
+        self.channels.insert(id, Box::new(Channel::new(peer)));
         self.by_peer.insert(peer, id);
         id
     }

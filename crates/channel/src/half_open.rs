@@ -1,6 +1,7 @@
 //! Half-open handshakes: bounded in number, per source and in time. Protocol section 3.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
@@ -47,7 +48,8 @@ pub(crate) struct Entry<V: Vault + Clone + 'static> {
 
 /// The table.
 pub(crate) struct HalfOpenTable<V: Vault + Clone + 'static> {
-    entries: BTreeMap<Cid, Entry<V>>,
+    /// Boxed, for the map keeps room for several in each of its nodes.
+    entries: BTreeMap<Cid, Box<Entry<V>>>,
     by_message1: BTreeMap<[u8; 32], Cid>,
     by_age: BTreeSet<(Timestamp, Cid)>,
 }
@@ -107,19 +109,19 @@ impl<V: Vault + Clone + 'static> HalfOpenTable<V> {
         self.by_message1.insert(message1, cid);
         self.by_age.insert((now, cid));
         let state = State::AwaitingMessage3(half_open);
-        self.entries.insert(cid, Entry { message1, ephemeral, source, since: now, state });
+        self.entries.insert(cid, Box::new(Entry { message1, ephemeral, source, since: now, state }));
         victim
     }
 
     pub(crate) fn get_mut(&mut self, cid: Cid) -> Option<&mut Entry<V>> {
-        self.entries.get_mut(&cid)
+        self.entries.get_mut(&cid).map(Box::as_mut)
     }
 
     pub(crate) fn remove(&mut self, cid: Cid) -> Option<Entry<V>> {
         let entry = self.entries.remove(&cid)?;
         self.by_message1.remove(&entry.message1);
         self.by_age.remove(&(entry.since, cid));
-        Some(entry)
+        Some(*entry)
     }
 
     /// Removes the handshakes whose time is over.

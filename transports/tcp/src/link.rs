@@ -92,6 +92,10 @@ impl TcpLink {
         loop {
             let ready = self.stream.poll_read_ready(cx).map_err(|error| address::failure(error, self.peer))?;
             if ready.is_pending() {
+                // The last read may have found nothing for what it had made room for.
+                if self.incoming.is_empty() && self.incoming.capacity() > IDLE_BUFFER {
+                    self.incoming = Vec::new();
+                }
                 ready!(self.idle.as_mut().poll(cx));
                 return Poll::Ready(Err(LinkError::new(LinkErrorKind::TimedOut, self.peer)));
             }

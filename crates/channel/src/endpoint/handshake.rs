@@ -13,7 +13,7 @@ use sealway_wire::{
 use super::{ChannelId, Endpoint, Event, Gate, PathId, Source, record::Acknowledge};
 use crate::{
     FrameError, HandshakeError,
-    channel::{Attempt, Channel, HANDSHAKE_TIME},
+    channel::{Attempt, HANDSHAKE_TIME},
     established::{Established, Repeat},
     expense::{COOKIES_FROM, COOKIES_FROM_OF_SOURCE},
     half_open::State,
@@ -155,8 +155,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         // Simultaneous handshakes: the one that the lower id has begun survives.
         let peer = accepted.session.peer().id();
-        let running = |channel: &Channel<V>| channel.attempt.is_running();
-        let own_runs = self.by_peer.get(&peer).and_then(|id| self.channels.get(id)).is_some_and(running);
+        let own = self.by_peer.get(&peer).and_then(|id| self.channels.get(id));
+        let own_runs = own.is_some_and(|channel| channel.attempt.is_running());
         if own_runs && self.owner.id() < peer && !danger::is_off(Protection::Yield) {
             return Err(FrameError::Yielding);
         }

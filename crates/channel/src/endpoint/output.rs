@@ -10,7 +10,7 @@ use sealway_wire::{
 
 use super::{ChannelId, Endpoint, Event, Outgoing};
 use crate::{
-    channel::{Channel, Due, Report},
+    channel::{Due, Report},
     established::Established,
     lane::{Padding, Plaintext, Shape},
 };
@@ -156,7 +156,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let ready = self.events.iter().position(|event| {
             let channel = event.channel();
             let waits = matches!(event, Event::Opened { .. } | Event::Renewed { .. });
-            let current = channels.get_mut(&channel).and_then(Channel::current);
+            let current = channels.get_mut(&channel).and_then(|channel| channel.current());
             if held.contains(&channel) || (waits && current.is_some_and(|current| !current.start_was_sent())) {
                 held.push(channel);
                 return false;

@@ -235,3 +235,29 @@ async fn a_recipient_without_a_card_of_its_peer_answers_over_its_box() {
     let (_left_node, mut left) = scene.start(&scene.left, &scene.right).await;
     assert_eq!(receive(&mut left, 1).await, [b"answer"]);
 }
+
+/// A relay keeps from our box whom we do not admit: nothing of a stranger with our card reaches us.
+#[tokio::test]
+async fn a_box_is_open_to_those_who_are_admitted() {
+    let stranger = Machine::new();
+    let (left, right, relay) = (Machine::new(), Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&left, &right, &stranger], ANY_PORT).await;
+    let relay_card = relay.card_at(&address);
+    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
+    let right_node = right.builder().start().await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let mut there = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    let stranger_node = stranger.builder().start().await.unwrap();
+    stranger_node.attach(&relay_card).await.unwrap();
+    let _ignored = stranger_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    while relay_node.statistics().await.unwrap().absent_frames == 0 {
+        tokio::task::yield_now().await;
+    }
+    let left_node = left.builder().start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    let here = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    here.send(b"welcome".to_vec()).await.unwrap();
+    assert_eq!(receive(&mut there, 1).await, [b"welcome"]);
+    let statistics = right_node.statistics().await.unwrap();
+    assert_eq!((statistics.refused_frames, statistics.sessions), (0, 2), "the relay's, and the peer's: {statistics:?}");
+}

@@ -56,6 +56,8 @@ struct Item {
     unopened: u8,
     /// How often its recipient has left it for later, in this hop session.
     postponed: u8,
+    /// That is the last that was heard of it.
+    is_postponed: bool,
 }
 
 impl Item {
@@ -184,7 +186,7 @@ impl Custody {
         *self.octets_of_depositor.entry(depositor).or_default() += octets;
         self.expiries.insert((expires, id));
         self.items
-            .insert(id, Item { owner, depositor, octets, expires, place: Place::Nowhere, unopened: 0, postponed: 0 });
+            .insert(id, Item { owner, depositor, octets, expires, place: Place::Nowhere, unopened: 0, postponed: 0, is_postponed: false });
     }
 
     /// A frame is on disk. Returns its owner.
@@ -226,7 +228,10 @@ impl Custody {
     /// A frame is being pushed. Returns what it counts.
     pub(crate) fn pushed(&mut self, now: Timestamp, id: CustodyId) -> usize {
         self.put(id, Place::From(now.after(UNANSWERED)));
-        self.items.get(&id).map_or(0, |item| item.octets)
+        self.items.get_mut(&id).map_or(0, |item| {
+            item.is_postponed = false;
+            item.octets
+        })
     }
 
     /// When something that is not due yet is to be pushed to `owner`.
@@ -249,12 +254,25 @@ impl Custody {
         }
     }
 
+    /// What `owner` could not take is to be pushed again.
+    pub(crate) fn resume(&mut self, owner: &IdentityId) {
+        for depositor in self.depositors_for(owner) {
+            let queue = self.queues.get(&(*owner, depositor));
+            let later = queue.into_iter().flat_map(|queue| &queue.later).map(|(_, id)| *id);
+            let is_postponed = |id: &CustodyId| self.items.get(id).is_some_and(|item| item.is_postponed);
+            for id in later.filter(is_postponed).collect::<Vec<_>>() {
+                self.put(id, Place::Due);
+            }
+        }
+    }
+
     /// The recipient cannot take a frame now.
     pub(crate) fn later(&mut self, now: Timestamp, id: CustodyId) {
         let Some(item) = self.items.get_mut(&id) else { return };
         // Longer each time: what comes after it has to find its turn too.
         let wait = LATER * (1 << item.postponed.min(6));
         item.postponed = item.postponed.saturating_add(1);
+        item.is_postponed = true;
         self.put(id, Place::From(now.after(wait)));
     }
 

@@ -518,7 +518,13 @@ impl Relay {
         let mailbox = Mailbox { owner, senders };
         let mut batch = Batch::default();
         batch.put(Table::Boxes, name.0.to_vec(), mailbox.encode());
+        let is_known = self.boxes.contains_key(&name);
         self.insert(name, mailbox);
+        if is_known {
+            // What its owner could not take before, it may take now.
+            self.custody.resume(&owner);
+            self.wanting.insert(owner);
+        }
         Ok(batch)
     }
 

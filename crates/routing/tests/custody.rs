@@ -691,3 +691,20 @@ fn a_batch_of_nothing_changes_nothing() {
     assert_eq!((count, batch), (0, Batch::default()));
     assert_eq!(world.relay.poll_timeout(), None);
 }
+
+/// Whoever names more senders for its box takes what it could not take before; what is under way is not pushed twice.
+#[test]
+fn what_was_left_for_later_comes_again_when_its_owner_admits_more() {
+    let mut world = World::with_box(Limits::default());
+    world.relay.attach(SessionId(2), identity(2));
+    world.deposit(2, 1, b"refused", true);
+    world.deposit(2, 2, b"under way", true);
+    let pushed = world.pushed(1);
+    assert_eq!(pushed.len(), 2);
+    world.verdict(1, pushed[0].0, Verdict::Later);
+    assert!(world.pushed(1).is_empty());
+    let admitted = [identity(2).0];
+    world.register(1, BOX, Senders::Only(SenderList::new(&admitted).unwrap()));
+    let again = world.pushed(1);
+    assert_eq!(again.iter().map(|(_, frame)| frame.as_slice()).collect::<Vec<_>>(), [b"refused"]);
+}

@@ -9,7 +9,7 @@ use sealway_routing::Client;
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
     Address, BoxName, IdentityId, Timestamp,
-    hop::{HopFrame, Registration, Senders},
+    hop::{HopFrame, MAX_SENDERS, Registration, SenderList, Senders},
 };
 use tokio::sync::oneshot;
 
@@ -418,9 +418,25 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.register(now, channel);
     }
 
+    /// Has the relay let those reach our box whom we admit, and nobody else: what it refuses we need not.
     fn register(&mut self, now: Timestamp, channel: ChannelId) {
-        let register = HopFrame::Register { name: self.contact_box, senders: Senders::Attached };
-        self.send_hop_frame(now, channel, &register);
+        let admitted: Vec<[u8; IdentityId::LEN]> = self.endpoint.admitted().map(|id| id.0).collect();
+        // An empty list would read as everybody.
+        let own = [self.endpoint.owner().id().0];
+        let list = SenderList::new(if admitted.is_empty() { &own } else { &admitted });
+        if list.is_none() {
+            tracing::info!(limit = MAX_SENDERS, "more are admitted than a relay's list holds: every client reaches our box");
+        }
+        let senders = list.map_or(Senders::Attached, Senders::Only);
+        self.send_hop_frame(now, channel, &HopFrame::Register { name: self.contact_box, senders });
+    }
+
+    /// More are admitted than our relays know of.
+    pub(super) fn admit_at_relays(&mut self, now: Timestamp) {
+        let is_attached = |dial: &mut Dial| dial.attachment().is_some_and(|attachment| attachment.attached);
+        let attached: Vec<ChannelId> =
+            self.dials.iter_mut().filter_map(|dial| dial.channel.filter(|_| is_attached(dial))).collect();
+        attached.into_iter().for_each(|channel| self.register(now, channel));
     }
 
     pub(super) fn is_relay_of_ours(&self, id: IdentityId) -> bool {

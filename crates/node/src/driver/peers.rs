@@ -90,7 +90,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 None => self.dial(now, card.clone(), Purpose::Peer(id)),
             }
         }
-        self.endpoint.admit(&Policy::only(card));
+        if self.endpoint.admit(&Policy::only(card)) {
+            self.admit_at_relays(now);
+        }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         peer.card = Some(card.clone());
         let (handle, rewound) = peer.handle();

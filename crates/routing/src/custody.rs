@@ -185,8 +185,19 @@ impl Custody {
         *self.octets_of_share.entry((id.name, depositor)).or_default() += octets;
         *self.octets_of_depositor.entry(depositor).or_default() += octets;
         self.expiries.insert((expires, id));
-        self.items
-            .insert(id, Item { owner, depositor, octets, expires, place: Place::Nowhere, unopened: 0, postponed: 0, is_postponed: false });
+        self.items.insert(
+            id,
+            Item {
+                owner,
+                depositor,
+                octets,
+                expires,
+                place: Place::Nowhere,
+                unopened: 0,
+                postponed: 0,
+                is_postponed: false,
+            },
+        );
     }
 
     /// A frame is on disk. Returns its owner.

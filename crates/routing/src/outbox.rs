@@ -1,5 +1,10 @@
 //! Messages to one peer, until the peer's application has committed them.
 
+mod round_trip;
+mod row;
+#[cfg(test)]
+mod tests;
+
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
@@ -7,13 +12,14 @@ use alloc::{
 use core::time::Duration;
 
 use sealway_wire::{
-    IdentityId, Instance, Lane, MessageId, Reader, Timestamp,
+    IdentityId, Instance, Lane, MessageId, Timestamp,
     content::{COMMIT_WINDOW, Committed, MAX_PARTS, Part},
 };
 
 #[cfg(sealway_break)]
 use sealway_wire::danger;
 
+use self::round_trip::RoundTrip;
 use crate::{Batch, Table};
 
 /// Messages that may be under way at once: no more than an inbox has places for.
@@ -280,7 +286,7 @@ impl Outbox {
             let options = options.clone();
             let entry = Entry { id, part, body, options, stored, ready: !stored, offered: false, sent: None };
             if stored {
-                superseded.batch.put(Table::Outbox, self.key(order), encode(&entry, None));
+                superseded.batch.put(Table::Outbox, self.key(order), row::encode(&entry, None));
             }
             self.insert(order, entry);
         }
@@ -320,7 +326,7 @@ impl Outbox {
             return None;
         }
         let order = u64::from_be_bytes(order.try_into().ok()?);
-        let (entry, kept_until) = decode(value)?;
+        let (entry, kept_until) = row::decode(value)?;
         let id = entry.message();
         self.next_order = self.next_order.max(order.saturating_add(1));
         let epoch = Timestamp::from_micros(0);
@@ -532,7 +538,7 @@ impl Outbox {
             (sent.in_custody, sent.refused, sent.again) = (true, false, now.after(keep));
             if entry.stored {
                 let until = Some(sent.again);
-                let value = encode(entry, until);
+                let value = row::encode(entry, until);
                 batch.put(Table::Outbox, [peer.0.as_slice(), &order.to_be_bytes()].concat(), value);
             }
         }
@@ -721,7 +727,7 @@ impl Outbox {
             let key = self.key(order);
             let Some(entry) = self.entries.get_mut(&order) else { continue };
             if entry.stored && entry.is_in_custody() {
-                given_up.batch.put(Table::Outbox, key, encode(entry, None));
+                given_up.batch.put(Table::Outbox, key, row::encode(entry, None));
             }
             match &mut entry.sent {
                 // The first copy may still arrive: what is heard of it tells nothing of the second.
@@ -766,28 +772,6 @@ impl Outbox {
     }
 }
 
-/// Smoothed round trip and its variation: RFC 6298 section 2.
-struct RoundTrip {
-    smoothed: Duration,
-    variation: Duration,
-}
-
-impl RoundTrip {
-    fn after(before: Option<Self>, sample: Duration) -> Self {
-        match before {
-            None => Self { smoothed: sample, variation: sample / 2 },
-            Some(Self { smoothed, variation }) => Self {
-                variation: variation * 3 / 4 + smoothed.abs_diff(sample) / 4,
-                smoothed: smoothed * 7 / 8 + sample / 8,
-            },
-        }
-    }
-
-    fn timeout(&self) -> Duration {
-        (self.smoothed + self.variation * 4).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
-    }
-}
-
 /// Whether a message may be under way while `first` is the first that is not committed.
 fn is_in_window(first: MessageId, entry: &Entry) -> bool {
     let distance = entry.id.number.saturating_sub(first.number);
@@ -798,135 +782,4 @@ fn is_in_window(first: MessageId, entry: &Entry) -> bool {
 fn bits(octets: &[u8]) -> impl Iterator<Item = u32> {
     let set = octets.iter().zip(0..).filter(|(octet, _)| **octet != 0);
     set.flat_map(|(octet, at): (_, u32)| (0..8).filter(move |bit| octet >> bit & 1 == 1).map(move |bit| at * 8 + bit))
-}
-
-/// `instance 4 | number 4 | index 1 | count 1, 0 if whole | expires 8, 0 if never | kept by a relay until 8, 0 if not |
-/// key length 1 | key | body`.
-fn encode(entry: &Entry, kept_until: Option<Timestamp>) -> Vec<u8> {
-    let Entry { id, part, options, body, .. } = entry;
-    let key = options.supersedes.as_deref().unwrap_or_default();
-    let [expires, kept_until] =
-        [options.expires, kept_until].map(|at| at.map_or(0, Timestamp::as_micros).to_be_bytes());
-    let octet = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
-    let part = part.map_or([0, 0], |part| [octet(part.index), octet(part.count)]);
-    let length = u8::try_from(key.len()).unwrap_or(u8::MAX);
-    let number = id.number.to_be_bytes();
-    [&id.instance.0, number.as_slice(), &part, &expires, &kept_until, &[length], key, body].concat()
-}
-
-fn decode(value: &[u8]) -> Option<(Entry, Option<Timestamp>)> {
-    let mut reader = Reader::new(value);
-    let instance = Instance(reader.array("outbox instance").ok()?);
-    let number = reader.u32("outbox number").ok()?;
-    let (index, count) = (reader.u8("outbox part").ok()?.into(), reader.u8("outbox part").ok()?.into());
-    let part = (count > 0).then_some(Part { index, count });
-    let mut time = || {
-        let micros = u64::from_be_bytes(reader.array("outbox time").ok()?);
-        Some((micros != 0).then(|| Timestamp::from_micros(micros)))
-    };
-    let (expires, kept_until) = (time()?, time()?);
-    let length = reader.u8("outbox key length").ok()?;
-    let key = reader.take("outbox key", length.into()).ok()?;
-    let options = SendOptions { expires, supersedes: (!key.is_empty()).then(|| key.to_vec()) };
-    let id = MessageId { instance, number };
-    let body = reader.rest().to_vec();
-    Some((Entry { id, part, body, options, stored: true, ready: true, offered: true, sent: None }, kept_until))
-}
-
-#[cfg(test)]
-mod tests {
-    use alloc::vec;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Push { octets: usize, stored: bool, supersedes: bool, expires: bool },
-        Written,
-        Send(Lane),
-        Committed { mark: u32, bitmap: u8, held: u8 },
-        InCustody,
-        NotKept,
-        Redirect,
-        Renew,
-        IsBack,
-        Wait(u64),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let octets = prop_oneof![3 => 0..50_usize, 1 => Just(16_000_usize), 1 => Just(60_000_usize)];
-        let push = (octets, any::<(bool, bool, bool)>())
-            .prop_map(|(octets, (stored, supersedes, expires))| Step::Push { octets, stored, supersedes, expires });
-        prop_oneof![
-            6 => push,
-            2 => Just(Step::Written),
-            16 => Just(Step::Send(Lane::Live)),
-            1 => Just(Step::Send(Lane::Stored)),
-            4 => (0..4_u32, any::<u8>(), any::<u8>())
-                .prop_map(|(mark, bitmap, held)| Step::Committed { mark, bitmap, held: held & !(bitmap << 1) }),
-            1 => Just(Step::InCustody),
-            1 => Just(Step::NotKept),
-            1 => Just(Step::Redirect),
-            1 => Just(Step::Renew),
-            1 => Just(Step::IsBack),
-            3 => (1..3000_u64).prop_map(Step::Wait),
-        ]
-    }
-
-    impl Outbox {
-        fn step(&mut self, now: Timestamp, step: &Step) -> Option<(MessageId, u32, u32)> {
-            let lowest = self.entries.values().next().map_or(self.next_number, |entry| entry.id.number);
-            let id = self.entries.values().next().map(|entry| entry.message());
-            match step {
-                Step::Push { octets, stored, supersedes, expires } => {
-                    let options = SendOptions {
-                        expires: expires.then(|| now.after(Duration::from_secs(1))),
-                        supersedes: supersedes.then(|| vec![1]),
-                    };
-                    let _ = self.push(vec![0; *octets], options, *stored);
-                }
-                Step::Written => {
-                    let waiting = self.entries.values().find(|entry| !entry.ready).map(Entry::message);
-                    waiting.map(|id| self.written(id)).unwrap_or_default();
-                }
-                Step::Send(lane) => {
-                    return self.poll_send(now, *lane).map(|sent| (sent.id, sent.lowest, sent.unwanted));
-                }
-                Step::Committed { mark, bitmap, held } => {
-                    let (mark, instance) = (lowest + mark, self.instance);
-                    self.committed(now, &Committed { instance, mark, bitmap: &[*bitmap], held: &[*held] });
-                }
-                Step::InCustody => id.map(|id| self.in_custody(now, id, Duration::from_secs(2))).map_or((), drop),
-                Step::NotKept => id.map(|id| self.not_kept(now, id, Duration::from_secs(1))).unwrap_or_default(),
-                Step::Redirect => self.redirect(),
-                Step::Renew => self.renew(),
-                Step::IsBack => self.peer_is_back(now),
-                Step::Wait(_) => drop(self.expire(now)),
-            }
-            None
-        }
-    }
-
-    proptest! {
-        /// The cursor saves a walk, and changes nothing.
-        #[test]
-        fn where_sending_stands_is_where_a_walk_would_find_it(steps in prop::collection::vec(step(), 0..200)) {
-            let new = || Outbox::new(IdentityId([1; 32]), Instance([2; 4]));
-            let (mut outbox, mut walks) = (new(), new());
-            let mut now = Timestamp::from_micros(1);
-            for step in steps {
-                if let Step::Wait(millis) = step {
-                    now = now.after(Duration::from_millis(millis));
-                }
-                walks.cursor = None;
-                prop_assert_eq!(outbox.step(now, &step), walks.step(now, &step), "{:?}", step);
-                // It may be looked at too early, never too late.
-                walks.cursor = None;
-                let (at, walked) = (outbox.poll_timeout(Lane::Live), walks.poll_timeout(Lane::Live));
-                prop_assert!(walked.is_none_or(|walked| at.is_some_and(|at| at <= walked)), "{:?} {:?}", at, walked);
-            }
-        }
-    }
 }

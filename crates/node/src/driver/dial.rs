@@ -425,7 +425,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let own = [self.endpoint.owner().id().0];
         let list = SenderList::new(if admitted.is_empty() { &own } else { &admitted });
         if list.is_none() {
-            tracing::info!(limit = MAX_SENDERS, "more are admitted than a relay's list holds: every client reaches our box");
+            tracing::info!(
+                limit = MAX_SENDERS,
+                "more are admitted than a relay's list holds: every client reaches our box"
+            );
         }
         let senders = list.map_or(Senders::Attached, Senders::Only);
         self.send_hop_frame(now, channel, &HopFrame::Register { name: self.contact_box, senders });

@@ -329,11 +329,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.half_open.len()
     }
 
-    /// Admits more identities to open channels to us. Returns whether one of them was not admitted before.
-    pub fn admit(&mut self, policy: &Policy) -> bool {
-        let before = self.config.accept.admitted().count();
+    /// Admits more identities to open channels to us.
+    pub fn admit(&mut self, policy: &Policy) {
         policy.admitted().for_each(|id| self.config.accept.admit(*id));
-        self.config.accept.admitted().count() > before
     }
 
     /// The identities that may open channels to us.

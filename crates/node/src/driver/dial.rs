@@ -1,6 +1,11 @@
 //! Links: connecting and staying connected, listening, and what becomes of a link that ends.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 
 use sealway_channel::{ChannelId, PathId, Source};
 use sealway_identity::{Card, PayloadParts, Policy};
@@ -16,7 +21,7 @@ use tokio::sync::oneshot;
 use super::{Driver, Report, custody::Outstanding};
 use crate::{
     NodeError,
-    links::{self, LinkEvent, LinkId, SendQueue},
+    links::{self, LinkEvent, LinkId, Queued, SendQueue},
     rate::Rate,
 };
 
@@ -43,6 +48,47 @@ pub(super) struct Link {
     dial: Option<usize>,
     /// By when somebody has to authenticate on it.
     pub(super) unproved: Option<Timestamp>,
+}
+
+/// All links, and those on which something waits for the end of the driver's turn.
+#[derive(Default)]
+pub(super) struct Links {
+    links: HashMap<LinkId, Link>,
+    unflushed: Vec<LinkId>,
+}
+
+impl Links {
+    /// Queues a frame on a link. Returns whether there was room.
+    pub(super) fn push(&mut self, id: LinkId, frame: &[u8]) -> bool {
+        let pushed = self.links.get(&id).map_or(Queued::Refused, |link| link.queue.push(frame));
+        if pushed == Queued::First {
+            self.unflushed.push(id);
+        }
+        pushed != Queued::Refused
+    }
+
+    /// Has everything leave that was queued in this turn.
+    pub(super) fn flush(&mut self) {
+        for id in self.unflushed.drain(..) {
+            if let Some(link) = self.links.get(&id) {
+                link.queue.flush();
+            }
+        }
+    }
+}
+
+impl Deref for Links {
+    type Target = HashMap<LinkId, Link>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.links
+    }
+}
+
+impl DerefMut for Links {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.links
+    }
 }
 
 /// A connection that is to be there always.
@@ -420,7 +466,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Has the relay let those reach our box whom we admit, and nobody else: what it refuses we need not.
     fn register(&mut self, now: Timestamp, channel: ChannelId) {
-        let admitted: Vec<[u8; IdentityId::LEN]> = self.endpoint.admitted().map(|id| id.0).collect();
+        let admitted = self.endpoint.admitted().filter(|id| !self.is_relay_of_ours(**id));
+        let admitted: Vec<[u8; IdentityId::LEN]> = admitted.map(|id| id.0).collect();
         // An empty list would read as everybody.
         let own = [self.endpoint.owner().id().0];
         let list = SenderList::new(if admitted.is_empty() { &own } else { &admitted });
@@ -436,10 +483,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// More are admitted than our relays know of.
     pub(super) fn admit_at_relays(&mut self, now: Timestamp) {
-        let is_attached = |dial: &mut Dial| dial.attachment().is_some_and(|attachment| attachment.attached);
-        let attached: Vec<ChannelId> =
-            self.dials.iter_mut().filter_map(|dial| dial.channel.filter(|_| is_attached(dial))).collect();
-        attached.into_iter().for_each(|channel| self.register(now, channel));
+        // Also where the answer to the first is still on its way: the last one counts.
+        let hops: Vec<ChannelId> = self.by_hop.keys().copied().filter(|hop| self.endpoint.is_open(*hop)).collect();
+        hops.into_iter().for_each(|channel| self.register(now, channel));
     }
 
     pub(super) fn is_relay_of_ours(&self, id: IdentityId) -> bool {
@@ -464,16 +510,17 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let own_box = self.contact_box;
         let Some(attachment) = self.dials[index].attachment().filter(|_| name == own_box) else { return };
         let is_open = outcome == Registration::Open;
+        let is_news = is_open && !attachment.attached;
         attachment.attached = is_open;
         attachment.refused = (!is_open).then_some(outcome);
         for reply in attachment.waiting.drain(..) {
             let _ = reply.send(if is_open { Ok(()) } else { Err(NodeError::Box(outcome)) });
         }
-        if is_open {
+        if is_news {
             tracing::info!(relay = %self.dials[index].card.id().short(), "attached");
             self.dials[index].failures = 0;
             self.relay_is_back(now, index);
-        } else {
+        } else if !is_open {
             tracing::error!(?outcome, "the relay does not give us our box");
         }
     }

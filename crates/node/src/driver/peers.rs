@@ -81,6 +81,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if peer.application.as_ref().is_some_and(|application| !application.is_gone()) {
             return Err(NodeError::InUse);
         }
+        let is_new = !self.endpoint.admitted().any(|admitted| *admitted == id);
         if !self.open_over_relay(now, card)? {
             if card.addresses().is_empty() {
                 return Err(NodeError::NoRoute);
@@ -90,7 +91,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 None => self.dial(now, card.clone(), Purpose::Peer(id)),
             }
         }
-        if self.endpoint.admit(&Policy::only(card)) {
+        self.endpoint.admit(&Policy::only(card));
+        if is_new {
             self.admit_at_relays(now);
         }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));

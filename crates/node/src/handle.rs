@@ -195,7 +195,15 @@ pub(crate) struct Sender {
 impl Sender {
     pub(crate) async fn send_live(&self, body: Vec<u8>) -> Result<Receipt, NodeError> {
         let room = self.room_for(&body).await?;
-        self.shared.send_live(body, room)
+        self.shared.send_live(body, SendOptions::default(), room)
+    }
+
+    /// The same for what is of no use to a later run of either end: no relay keeps it.
+    pub(crate) async fn send_now(&self, body: Vec<u8>) -> Result<Receipt, NodeError> {
+        let room = self.room_for(&body).await?;
+        let mut options = SendOptions::default();
+        options.live_only = true;
+        self.shared.send_live(body, options, room)
     }
 
     /// Gives up what is not known to be committed: the peer does not wait for it. At once, so that nothing leaves in between.

@@ -48,20 +48,7 @@ pub(crate) struct SendQueue {
     room: Arc<Notify>,
 }
 
-/// What became of a frame that was to be queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queued {
-    /// It is the first since the link has taken some: the queue has to be flushed.
-    First,
-    /// There are others, with which it leaves.
-    More,
-    /// There is no room; it was not taken.
-    Refused,
-}
-
 const QUEUE_LIMIT: usize = 512 * 1024;
-/// So many octets leave before the driver's turn is over.
-const FLUSH: usize = 64 * 1024;
 /// What one turn takes from a link at most, so that one busy link does not starve the driver.
 const RECEIVE_LIMIT: usize = 64 * 1024;
 
@@ -76,25 +63,20 @@ impl SendQueue {
         }
     }
 
-    /// Queues a frame. It leaves after [`flush`](Self::flush), or when there are many, so that many leave with one write.
-    pub(crate) fn push(&self, frame: &[u8]) -> Queued {
+    /// Queues a frame. `false`: there is no room; it was not taken.
+    pub(crate) fn push(&self, frame: &[u8]) -> bool {
         let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = frames.octets();
-        if before + frame.len() > QUEUE_LIMIT {
-            return Queued::Refused;
+        if frames.octets() + frame.len() > QUEUE_LIMIT {
+            return false;
         }
         let was_empty = frames.is_empty();
         frames.push(frame);
         drop(frames);
-        if before < FLUSH && before + frame.len() >= FLUSH {
-            self.flush();
+        // Who has been woken for the first takes the others along.
+        if was_empty {
+            self.filled.notify_one();
         }
-        if was_empty { Queued::First } else { Queued::More }
-    }
-
-    /// Has what is queued leave.
-    pub(crate) fn flush(&self) {
-        self.filled.notify_one();
+        true
     }
 
     /// Whether a peer's outbox may add to the queue: half of it stays free for what cannot wait. If not, the driver is

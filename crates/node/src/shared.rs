@@ -197,8 +197,13 @@ impl Shared {
     }
 
     /// Takes a message in that lives in memory.
-    pub(crate) fn send_live(&self, body: Vec<u8>, room: OwnedSemaphorePermit) -> Result<Receipt, NodeError> {
-        let (receipt, _) = self.outgoing().push(body, SendOptions::default(), false, (self.first_progress(), room))?;
+    pub(crate) fn send_live(
+        &self,
+        body: Vec<u8>,
+        options: SendOptions,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Receipt, NodeError> {
+        let (receipt, _) = self.outgoing().push(body, options, false, (self.first_progress(), room))?;
         self.tell();
         Ok(receipt)
     }

@@ -212,7 +212,7 @@ async fn run(
     let sender = channel.sender();
     let mut dropped = dropped;
     let opening = tokio::select! {
-        opening = sender.send_live(vec![OPENING]) => opening.ok(),
+        opening = sender.send_now(vec![OPENING]) => opening.ok(),
         _ = &mut dropped => None,
     };
     let Some(opening) = opening else {
@@ -258,7 +258,7 @@ async fn run(
         let left = under_way.messages.iter().rev().map(|(_, receipt)| receipt.id());
         sender.withdraw(left.chain([opening.id()]));
         // Said after the peer has broken off, too: it carries what was given up.
-        let broken = sender.send_live([&[BROKEN], own.as_slice()].concat());
+        let broken = sender.send_now([&[BROKEN], own.as_slice()].concat());
         let _ = tokio::time::timeout(FAREWELL, broken).await;
         state.send_modify(|state| state.failed = Some(failure));
     }
@@ -318,13 +318,13 @@ async fn send(
         let peer = opening_of_peer(shared, state).await?;
         let body = [&[DATA], peer.as_slice(), &chunk[..read]].concat();
         let len = body.len();
-        under_way.push(len, sender.send_live(body).await?);
+        under_way.push(len, sender.send_now(body).await?);
     }
     if !shared.is_shut_down.load(Ordering::Acquire) {
         return Err(Ended(CLOSED));
     }
     let peer = opening_of_peer(shared, state).await?;
-    under_way.push(HEADER, sender.send_live([&[END], peer.as_slice()].concat()).await?);
+    under_way.push(HEADER, sender.send_now([&[END], peer.as_slice()].concat()).await?);
     while !under_way.messages.is_empty() {
         under_way.settle_first().await?;
     }
@@ -464,6 +464,8 @@ async fn receive(
                     }
                 }
             }
+            // Another run of the peer may have had our opening too: what it has said is not of this stream.
+            (DATA | END, Some(_)) if opened.is_none_or(|opened| opened[..4] != message.id().instance.0) => {}
             (DATA | END, Some(_)) if unread.takes(kind, is_bare) => {
                 shared.is_paired.store(true, Ordering::Release);
                 unread.push(message, kind);

@@ -466,6 +466,12 @@ impl Inbox {
         rewound
     }
 
+    /// Whether something waits to be handed over, or was handed over and is not done with.
+    #[must_use]
+    pub fn has_undone(&self) -> bool {
+        self.progress.values().any(|progress| !progress.waiting.is_empty() || progress.next > progress.marks.mark)
+    }
+
     /// What the sender is told of an instance: what is committed, and what need not be sent again although it is not.
     #[must_use]
     pub fn committed(&mut self, instance: Instance) -> Option<Committed<'_>> {

@@ -59,6 +59,8 @@ pub struct SendOptions {
     pub expires: Option<Timestamp>,
     /// A message of the same key that has not been sent yet is dropped in favour of this one. At most 255 octets.
     pub supersedes: Option<Vec<u8>>,
+    /// It is never left at a relay: a peer that is away is waited for, and what comes after it waits too.
+    pub live_only: bool,
 }
 
 /// Why a message was not taken.
@@ -148,7 +150,7 @@ impl Entry {
 
     /// Whether neither it nor what follows it is left at a relay yet.
     fn stops_depositing(&self) -> bool {
-        !self.ready || self.part.is_some_and(|part| part.count > DEPOSITED_PARTS)
+        !self.ready || self.options.live_only || self.part.is_some_and(|part| part.count > DEPOSITED_PARTS)
     }
 
     fn is_kept(&self, now: Timestamp) -> bool {
@@ -619,10 +621,9 @@ impl Outbox {
         }
     }
 
-    /// What waits at the peer for its application is not sent again soon: if it is lost there, so is the session.
-    fn held(&mut self, now: Timestamp, committed: &Committed<'_>) {
-        let (mut is_news, mut heard) = (false, self.heard);
-        // What was held and is no more has to come again: the application has begun anew.
+    /// The peer says on its live lane what it holds: what it held and holds no more is sent again at once, for its application
+    /// has begun anew.
+    pub fn recall(&mut self, now: Timestamp, committed: &Committed<'_>) {
         let first =
             self.entries.values().next().map(|first| first.id).filter(|first| first.instance == committed.instance);
         if let Some(first) = first {
@@ -633,13 +634,21 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// What waits at the peer for its application is not sent again soon: if it is lost there, so is the session.
+    fn held(&mut self, now: Timestamp, committed: &Committed<'_>) {
+        let (mut is_news, mut heard) = (false, self.heard);
         for bit in bits(committed.held) {
             let number = committed.mark.saturating_add(bit);
             let id = MessageId { instance: committed.instance, number };
             if let Some(sent) = self.entry_mut(id).and_then(|entry| entry.sent.as_mut())
                 && sent.lane == Lane::Live
             {
-                sent.again = sent.again.max(now.after(MAX_TIMEOUT));
+                // What follows a gap tells of it: that has to be said in any case.
+                if !sent.put_back {
+                    sent.again = sent.again.max(now.after(MAX_TIMEOUT));
+                }
                 // Of two copies, which one has arrived?
                 heard = heard.max(if sent.times == 1 { sent.sequence } else { 0 });
                 is_news |= !core::mem::replace(&mut sent.held, true);
@@ -667,15 +676,18 @@ impl Outbox {
             },
             Lane::Stored => {
                 let mut again = (self.kept.0 > 0).then_some(self.kept.1);
-                let mut instance = None;
+                let (mut instance, mut waiting) = (None, 0);
                 for entry in self.entries.range(self.kept.0..).take(2 * DEPOSITS).map(|(_, entry)| entry) {
                     let sent = entry.sent.as_ref();
                     let is_kept = sent.is_some_and(|sent| sent.in_custody);
                     // Where depositing stops, waiting does.
-                    if !is_kept
-                        && (entry.stops_depositing() || *instance.get_or_insert(entry.id.instance) != entry.id.instance)
-                    {
+                    let is_behind = instance.is_some_and(|instance| instance != entry.id.instance);
+                    if is_behind || waiting >= DEPOSITS || (!is_kept && entry.stops_depositing()) {
                         break;
+                    }
+                    if !is_kept {
+                        instance = Some(entry.id.instance);
+                        waiting += 1;
                     }
                     again = again.into_iter().chain(sent.map(|sent| sent.again)).min();
                     if sent.is_some_and(|sent| sent.refused && !sent.in_custody) {
@@ -743,10 +755,12 @@ impl Outbox {
 
     fn remove_all(&mut self, orders: Vec<u64>) -> Delivered {
         let mut delivered = Delivered::default();
+        let mut had_parts = false;
         for order in orders {
             if let Some(entry) = self.entries.remove(&order) {
                 self.octets -= entry.body.len();
                 self.by_id.remove(&entry.id);
+                had_parts |= entry.part.is_some();
                 if let Some(cursor) = self.cursor.as_mut().filter(|cursor| order < cursor.next) {
                     cursor.in_flight = cursor.in_flight.saturating_sub(1);
                     cursor.octets = cursor.octets.saturating_sub(entry.body.len());
@@ -758,7 +772,8 @@ impl Outbox {
                 }
             }
         }
-        // Parts of the message that is the first now may have arrived before: they make room.
+        // Parts that have arrived were not counted. Those of the message that is the first now make room.
+        self.cursor.take_if(|_| had_parts);
         self.cursor.take_if(|_| self.entries.values().next().is_some_and(|first| first.part.is_some()));
         delivered
     }

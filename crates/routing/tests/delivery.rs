@@ -317,7 +317,7 @@ fn a_long_message_goes_on_when_it_becomes_the_first() {
     let sent = send(&mut outbox);
     assert!((15..20).contains(&sent), "a window: {sent}");
     let instance = Instance([0; 4]);
-    let held: Vec<u8> = vec![0xfe, 0xff, 0xff];
+    let held: Vec<u8> = vec![0xff, 0xff, 0xff];
     let told = |mark, held| Committed { instance, mark, bitmap: &[], held };
     assert!(outbox.committed(now, &told(0, &held)).ids.is_empty());
     assert_eq!(send(&mut outbox), 0, "it is not the first");
@@ -339,6 +339,7 @@ fn what_was_held_and_is_no_more_is_sent_again() {
     assert!(world.outbox.poll_send(world.now, Lane::Live).is_none(), "they wait for the application");
     assert_eq!(world.inbox.rewind(), [Instance([0; 4])]);
     let told = world.inbox.committed(Instance([0; 4])).unwrap();
+    world.outbox.recall(world.now, &told);
     assert!(world.outbox.committed(world.now, &told).ids.is_empty());
     let again = std::iter::from_fn(|| world.outbox.poll_send(world.now, Lane::Live).map(|sent| sent.id.number));
     assert_eq!(again.collect::<Vec<_>>(), [0, 1, 2]);

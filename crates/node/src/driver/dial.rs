@@ -1,8 +1,7 @@
 //! Links: connecting and staying connected, listening, and what becomes of a link that ends.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    ops::{Deref, DerefMut},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +20,7 @@ use tokio::sync::oneshot;
 use super::{Driver, Report, custody::Outstanding};
 use crate::{
     NodeError,
-    links::{self, LinkEvent, LinkId, Queued, SendQueue},
+    links::{self, LinkEvent, LinkId, SendQueue},
     rate::Rate,
 };
 
@@ -48,47 +47,6 @@ pub(super) struct Link {
     dial: Option<usize>,
     /// By when somebody has to authenticate on it.
     pub(super) unproved: Option<Timestamp>,
-}
-
-/// All links, and those on which something waits for the end of the driver's turn.
-#[derive(Default)]
-pub(super) struct Links {
-    links: HashMap<LinkId, Link>,
-    unflushed: Vec<LinkId>,
-}
-
-impl Links {
-    /// Queues a frame on a link. Returns whether there was room.
-    pub(super) fn push(&mut self, id: LinkId, frame: &[u8]) -> bool {
-        let pushed = self.links.get(&id).map_or(Queued::Refused, |link| link.queue.push(frame));
-        if pushed == Queued::First {
-            self.unflushed.push(id);
-        }
-        pushed != Queued::Refused
-    }
-
-    /// Has everything leave that was queued in this turn.
-    pub(super) fn flush(&mut self) {
-        for id in self.unflushed.drain(..) {
-            if let Some(link) = self.links.get(&id) {
-                link.queue.flush();
-            }
-        }
-    }
-}
-
-impl Deref for Links {
-    type Target = HashMap<LinkId, Link>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.links
-    }
-}
-
-impl DerefMut for Links {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.links
-    }
 }
 
 /// A connection that is to be there always.
@@ -466,8 +424,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Has the relay let those reach our box whom we admit, and nobody else: what it refuses we need not.
     fn register(&mut self, now: Timestamp, channel: ChannelId) {
-        let admitted = self.endpoint.admitted().filter(|id| !self.is_relay_of_ours(**id));
-        let admitted: Vec<[u8; IdentityId::LEN]> = admitted.map(|id| id.0).collect();
+        // And those with whom there is a session of an earlier run: the application may not have named them yet.
+        let known = self.peers.values().filter(|peer| peer.channel.is_some()).map(|peer| &peer.id);
+        let admitted = self.endpoint.admitted().chain(known).filter(|id| !self.is_relay_of_ours(**id));
+        let admitted: Vec<_> = admitted.map(|id| id.0).collect::<BTreeSet<_>>().into_iter().collect();
         // An empty list would read as everybody.
         let own = [self.endpoint.owner().id().0];
         let list = SenderList::new(if admitted.is_empty() { &own } else { &admitted });

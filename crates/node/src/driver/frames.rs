@@ -1,5 +1,7 @@
 //! Frames in and out, through the layers: link, hop channel, hop protocol, end-to-end channel.
 
+use std::collections::HashMap;
+
 use sealway_channel::{ChannelId, Endpoint, FrameError, HandshakeError, PathId, Received, Record, Source};
 use sealway_link::Frames;
 use sealway_routing::{Batch, ClientEvent, FlowId, RelayEvent};
@@ -9,12 +11,7 @@ use sealway_wire::{
     hop::{HopFrame, Registration, Verdict},
 };
 
-use super::{
-    Driver, Scratch,
-    custody::Pushed,
-    dial::{Link, Links},
-    peers::Stored,
-};
+use super::{Driver, Scratch, custody::Pushed, dial::Link, peers::Stored};
 use crate::links::LinkId;
 
 /// A path is a link, by its number, or a flow: this bit, the number of the dial, and the number of the flow.
@@ -42,14 +39,17 @@ fn as_flow(path: PathId) -> Option<(usize, FlowId)> {
 pub(super) fn seal_hop_frame<V: Vault + Clone + 'static>(
     now: Timestamp,
     endpoint: &mut Endpoint<V>,
-    links: &mut Links,
+    links: &HashMap<LinkId, Link>,
     scratch: &mut Scratch,
     channel: ChannelId,
     frame: &HopFrame<'_>,
 ) -> bool {
     let Ok(len) = frame.encode(&mut scratch.hop) else { return false };
     let sealed = endpoint.seal_datagram(now, channel, &scratch.hop[..len], &mut scratch.outer);
-    sealed.is_ok_and(|outgoing| links.push(LinkId(outgoing.path.0), &scratch.outer[..outgoing.len]))
+    sealed.is_ok_and(|outgoing| {
+        let link = links.get(&LinkId(outgoing.path.0));
+        link.is_some_and(|link| link.queue.push(&scratch.outer[..outgoing.len]))
+    })
 }
 
 impl<V: Vault + Clone + 'static> Driver<V> {
@@ -296,7 +296,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn push_to_link(&mut self, path: PathId, frame: &[u8]) {
-        let pushed = self.links.push(LinkId(path.0), frame);
+        let pushed = self.links.get(&LinkId(path.0)).is_some_and(|link| link.queue.push(frame));
         self.statistics.dropped_frames += u64::from(!pushed);
     }
 

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{dial::Dial, dial::Links, peer::Peer, peers::Stored};
+use self::{dial::Dial, dial::Link, peer::Peer, peers::Stored};
 use crate::{
     RelayConfig,
     clock::Clock,
@@ -62,7 +62,7 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     store_thread: Option<thread::JoinHandle<()>>,
 
     next_link: u64,
-    links: Links,
+    links: HashMap<LinkId, Link>,
     /// Accepted links on which nobody has authenticated yet, by when that has to be.
     unproved: BTreeMap<(Timestamp, LinkId), ()>,
     dials: Vec<Dial>,
@@ -179,7 +179,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             writer: None,
             store_thread: None,
             next_link: 0,
-            links: Links::default(),
+            links: HashMap::new(),
             unproved: BTreeMap::new(),
             dials: Vec::new(),
             by_hop: HashMap::new(),
@@ -276,7 +276,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         // What is to be told at once does not wait for a timer.
         self.drain_endpoint(now);
         self.pump_relay(now);
-        self.links.flush();
     }
 
     /// Events come before what the same frame brings: it may be the first of a session.
@@ -393,9 +392,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
             Command::Released { peer } => {
-                if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.release();
-                }
+                self.released(now, peer);
             }
             Command::Statistics { reply } => {
                 let (frames, octets) = self.relay.as_ref().map_or((0, 0), Relay::custody);

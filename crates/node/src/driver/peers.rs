@@ -174,6 +174,17 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
+    /// A handle was dropped. What its peer goes on to send is offered to those who accept.
+    pub(super) fn released(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.release();
+        let is_open = peer.channel.is_some_and(|channel| self.endpoint.is_open(channel));
+        let is_free = peer.application.is_none() && peer.card.is_none();
+        if is_free && is_open && peer.shared.incoming().inbox.has_undone() {
+            self.offer(now, id);
+        }
+    }
+
     /// Has a batch written, unless it is empty or there is no store.
     pub(super) fn write(&self, batch: Batch, what: Stored) {
         if let (Some(writer), false) = (&self.writer, batch.is_empty()) {
@@ -458,6 +469,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
             Record::Committed(committed) => {
+                // What a relay has kept tells only what was committed: it may be old.
+                if let Some(peer) = self.peers.get(&id) {
+                    peer.shared.outgoing().outbox.recall(now, &committed);
+                }
                 let batch = self.peer_committed(now, id, &committed).unwrap_or_default();
                 self.write(batch, Stored::Removed);
             }

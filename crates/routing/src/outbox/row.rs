@@ -33,7 +33,7 @@ pub(super) fn decode(value: &[u8]) -> Option<(Entry, Option<Timestamp>)> {
     let (expires, kept_until) = (time()?, time()?);
     let length = reader.u8("outbox key length").ok()?;
     let key = reader.take("outbox key", length.into()).ok()?;
-    let options = SendOptions { expires, supersedes: (!key.is_empty()).then(|| key.to_vec()) };
+    let options = SendOptions { expires, supersedes: (!key.is_empty()).then(|| key.to_vec()), live_only: false };
     let id = MessageId { instance, number };
     let body = reader.rest().to_vec();
     Some((Entry { id, part, body, options, stored: true, ready: true, offered: true, sent: None }, kept_until))

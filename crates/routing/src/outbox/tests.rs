@@ -53,6 +53,7 @@ impl Outbox {
                 let options = SendOptions {
                     expires: expires.then(|| now.after(Duration::from_secs(1))),
                     supersedes: supersedes.then(|| vec![1]),
+                    live_only: false,
                 };
                 let _ = self.push(vec![0; *octets], options, *stored);
             }

@@ -13,6 +13,7 @@ use crate::{
 
 pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
     options.listen.iter().try_for_each(|address| identity::check_address(address))?;
+    let interrupted = talk::interrupted();
     let identity = identity::open(&options.vault)?;
     let allowed = options.allow.iter().map(|text| Named::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if allowed.is_empty() {
@@ -35,7 +36,7 @@ pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
     if let Some(address) = options.metrics {
         println!("metrics on http://{}/metrics", metrics::serve(node.clone(), address).await?);
     }
-    talk::interrupted().await?;
+    interrupted.await?;
     node.shutdown().await;
     Ok(())
 }

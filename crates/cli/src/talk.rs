@@ -274,17 +274,24 @@ fn write_line(body: &[u8]) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Waits for Ctrl-C, or the signal by which service managers end a process.
-pub(crate) async fn interrupted() -> Result<(), Failure> {
+/// Waits for Ctrl-C, or the signal by which service managers end a process. From this call on, not from when it is awaited:
+/// who is told that we listen may end us at once.
+pub(crate) fn interrupted() -> impl Future<Output = Result<(), Failure>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
-        tokio::select! {
-            ended = tokio::signal::ctrl_c() => ended.map_err(Failure::failed),
-            _ = terminate.recv() => Ok(()),
+        let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        async move {
+            let (mut interrupt, mut terminate) =
+                (signals.0.map_err(Failure::failed)?, signals.1.map_err(Failure::failed)?);
+            tokio::select! {
+                _ = interrupt.recv() => Ok(()),
+                _ = terminate.recv() => Ok(()),
+            }
         }
     }
     #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.map_err(Failure::failed)
+    async {
+        tokio::signal::ctrl_c().await.map_err(Failure::failed)
+    }
 }

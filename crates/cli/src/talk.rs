@@ -41,6 +41,8 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
         .accept(identity::policy(&from))
         .start()
         .await?;
+    let interrupted = interrupted();
+    tokio::pin!(interrupted);
     for address in &options.listen {
         identity::check_address(address)?;
         eprintln!("listening on {}", node.listen(address).await?);
@@ -48,8 +50,6 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     attach(&node, &relays).await?;
     let mut channels = JoinSet::new();
     let (stop, stopped) = watch::channel(false);
-    let interrupted = interrupted();
-    tokio::pin!(interrupted);
     if options.stream {
         let outcome = tokio::select! {
             channel = one_of(&node, &from) => pipe(channel?).await,

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     is_told: AtomicBool,
     /// There is a session with the peer, or what is left of one.
     has_met: AtomicBool,
+    /// Something was committed since the last handle was made.
+    was_used: AtomicBool,
 }
 
 /// What of the queue to a handle both its ends know. One end writes that it waits and reads how full it is, the other the
@@ -173,6 +175,7 @@ impl Shared {
             room: Arc::new(Semaphore::new(OUTBOX_UNITS as usize)),
             is_told: AtomicBool::new(false),
             has_met: AtomicBool::new(false),
+            was_used: AtomicBool::new(false),
         }
     }
 
@@ -218,6 +221,7 @@ impl Shared {
         incoming.inbox.written(message.instance, marks);
         incoming.note(message.instance, octets);
         drop(incoming);
+        self.was_used();
         self.tell();
         Ok(())
     }
@@ -252,6 +256,15 @@ impl Shared {
     /// The driver looks after the peer now: what comes later it is told anew.
     pub(crate) fn is_looked_after(&self) {
         self.is_told.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn was_used(&self) {
+        self.was_used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something was committed since it was asked last.
+    pub(crate) fn take_was_used(&self) -> bool {
+        self.was_used.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn set_met(&self, has_met: bool) {

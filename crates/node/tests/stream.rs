@@ -164,15 +164,26 @@ async fn a_successor_does_not_acknowledge_what_was_for_another() {
     let (server, client) = (Machine::new(), Machine::new());
     let server_node = server.builder().accept(client.policy()).start().await.unwrap();
     let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
-    let client_node = client.builder().start().await.unwrap();
-    let mut there = client_node.open(&card, Policy::only(&card)).await.unwrap().into_stream();
-    there.write_all(b"paired").await.unwrap();
+    // A process of its own, as far as anybody can see: it ends with its runtime, and says nothing.
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (builder, servers_card) = (client.builder(), card.clone());
+    let there = process.spawn(async move {
+        let node = builder.start().await.unwrap();
+        let mut there = node.open(&servers_card, Policy::only(&servers_card)).await.unwrap().into_stream();
+        there.write_all(b"paired").await.unwrap();
+        there
+    });
+    let mut there = there.await.unwrap();
     let mut here = server_node.accept().await.unwrap().into_stream();
     let mut first = [0; 6];
     here.read_exact(&mut first).await.unwrap();
     here.write_all(b"paired").await.unwrap();
-    there.read_exact(&mut first).await.unwrap();
-    drop(client_node);
+    let there = process.spawn(async move {
+        there.read_exact(&mut [0; 6]).await.unwrap();
+        there
+    });
+    let _there = there.await.unwrap();
+    process.shutdown_background();
     // It is on its way to nobody.
     here.write_all(b"for the first one").await.unwrap();
     let finishes = tokio::spawn(here.finish());

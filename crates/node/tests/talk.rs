@@ -313,3 +313,37 @@ async fn a_handle_that_is_dropped_leaves_its_messages_to_the_next_one() {
     let mut second = server_node.accept().await.unwrap();
     assert_eq!(receive(&mut second, 2).await, numbers(3)[1..]);
 }
+
+/// A peer that nobody here takes leaves its messages where they are; the node goes on, and is not busy with them.
+#[tokio::test]
+async fn a_peer_that_nobody_accepts_waits() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_node = client.builder().start().await.unwrap();
+    let mut channel = client_node.open(&card, Policy::only(&card)).await.unwrap();
+    channel.opened().await.unwrap();
+    // One handle commits something, and is dropped with something undone: another is offered, and so on until one is not used.
+    channel.send_live(b"done with".to_vec()).await.unwrap();
+    channel.send_live(b"looked at".to_vec()).await.unwrap();
+    let mut handle = server_node.accept().await.unwrap();
+    assert_eq!(receive(&mut handle, 1).await, [b"done with"]);
+    assert_eq!(handle.recv().await.unwrap().unwrap().body(), b"looked at");
+    drop(handle);
+    let mut handle = server_node.accept().await.unwrap();
+    assert_eq!(handle.recv().await.unwrap().unwrap().body(), b"looked at");
+    drop(handle);
+    let again = tokio::time::timeout(std::time::Duration::from_millis(300), server_node.accept()).await;
+    assert!(again.is_err(), "it is not offered without end");
+    let mut handle = {
+        // A new session offers it again.
+        drop(channel);
+        client_node.shutdown().await;
+        let client_node = client.builder().start().await.unwrap();
+        let channel = client_node.open(&card, Policy::only(&card)).await.unwrap();
+        channel.send_live(b"anew".to_vec()).await.unwrap();
+        let handle = server_node.accept().await.unwrap();
+        (handle, client_node, channel)
+    };
+    assert_eq!(receive(&mut handle.0, 1).await, [b"anew"]);
+}

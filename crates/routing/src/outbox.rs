@@ -237,6 +237,12 @@ impl Outbox {
         self.entries.is_empty()
     }
 
+    /// Whether what goes first is never left at a relay.
+    #[must_use]
+    pub fn is_live_only(&self) -> bool {
+        self.entries.values().next().is_some_and(|first| first.options.live_only)
+    }
+
     /// Octets of the messages that are kept.
     #[must_use]
     pub const fn octets(&self) -> usize {

@@ -24,8 +24,9 @@ pub(crate) async fn relay(folder: &Folder, address: &str, seed: u64) -> Result<(
         .relay(RelayConfig::default().with_tap(tampering))
         .start()
         .await?;
+    let interrupted = crate::talk::interrupted();
     println!("listening on {}", node.listen(&format!("tcp://{address}")).await?);
-    crate::talk::interrupted().await
+    interrupted.await
 }
 
 /// Says when a relay has a message on its disk.

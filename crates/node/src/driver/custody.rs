@@ -168,7 +168,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(channel) = peer.channel else { return false };
         // One that we cannot call and have no live session with has to be waited for.
         let cannot_call = peer.card.is_none() && !self.endpoint.is_open(channel);
-        peer.away.mailbox.is_some() && (peer.away.since.is_some() || cannot_call)
+        let is_away = peer.away.mailbox.is_some() && (peer.away.since.is_some() || cannot_call);
+        // What no relay keeps is tried live until the peer is there.
+        is_away && !(self.endpoint.is_open(channel) && peer.shared.outgoing().outbox.is_live_only())
     }
 
     /// The hop channel to the relay that has a box, and its dial, if we are attached there.

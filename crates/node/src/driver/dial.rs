@@ -426,8 +426,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn register(&mut self, now: Timestamp, channel: ChannelId) {
         // And those with whom there is a session of an earlier run: the application may not have named them yet.
         let known = self.peers.values().filter(|peer| peer.channel.is_some()).map(|peer| &peer.id);
-        let admitted = self.endpoint.admitted().chain(known).filter(|id| !self.is_relay_of_ours(**id));
-        let admitted: Vec<_> = admitted.map(|id| id.0).collect::<BTreeSet<_>>().into_iter().collect();
+        let named = self.endpoint.admitted().filter(|id| !self.is_relay_of_ours(**id)).map(|id| id.0);
+        let named: BTreeSet<_> = named.collect();
+        let all: BTreeSet<_> = named.iter().copied().chain(known.map(|id| id.0)).collect();
+        let admitted: Vec<_> = if all.len() <= MAX_SENDERS { all } else { named }.into_iter().collect();
         // An empty list would read as everybody.
         let own = [self.endpoint.owner().id().0];
         let list = SenderList::new(if admitted.is_empty() { &own } else { &admitted });

@@ -180,7 +180,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.release();
         let is_open = peer.channel.is_some_and(|channel| self.endpoint.is_open(channel));
         let is_free = peer.application.is_none() && peer.card.is_none();
-        if is_free && is_open && peer.shared.incoming().inbox.has_undone() {
+        // Who has committed nothing would not take it the next time either.
+        if is_free && is_open && peer.shared.take_was_used() && peer.shared.incoming().inbox.has_undone() {
             self.offer(now, id);
         }
     }
@@ -251,6 +252,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Stored::Done { peer, instance, marks, octets, reply } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.shared.incoming().inbox.written(instance, marks);
+                    peer.shared.was_used();
                     peer.awake = true;
                 }
                 self.report_committed(now, peer, instance, Told { messages: 1, octets });
@@ -354,11 +356,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.release();
         if peer.application.is_none() && peer.card.is_none() {
-            let (handle, rewound) = peer.handle();
             // Nobody accepts: the peer's messages wait at the peer, until its next session.
-            if self.senders.accepted.try_send(handle).is_err() {
-                peer.application = None;
-            }
+            let Ok(place) = self.senders.accepted.try_reserve() else { return };
+            let (handle, rewound) = peer.handle();
+            place.send(handle);
             for instance in rewound {
                 self.report_committed(now, id, instance, Told::default());
             }

@@ -16,6 +16,7 @@ use crate::{
     danger::RelayTap,
     driver::{self, Driver},
     handle::ACCEPT_QUEUE,
+    shared::Common,
     writer::Writer,
 };
 
@@ -146,13 +147,13 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         // A relay's channels are hop channels: they end with their links.
         config.keeps_state = self.store.is_some() && self.relay.is_none();
         let endpoint = Endpoint::new(self.vault, self.owner, config);
-        let commands = mpsc::channel(1024);
+        let (commands, command_queue) = mpsc::channel(1024);
         let (accepted, accept_queue) = mpsc::channel(ACCEPT_QUEUE);
         let (completed, completed_queue) = mpsc::unbounded_channel();
-        let node = Node::new(commands.0.clone(), accept_queue, endpoint.owner().id(), contact_box);
-        let (senders, queues) = driver::queues(commands, accepted, completed_queue);
-        let (has_store, transports) = (self.store.is_some(), self.transports);
-        let setup = driver::Setup { instance, has_store, contact_box, transports, relay: self.relay };
+        let node = Node::new(commands.clone(), accept_queue, endpoint.owner().id(), contact_box);
+        let (senders, queues) = driver::queues(command_queue, accepted, completed_queue);
+        let common = Common { instance, commands, wake: Arc::default(), has_store: self.store.is_some() };
+        let setup = driver::Setup { common, contact_box, transports: self.transports, relay: self.relay };
         let mut driver = Driver::new(Clock::new(), endpoint, setup, senders);
         if let Some(mut store) = self.store {
             let mut stale = Batch::default();

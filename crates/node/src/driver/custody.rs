@@ -208,7 +208,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             peer.blocked = false;
             if sent == TURN {
-                self.room.notify_one();
+                self.common.wake.notify_one();
                 break;
             }
             let shared = peer.shared.clone();

@@ -300,7 +300,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn add_link(&mut self, link: Box<dyn FrameLink>, dial: Option<usize>) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
-        let queue = Arc::new(SendQueue::new(self.room.clone()));
+        let queue = Arc::new(SendQueue::new(self.common.wake.clone()));
         self.links
             .insert(id, Link { queue: queue.clone(), source: Source::proven(link.source()), dial, unproved: None });
         let rate = self.client_rate.filter(|_| dial.is_none());

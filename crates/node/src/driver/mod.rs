@@ -24,9 +24,9 @@ use sealway_channel::{ChannelId, Endpoint, Event, MAX_RECORD, PathId};
 use sealway_link::{FrameLink, LinkError, Transport};
 use sealway_routing::{Batch, Relay, SessionId, Table};
 use sealway_vault::Vault;
-use sealway_wire::{BoxName, IdentityId, Instance, Timestamp, content::CloseReason};
+use sealway_wire::{BoxName, IdentityId, Timestamp, content::CloseReason};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -78,7 +78,6 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     /// Whose box a flow leads to.
     by_flow: HashMap<PathId, IdentityId>,
     statistics: Statistics,
-    room: Arc<Notify>,
     tasks: JoinSet<()>,
     scratch: Scratch,
 }
@@ -99,8 +98,7 @@ impl Scratch {
 
 /// What a driver is set up with.
 pub(crate) struct Setup {
-    pub(crate) instance: Instance,
-    pub(crate) has_store: bool,
+    pub(crate) common: Common,
     pub(crate) contact_box: BoxName,
     pub(crate) transports: Vec<Arc<dyn Transport>>,
     pub(crate) relay: Option<RelayConfig>,
@@ -137,27 +135,23 @@ enum Input {
     Timeout,
 }
 
-/// The other ends of its queues, for tasks and handles that the driver makes.
+/// The other ends of its queues, for tasks that the driver makes and for those who accept.
 pub(crate) struct Senders {
-    commands: mpsc::Sender<Command>,
     accepted: mpsc::Sender<Channel>,
     links: mpsc::Sender<LinkEvent>,
     reports: mpsc::Sender<Report>,
-    /// Has the driver look after all peers.
-    wake: Arc<Notify>,
 }
 
-/// The queues of a driver whose handles send on `commands` and `accepted`.
+/// The queues of a driver that takes `commands`, and offers channels on `accepted`.
 pub(crate) fn queues(
-    commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    commands: mpsc::Receiver<Command>,
     accepted: mpsc::Sender<Channel>,
     completed: mpsc::UnboundedReceiver<Completed<Stored>>,
 ) -> (Senders, Queues) {
     let (link_sender, links) = mpsc::channel(256);
     let (report_sender, reports) = mpsc::channel(256);
-    let senders =
-        Senders { commands: commands.0, accepted, links: link_sender, reports: report_sender, wake: Arc::default() };
-    (senders, Queues { commands: commands.1, completed, links, reports })
+    let senders = Senders { accepted, links: link_sender, reports: report_sender };
+    (senders, Queues { commands, completed, links, reports })
 }
 
 /// Inputs that one turn serves at most, so that deadlines are kept.
@@ -167,9 +161,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(5);
 
 impl<V: Vault + Clone + 'static> Driver<V> {
     pub(crate) fn new(clock: Clock, endpoint: Endpoint<V>, setup: Setup, senders: Senders) -> Self {
-        let Setup { instance, has_store, contact_box, transports, relay } = setup;
-        let Senders { commands, wake, .. } = &senders;
-        let common = Common { instance, commands: commands.clone(), wake: wake.clone(), has_store };
+        let Setup { common, contact_box, transports, relay } = setup;
         Self {
             clock,
             endpoint,
@@ -191,7 +183,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             by_channel: HashMap::new(),
             by_flow: HashMap::new(),
             statistics: Statistics::default(),
-            room: senders.wake.clone(),
             senders,
             tasks: JoinSet::new(),
             scratch: Scratch::new(),
@@ -207,7 +198,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Runs until the node is shut down.
     pub(crate) async fn run(mut self, mut queues: Queues) {
-        let room = self.room.clone();
+        let wake = self.common.wake.clone();
         let mut links_first = false;
         let sleep = sleep_until(Instant::now());
         tokio::pin!(sleep);
@@ -226,7 +217,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     Some(command) => Input::Command(command),
                     None => break None,
                 },
-                () = room.notified() => Input::Wake,
+                () = wake.notified() => Input::Wake,
                 () = &mut sleep, if deadline.is_some() => Input::Timeout,
             };
             // What else is there is taken along: one turn serves it all.

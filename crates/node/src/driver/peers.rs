@@ -454,9 +454,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         match record {
             Record::Message { instance, number, lowest, unwanted, part, body } => {
                 let message = MessageId { instance, number };
-                let intake = peer.shared.incoming().inbox.handle_message(message, lowest, unwanted, part, body);
-                if matches!(intake, Intake::Accepted | Intake::Pending) {
-                    let is_blocked = peer.shared.incoming().inbox.is_blocked(message);
+                let mut incoming = peer.shared.incoming();
+                let intake = incoming.inbox.handle_message(message, lowest, unwanted, part, body);
+                let is_here = matches!(intake, Intake::Accepted | Intake::Pending);
+                let is_blocked = is_here && incoming.inbox.is_blocked(message);
+                drop(incoming);
+                if is_here {
                     let at = now.after(if is_blocked { GAP_DELAY } else { HOLD_DELAY });
                     peer.has_arrived(now, at, instance, part.map_or(0, |_| body.len()));
                 }
@@ -593,7 +596,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         for sent in 0.. {
             if sent == TURN {
                 // The rest in the next turn, which follows at once.
-                self.room.notify_one();
+                self.common.wake.notify_one();
                 break;
             }
             if sent % LOOK == 0 {

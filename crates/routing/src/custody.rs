@@ -254,27 +254,24 @@ impl Custody {
 
     /// Everything for `owner` is to be pushed from the beginning: it has attached.
     pub(crate) fn begin_anew(&mut self, owner: &IdentityId) {
-        for depositor in self.depositors_for(owner) {
-            let queue = self.queues.get(&(*owner, depositor));
-            let later = queue.into_iter().flat_map(|queue| &queue.later).map(|(_, id)| *id);
-            let later: Vec<CustodyId> = later.collect();
-            for id in later {
-                self.put(id, Place::Due);
-                self.items.get_mut(&id).into_iter().for_each(|item| item.postponed = 0);
-            }
+        for id in self.hasten(owner, |_| true) {
+            self.items.get_mut(&id).into_iter().for_each(|item| item.postponed = 0);
         }
     }
 
     /// What `owner` could not take is to be pushed again.
     pub(crate) fn resume(&mut self, owner: &IdentityId) {
-        for depositor in self.depositors_for(owner) {
-            let queue = self.queues.get(&(*owner, depositor));
-            let later = queue.into_iter().flat_map(|queue| &queue.later).map(|(_, id)| *id);
-            let is_postponed = |id: &CustodyId| self.items.get(id).is_some_and(|item| item.is_postponed);
-            for id in later.filter(is_postponed).collect::<Vec<_>>() {
-                self.put(id, Place::Due);
-            }
-        }
+        self.hasten(owner, |item| item.is_postponed);
+    }
+
+    /// Has those of the frames for `owner` pushed that were to be pushed later. Returns which.
+    fn hasten(&mut self, owner: &IdentityId, which: impl Fn(&Item) -> bool) -> Vec<CustodyId> {
+        let depositors = self.depositors_for(owner).into_iter();
+        let queues = depositors.filter_map(|depositor| self.queues.get(&(*owner, depositor)));
+        let later = queues.flat_map(|queue| &queue.later).map(|(_, id)| *id);
+        let hastened: Vec<CustodyId> = later.filter(|id| self.items.get(id).is_some_and(&which)).collect();
+        hastened.iter().for_each(|id| self.put(*id, Place::Due));
+        hastened
     }
 
     /// The recipient cannot take a frame now.

@@ -208,13 +208,18 @@ impl Progress {
         (0..part.count).all(belongs).then_some(part.count)
     }
 
-    /// Whether something of it can be handed over now.
-    fn can_go_on(&self) -> bool {
+    /// The next message that can be handed over now: the number with which it begins, and of how many it consists.
+    fn deliverable(&self) -> Option<(u32, u32)> {
         let mut next = self.next;
         while next < u32::MAX && self.marks.contains(next) {
             next += 1;
         }
-        self.whole(next).is_some()
+        self.whole(next).map(|count| (next, count))
+    }
+
+    /// Whether something of it can be handed over now.
+    fn can_go_on(&self) -> bool {
+        self.deliverable().is_some()
     }
 
     /// Whether everything that was handed over is committed on disk.
@@ -400,13 +405,8 @@ impl Inbox {
             return Some(Delivery { id, body, redelivered: false, before: Batch::default() });
         }
         let runs = self.progress.iter_mut().filter(|(_, progress)| progress.first_heard.is_some());
-        let goes_on = runs.filter(|(_, progress)| progress.can_go_on());
-        let (instance, progress) = goes_on.min_by_key(|(_, progress)| progress.first_heard)?;
-        while progress.next < u32::MAX && progress.marks.contains(progress.next) {
-            progress.next += 1;
-        }
-        let number = progress.next;
-        let count = progress.whole(number)?;
+        let goes_on = runs.filter_map(|(instance, progress)| Some((instance, progress.deliverable()?, progress)));
+        let (instance, (number, count), progress) = goes_on.min_by_key(|(.., progress)| progress.first_heard)?;
         let taken = (number..number.saturating_add(count)).filter_map(|number| progress.waiting.remove(&number));
         let mut taken = taken.map(|waiting| waiting.body);
         let mut body = taken.next().unwrap_or_default();

@@ -78,11 +78,8 @@ impl TcpLink {
             self.read_from += PREFIX + len;
         }
         if self.read_from == self.incoming.len() {
-            self.incoming.clear();
+            empty(&mut self.incoming);
             self.read_from = 0;
-            if self.incoming.capacity() > IDLE_BUFFER {
-                self.incoming = Vec::new();
-            }
         }
         Ok(())
     }
@@ -93,8 +90,8 @@ impl TcpLink {
             let ready = self.stream.poll_read_ready(cx).map_err(|error| address::failure(error, self.peer))?;
             if ready.is_pending() {
                 // The last read may have found nothing for what it had made room for.
-                if self.incoming.is_empty() && self.incoming.capacity() > IDLE_BUFFER {
-                    self.incoming = Vec::new();
+                if self.incoming.is_empty() {
+                    empty(&mut self.incoming);
                 }
                 ready!(self.idle.as_mut().poll(cx));
                 return Poll::Ready(Err(LinkError::new(LinkErrorKind::TimedOut, self.peer)));
@@ -118,6 +115,14 @@ impl TcpLink {
                 Err(error) => return Poll::Ready(Err(address::failure(error, self.peer))),
             }
         }
+    }
+}
+
+/// Empties a buffer, and gives it back if it is large.
+fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() > IDLE_BUFFER {
+        *buffer = Vec::new();
     }
 }
 
@@ -174,11 +179,8 @@ impl FrameLink for TcpLink {
                 Err(error) => return Poll::Ready(Err(address::failure(error, self.peer))),
             }
         }
-        self.outgoing.clear();
+        empty(&mut self.outgoing);
         self.written = 0;
-        if self.outgoing.capacity() > IDLE_BUFFER {
-            self.outgoing = Vec::new();
-        }
         Poll::Ready(Ok(()))
     }
 

@@ -96,24 +96,20 @@ where
     Ok((client?, server?))
 }
 
-/// One measurement of a pair of streams, which it takes and puts back.
-fn stream_for<W, R>(
+/// One measurement of `run` on a pair of ends, which is taken and put back.
+fn measure<T, R: Future<Output = Result<T, Failure>>>(
     runtime: &Runtime,
-    streams: &mut Option<(W, R)>,
-    body: &Arc<Vec<u8>>,
+    ends: &mut Option<T>,
     (iterations, batch): (u64, u64),
-) -> Duration
-where
-    W: AsyncWrite + Unpin + Send + 'static,
-    R: AsyncRead + Unpin + Send + 'static,
-{
+    run: impl FnOnce(T, u64) -> R,
+) -> Duration {
     let count = iterations.max(batch);
-    let Some(pair) = streams.take() else { return Duration::ZERO };
+    let Some(pair) = ends.take() else { return Duration::ZERO };
     let start = Instant::now();
-    let talked = runtime.block_on(stream(pair, body.clone(), count));
+    let talked = runtime.block_on(run(pair, count));
     let taken = start.elapsed();
     assert!(talked.is_ok(), "{:?}", talked.as_ref().err());
-    *streams = talked.ok();
+    *ends = talked.ok();
     taken.mul_f64(iterations as f64 / count as f64)
 }
 
@@ -146,24 +142,21 @@ fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> 
         for (name, talker) in [("direct", &mut direct), ("through a relay", &mut relayed)] {
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter_custom(|iterations| {
-                    let count = iterations.max(batch);
-                    let Some(pair) = talker.take() else { return Duration::ZERO };
-                    let start = Instant::now();
-                    let talked = runtime.block_on(talk(pair, body.clone(), count));
-                    let taken = start.elapsed();
-                    assert!(talked.is_ok(), "{:?}", talked.as_ref().err());
-                    *talker = talked.ok();
-                    taken.mul_f64(iterations as f64 / count as f64)
+                    measure(runtime, talker, (iterations, batch), |pair, count| talk(pair, body.clone(), count))
                 });
             });
         }
         for (name, streams) in [("stream", &mut direct_stream), ("stream through a relay", &mut relayed_stream)] {
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
-                bencher.iter_custom(|iterations| stream_for(runtime, streams, &body, (iterations, batch)));
+                bencher.iter_custom(|iterations| {
+                    measure(runtime, streams, (iterations, batch), |pair, count| stream(pair, body.clone(), count))
+                });
             });
         }
         group.bench_function(BenchmarkId::new("rustls", size), |bencher| {
-            bencher.iter_custom(|iterations| stream_for(runtime, &mut encrypted, &body, (iterations, batch)));
+            bencher.iter_custom(|iterations| {
+                measure(runtime, &mut encrypted, (iterations, batch), |pair, count| stream(pair, body.clone(), count))
+            });
         });
     }
     group.finish();

@@ -95,10 +95,14 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+fn medians(runs: &[Vec<f64>]) -> Vec<f64> {
+    runs.iter().map(|run| median(run)).collect()
+}
+
 fn print(samples: &Samples) {
     println!("{:50} {:>12} {:>25} {:>12} {:>6}", "bench", "median ns", "medians of the runs", "floor ns", "ratio");
     for (name, runs) in samples {
-        let medians: Vec<f64> = runs.iter().map(|run| median(run)).collect();
+        let medians = medians(runs);
         let (low, high) = medians.iter().fold((f64::MAX, 0.0_f64), |(low, high), at| (low.min(*at), high.max(*at)));
         let own = median(&medians);
         let floor = FLOORS.iter().find_map(|(of, floor)| {
@@ -107,7 +111,7 @@ fn print(samples: &Samples) {
             let beside = format!("{group}/{floor}/{size}");
             (function == *of).then(|| samples.get(beside.trim_end_matches('/')))?
         });
-        let floor = floor.map(|runs| median(&runs.iter().map(|run| median(run)).collect::<Vec<_>>()));
+        let floor = floor.map(|runs| median(&self::medians(runs)));
         let ratio = floor.map_or(String::new(), |floor| format!("{floor:>12.1} {:>6.2}", own / floor));
         println!("{name:50} {own:>12.1} {:>25} {ratio}", format!("{low:.1} to {high:.1}"));
     }

@@ -37,7 +37,7 @@ pub(crate) enum LinkEvent {
     },
 }
 
-/// Frames that the driver wants sent. At most [`QUEUE_LIMIT`] octets.
+/// Frames that the driver wants sent, at most [`QUEUE_LIMIT`] octets, and how the link stands with it.
 pub(crate) struct SendQueue {
     frames: Mutex<Frames>,
     filled: Notify,
@@ -46,6 +46,19 @@ pub(crate) struct SendQueue {
     wanted: AtomicBool,
     /// Wakes the driver when a queue that it wanted has room.
     room: Arc<Notify>,
+    /// Somebody whom we know is at the other end.
+    proved: AtomicBool,
+    /// The driver has worked on what came last from a stranger.
+    served: Notify,
+}
+
+/// Where a link's events go.
+#[derive(Clone)]
+pub(crate) struct EventSenders {
+    /// Those of a link at whose other end is somebody whom we know.
+    pub(crate) links: mpsc::Sender<LinkEvent>,
+    /// All others: of these the driver serves one a turn, so that sessions do not wait for what strangers have it compute.
+    pub(crate) strangers: mpsc::Sender<LinkEvent>,
 }
 
 const QUEUE_LIMIT: usize = 512 * 1024;
@@ -60,7 +73,23 @@ impl SendQueue {
             closing: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             room,
+            proved: AtomicBool::new(false),
+            served: Notify::new(),
         }
+    }
+
+    /// Somebody has authenticated over the link, or we have chosen whom it leads to.
+    pub(crate) fn set_proved(&self) {
+        self.proved.store(true, Ordering::Release);
+    }
+
+    fn is_proved(&self) -> bool {
+        self.proved.load(Ordering::Acquire)
+    }
+
+    /// A stranger's frame was worked on: the next one may be read.
+    pub(crate) fn set_served(&self) {
+        self.served.notify_one();
     }
 
     /// Queues a frame. `false`: there is no room; it was not taken.
@@ -113,11 +142,12 @@ pub(crate) async fn run(
     id: LinkId,
     mut link: Box<dyn FrameLink>,
     queue: Arc<SendQueue>,
-    events: mpsc::Sender<LinkEvent>,
+    events: EventSenders,
     limit: Option<(Clock, Rate)>,
 ) {
     let error = serve(id, &mut link, &queue, &events, limit).await.err();
-    // The driver may be gone: then nobody wants to know.
+    // Behind its last frames. The driver may be gone: then nobody wants to know.
+    let events = if queue.is_proved() { events.links } else { events.strangers };
     let _ = events.send(LinkEvent::Ended { link: id, error }).await;
 }
 
@@ -125,7 +155,7 @@ async fn serve(
     id: LinkId,
     link: &mut Box<dyn FrameLink>,
     queue: &SendQueue,
-    events: &mpsc::Sender<LinkEvent>,
+    events: &EventSenders,
     mut limit: Option<(Clock, Rate)>,
 ) -> Result<(), LinkError> {
     let mut outgoing = Frames::new();
@@ -135,6 +165,8 @@ async fn serve(
     // Until then nothing is read: what is beyond the rate waits at its sender.
     let mut pause: Option<Pin<Box<Sleep>>> = None;
     let mut held_back = false;
+    // A stranger's frame waits for its turn; the next one waits where it is.
+    let mut in_line = false;
     loop {
         if sent == outgoing.len() {
             outgoing.clear();
@@ -142,7 +174,8 @@ async fn serve(
             queue.take(&mut outgoing);
         }
         let filled = queue.filled.notified();
-        tokio::pin!(filled);
+        let served = queue.served.notified();
+        tokio::pin!(filled, served);
         let is_idle = outgoing.is_empty();
         if is_idle && queue.is_closing() {
             return poll_fn(|cx| link.poll_close(cx)).await;
@@ -164,9 +197,13 @@ async fn serve(
             {
                 pause = None;
             }
+            in_line = in_line && served.as_mut().poll(cx).is_pending();
+            // One frame of a stranger may cost as much as hundreds of a session.
+            let octets = if queue.is_proved() { RECEIVE_LIMIT } else { 1 };
             if receiving
                 && pause.is_none()
-                && let Poll::Ready(received) = link.poll_recv(cx, &mut incoming, RECEIVE_LIMIT)
+                && !in_line
+                && let Poll::Ready(received) = link.poll_recv(cx, &mut incoming, octets)
             {
                 receiving = received?;
                 return Poll::Ready(Ok(()));
@@ -185,6 +222,9 @@ async fn serve(
             let frames = std::mem::take(&mut incoming);
             let octets = frames.octets();
             let event = LinkEvent::Frames { link: id, frames, held_back: std::mem::take(&mut held_back) };
+            // Nothing of an earlier frame is under way when a link changes from one queue to the other: order is kept.
+            in_line = !queue.is_proved();
+            let events = if in_line { &events.strangers } else { &events.links };
             if events.send(event).await.is_err() {
                 return Ok(());
             }

@@ -251,7 +251,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Report::Accepted { link } => {
                 let source = Source::proven(link.source());
-                let of_source = self.links.values().filter(|link| link.unproved.is_some() && link.source == source);
+                let waiting = self.unproved.keys().filter_map(|(_, id)| self.links.get(id));
+                let of_source = waiting.filter(|link| link.source == source);
                 if self.unproved.len() >= MAX_UNPROVED || of_source.count() >= MAX_UNPROVED_OF_SOURCE {
                     self.statistics.refused_links += 1;
                     tracing::warn!("too many connections are waiting to authenticate; one is turned away");
@@ -301,11 +302,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let queue = Arc::new(SendQueue::new(self.common.wake.clone()));
+        if dial.is_some() {
+            queue.set_proved();
+        }
         self.links
             .insert(id, Link { queue: queue.clone(), source: Source::proven(link.source()), dial, unproved: None });
         let rate = self.client_rate.filter(|_| dial.is_none());
         let limit = rate.map(|rate| (self.clock, Rate::new(self.clock.now(), rate)));
-        self.tasks.spawn(links::run(id, link, queue, self.senders.links.clone(), limit));
+        self.tasks.spawn(links::run(id, link, queue, self.senders.events.clone(), limit));
         self.reap();
         id
     }
@@ -313,6 +317,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Finished tasks are taken out of the set, or it would grow for ever.
     fn reap(&mut self) {
         while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// What comes over a link whose other end nobody knows yet.
+    pub(super) fn handle_stranger(&mut self, event: LinkEvent) {
+        let (LinkEvent::Frames { link, .. } | LinkEvent::Ended { link, .. }) = event;
+        self.handle_link_event(event);
+        if let Some(link) = self.links.get(&link) {
+            link.queue.set_served();
+        }
     }
 
     pub(super) fn handle_link_event(&mut self, event: LinkEvent) {
@@ -401,6 +414,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let link = self.links.get_mut(&id)?;
         if let Some(deadline) = link.unproved.take() {
             self.unproved.remove(&(deadline, id));
+            link.queue.set_proved();
         }
         if let Some(index) = link.dial {
             let now = self.clock.now();

@@ -37,7 +37,7 @@ use crate::{
     clock::Clock,
     danger::RelayTap,
     handle::{Channel, Command},
-    links::{LinkEvent, LinkId},
+    links::{EventSenders, LinkEvent, LinkId},
     shared::Common,
     statistics::Statistics,
     writer::{Completed, Writer},
@@ -109,6 +109,7 @@ pub(crate) struct Queues {
     commands: mpsc::Receiver<Command>,
     completed: mpsc::UnboundedReceiver<Completed<Stored>>,
     links: mpsc::Receiver<LinkEvent>,
+    strangers: mpsc::Receiver<LinkEvent>,
     reports: mpsc::Receiver<Report>,
 }
 
@@ -127,6 +128,7 @@ impl Queues {
 /// What the driver acts upon.
 enum Input {
     Link(LinkEvent),
+    Stranger(LinkEvent),
     Report(Report),
     Completed(Completed<Stored>),
     Command(Command),
@@ -138,7 +140,7 @@ enum Input {
 /// The other ends of its queues, for tasks that the driver makes and for those who accept.
 pub(crate) struct Senders {
     accepted: mpsc::Sender<Channel>,
-    links: mpsc::Sender<LinkEvent>,
+    events: EventSenders,
     reports: mpsc::Sender<Report>,
 }
 
@@ -149,9 +151,10 @@ pub(crate) fn queues(
     completed: mpsc::UnboundedReceiver<Completed<Stored>>,
 ) -> (Senders, Queues) {
     let (link_sender, links) = mpsc::channel(256);
+    let (stranger_sender, strangers) = mpsc::channel(256);
     let (report_sender, reports) = mpsc::channel(256);
-    let senders = Senders { accepted, links: link_sender, reports: report_sender };
-    (senders, Queues { commands, completed, links, reports })
+    let events = EventSenders { links: link_sender, strangers: stranger_sender };
+    (Senders { accepted, events, reports: report_sender }, Queues { commands, completed, links, strangers, reports })
 }
 
 /// Inputs that one turn serves at most, so that deadlines are kept.
@@ -211,6 +214,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             // Each arm is cancel-safe; what is done with it is short and does not wait.
             let input = tokio::select! {
                 Some(event) = queues.links.recv() => Input::Link(event),
+                Some(event) = queues.strangers.recv() => Input::Stranger(event),
                 Some(report) = queues.reports.recv() => Input::Report(report),
                 Some(completed) = queues.completed.recv() => Input::Completed(completed),
                 command = queues.commands.recv() => match command {
@@ -246,6 +250,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn handle_input(&mut self, input: Input) {
         match input {
             Input::Link(event) => self.handle_link_event(event),
+            Input::Stranger(event) => self.handle_stranger(event),
             Input::Report(report) => self.handle_report(report),
             Input::Completed(completed) => self.handle_completed(completed),
             Input::Command(command) => self.handle_command(command),
@@ -460,6 +465,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.pump_peers(soon);
             self.drain_endpoint(soon);
         }
+        // Of strangers nobody takes leave.
+        self.links.retain(|_, link| link.unproved.is_none());
         self.links.values().for_each(|link| link.queue.close());
         let _ = tokio::time::timeout(FLUSH_TIME, async {
             while !self.links.is_empty() {

@@ -1,25 +1,41 @@
-//! A provider that looks on: no nonce may be used twice under a key, by whatever machine, copy or restart of one.
+//! A provider that looks on: no nonce may be used twice under a key, by whatever machine, copy or restart of one. Sealing
+//! the very same once more, as a handshake message that was written before a restart, is no second use.
 
-use std::{cell::RefCell, collections::HashSet};
-
-use sealway_vault::{
-    AeadKey, Algorithm, CryptoProvider, EntropyError, KemError, Rejected, Secret, Sha256 as _, Signature, TAG_LEN,
-    VerifyingKey,
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
 };
 
+use sealway_vault::{
+    AeadKey, Algorithm, CcmKey, CryptoProvider, EntropyError, KemError, Rejected, SHORT_TAG_LEN, Secret, Sha256 as _,
+    Signature, TAG_LEN, VerifyingKey,
+};
+
+/// Name of a key and a nonce, the shorter nonces with a zero octet at their end.
+type Use = ([u8; 16], [u8; 13]);
+
 thread_local! {
-    static USED: RefCell<HashSet<([u8; 16], [u8; 12])>> = RefCell::default();
+    /// With a hash of what was sealed.
+    static USED: RefCell<HashMap<Use, [u8; 16]>> = RefCell::default();
 }
 
-/// Forgets all nonces: a new world begins, in which the same seed may make the same keys.
+/// Forgets all nonces: a new world begins, in which the same seed may make the same keys. In a build that can do so, the
+/// protection that is named in `SEALWAY_BREAK` is off in it.
+///
+/// # Panics
+/// If there is no protection of that name.
 pub fn begin() {
-    USED.with_borrow_mut(HashSet::clear);
+    #[cfg(sealway_break)]
+    if let Ok(protection) = std::env::var("SEALWAY_BREAK") {
+        assert!(sealway_wire::danger::turn_off_named(&protection), "no protection is called {protection}");
+    }
+    USED.with_borrow_mut(HashMap::clear);
 }
 
 /// How many different pairs of key and nonce have sealed something in this thread.
 #[must_use]
 pub fn sealed() -> usize {
-    USED.with_borrow(HashSet::len)
+    USED.with_borrow(HashMap::len)
 }
 
 /// The provider `P`, watched.
@@ -32,20 +48,42 @@ pub struct AuditedKey<K> {
     name: [u8; 16],
 }
 
+fn digest(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hash = sealway_crypto_rustcrypto::Sha256State::default();
+    for part in parts {
+        hash.update(&part.len().to_be_bytes());
+        hash.update(part);
+    }
+    let mut name = [0; 16];
+    name.copy_from_slice(&hash.finish()[..16]);
+    name
+}
+
+fn name_of(key: &Secret<32>) -> [u8; 16] {
+    digest(&[key.expose()])
+}
+
+fn note(name: [u8; 16], nonce: &[u8], associated: &[u8], data: &[u8]) {
+    let mut padded = [0; 13];
+    padded[..nonce.len()].copy_from_slice(nonce);
+    let content = digest(&[associated, data]);
+    USED.with_borrow_mut(|used| match used.entry((name, padded)) {
+        Entry::Vacant(entry) => drop(entry.insert(content)),
+        Entry::Occupied(entry) => {
+            assert_eq!(*entry.get(), content, "the nonce {nonce:02x?} is used twice under one key");
+        }
+    });
+}
+
 impl<K: AeadKey> AeadKey for AuditedKey<K> {
     fn new(key: &Secret<32>) -> Self {
-        let mut hash = sealway_crypto_rustcrypto::Sha256State::default();
-        hash.update(key.expose());
-        let mut name = [0; 16];
-        name.copy_from_slice(&hash.finish()[..16]);
-        Self { key: K::new(key), name }
+        Self { key: K::new(key), name: name_of(key) }
     }
 
     /// # Panics
     /// If the nonce was used under this key before.
     fn seal(&self, nonce: &[u8; 12], associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN] {
-        let is_new = USED.with_borrow_mut(|used| used.insert((self.name, *nonce)));
-        assert!(is_new, "the nonce {nonce:02x?} is used twice under one key");
+        note(self.name, nonce, associated, data);
         self.key.seal(nonce, associated, data)
     }
 
@@ -54,10 +92,40 @@ impl<K: AeadKey> AeadKey for AuditedKey<K> {
     }
 }
 
+/// A CCM key that notes under which nonces it seals.
+pub struct AuditedCcmKey<K> {
+    key: K,
+    name: [u8; 16],
+}
+
+impl<K: CcmKey> CcmKey for AuditedCcmKey<K> {
+    fn new(key: &Secret<32>) -> Self {
+        Self { key: K::new(key), name: name_of(key) }
+    }
+
+    /// # Panics
+    /// If the nonce was used under this key before.
+    fn seal(&self, nonce: &[u8; 13], associated: &[u8], data: &mut [u8]) -> [u8; SHORT_TAG_LEN] {
+        note(self.name, nonce, associated, data);
+        self.key.seal(nonce, associated, data)
+    }
+
+    fn open(
+        &self,
+        nonce: &[u8; 13],
+        associated: &[u8],
+        data: &mut [u8],
+        tag: &[u8; SHORT_TAG_LEN],
+    ) -> Result<(), Rejected> {
+        self.key.open(nonce, associated, data, tag)
+    }
+}
+
 impl<P: CryptoProvider> CryptoProvider for Audited<P> {
     type DhKey = P::DhKey;
     type KemKey = P::KemKey;
     type AeadKey = AuditedKey<P::AeadKey>;
+    type CcmKey = AuditedCcmKey<P::CcmKey>;
     type SigningKey = P::SigningKey;
     type Sha256 = P::Sha256;
 

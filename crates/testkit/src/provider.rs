@@ -1,7 +1,7 @@
 //! The conformance suite of crypto providers: published vectors, and the refusals that the protocol relies on.
 
 use sealway_vault::{
-    AeadKey, Algorithm, CryptoProvider, DhKey, KemError, KemKey, Secret, Sha256, SigningKey, VerifyingKey,
+    AeadKey, Algorithm, CcmKey, CryptoProvider, DhKey, KemError, KemKey, Secret, Sha256, SigningKey, VerifyingKey,
 };
 
 use crate::hex;
@@ -21,6 +21,7 @@ fn array<const N: usize>(text: &str) -> [u8; N] {
 pub fn conforms(provider: &impl CryptoProvider) {
     hashes(provider);
     aead(provider);
+    ccm(provider);
     agreement(provider);
     kem(provider);
     ed25519(provider);
@@ -49,6 +50,30 @@ fn hashes<P: CryptoProvider>(provider: &P) {
     let expected = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865";
     assert_eq!(okm.as_slice(), hex(expected));
     assert!(provider.hkdf_expand(&prk, &[], &mut [0; 255 * 32 + 1]).is_err());
+}
+
+/// AES-CCM-ENC-05 of the examples of COSE's working group (github.com/cose-wg/Examples): algorithm 11.
+fn ccm<P: CryptoProvider>(_: &P) {
+    let key = P::CcmKey::new(&secret("0f1e2d3c4b5a69788796a5b4c3d2e1f01f2e3d4c5b6a798897a6b5c4d3e2f100"));
+    let nonce = array("89f52f65a1c580933b5261a72f");
+    let associated = hex("8368456e63727970743143a1010b40");
+    let plaintext = b"This is the content.";
+    let mut data = plaintext.to_vec();
+    let tag = key.seal(&nonce, &associated, &mut data);
+    assert_eq!(data, hex("28b3bddff844a736c5f0ee0f8c691fd0b7adf917"));
+    assert_eq!(tag.as_slice(), hex("7f13d284e84ffb70"));
+    let ciphertext = data.clone();
+    key.open(&nonce, &associated, &mut data, &tag).unwrap();
+    assert_eq!(data, plaintext);
+    for bit in 0..64 {
+        let mut tag = tag;
+        tag[bit / 8] ^= 1 << (bit % 8);
+        assert!(key.open(&nonce, &associated, &mut ciphertext.clone(), &tag).is_err());
+    }
+    assert!(key.open(&nonce, b"other", &mut ciphertext.clone(), &tag).is_err());
+    let mut empty = [];
+    let tag = key.seal(&nonce, &associated, &mut empty);
+    key.open(&nonce, &associated, &mut empty, &tag).unwrap();
 }
 
 /// Test case 16 of McGrew and Viega, "The Galois/Counter Mode of Operation", appendix B.

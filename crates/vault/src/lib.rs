@@ -35,7 +35,9 @@ mod vault;
 
 pub use error::{AgreementError, EntropyError, KemError, Rejected, VaultError};
 pub use keys::{Algorithm, DhHandle, PublicKey, Signature, SigningHandle, VerifyingKey};
-pub use provider::{AeadKey, CryptoProvider, DhKey, Entropy, KemKey, Sha256, SigningKey, TAG_LEN};
+pub use provider::{
+    AeadKey, CcmKey, CryptoProvider, DhKey, Entropy, KemKey, SHORT_TAG_LEN, Sha256, SigningKey, TAG_LEN,
+};
 pub use secret::Secret;
 pub use software::SoftwareVault;
 pub use vault::{KeyStore, Vault};

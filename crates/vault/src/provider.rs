@@ -5,6 +5,9 @@ use crate::{AgreementError, Algorithm, EntropyError, KemError, PublicKey, Reject
 /// Length of an AES-256-GCM tag in octets.
 pub const TAG_LEN: usize = 16;
 
+/// Length of a tag of AES-256-CCM as the constrained profile uses it, in octets.
+pub const SHORT_TAG_LEN: usize = 8;
+
 /// A source of randomness fit for keys.
 ///
 /// # Security
@@ -57,6 +60,32 @@ pub trait AeadKey: Send + Sync + 'static {
     fn open(&self, nonce: &[u8; 12], associated: &[u8], data: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), Rejected>;
 }
 
+/// An AES-256-CCM key with a nonce of 13 octets and a tag of 8 (RFC 3610 with M = 8, L = 2; COSE algorithm 11, RFC 9053
+/// section 4.2). Implementations wipe it on drop.
+pub trait CcmKey: Send + Sync + 'static {
+    /// The key in these octets.
+    fn new(key: &Secret<32>) -> Self;
+
+    /// Encrypts `data`, at most 65,535 octets, in place and returns the tag.
+    ///
+    /// # Security
+    /// A nonce used twice under a key gives away what its two messages have in common. Callers count. Each forgery succeeds
+    /// with a chance of 2^-64: callers limit how many are tried.
+    fn seal(&self, nonce: &[u8; 13], associated: &[u8], data: &mut [u8]) -> [u8; SHORT_TAG_LEN];
+
+    /// Verifies `tag`, then decrypts `data` in place.
+    ///
+    /// # Errors
+    /// If the tag does not verify; what `data` holds then is unspecified and tells nothing of the plaintext.
+    fn open(
+        &self,
+        nonce: &[u8; 13],
+        associated: &[u8],
+        data: &mut [u8],
+        tag: &[u8; SHORT_TAG_LEN],
+    ) -> Result<(), Rejected>;
+}
+
 /// A loaded signing key. Implementations wipe it on drop.
 pub trait SigningKey: Send + Sync + 'static {
     /// The key that verifies.
@@ -83,6 +112,8 @@ pub trait CryptoProvider: Clone + Send + Sync + 'static {
     type KemKey: KemKey;
     /// An AES-256-GCM key.
     type AeadKey: AeadKey;
+    /// An AES-256-CCM key.
+    type CcmKey: CcmKey;
     /// An Ed25519 or P-256 private key.
     type SigningKey: SigningKey;
     /// A running hash.

@@ -4,6 +4,8 @@
 //! Signatures are those of `sealway-crypto-rustcrypto`: AWS-LC accepts Ed25519 keys of small order, under which one signature
 //! fits every message, and signs ECDSA with fresh randomness. They are made and checked once a handshake at most.
 //!
+//! AES-256-CCM is that of `sealway-crypto-rustcrypto` too: AWS-LC's Rust interface does not have it.
+//!
 //! Keys lie on AWS-LC's own heap, and are wiped when they are dropped.
 #![forbid(unsafe_code)]
 
@@ -13,7 +15,7 @@ mod hash;
 mod kem;
 
 use aws_lc_rs::{hkdf, hmac, rand};
-use sealway_crypto_rustcrypto::SoftwareSigningKey;
+use sealway_crypto_rustcrypto::{Aes256CcmKey, SoftwareSigningKey};
 use sealway_vault::{Algorithm, CryptoProvider, EntropyError, KemError, Rejected, Secret, Signature, VerifyingKey};
 
 pub use aead::Aes256GcmKey;
@@ -46,6 +48,7 @@ impl CryptoProvider for AwsLc {
     type DhKey = X25519Key;
     type KemKey = MlKem768Key;
     type AeadKey = Aes256GcmKey;
+    type CcmKey = Aes256CcmKey;
     type SigningKey = SoftwareSigningKey;
     type Sha256 = Sha256State;
 

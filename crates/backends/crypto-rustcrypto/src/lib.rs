@@ -1,4 +1,4 @@
-//! Sealway's crypto provider in pure Rust: RustCrypto's AES-GCM, SHA-2, HKDF, P-256 and ML-KEM, dalek's curve25519.
+//! Sealway's crypto provider in pure Rust: RustCrypto's AES-GCM, AES-CCM, SHA-2, HKDF, P-256 and ML-KEM, dalek's curve25519.
 //!
 //! `no_std`. On a machine with an operating system use [`RustCrypto::os`]; elsewhere hand [`RustCrypto::new`] a source of
 //! randomness of your own.
@@ -9,6 +9,7 @@
 
 mod aead;
 mod agreement;
+mod ccm;
 mod hash;
 mod kem;
 mod signature;
@@ -22,6 +23,7 @@ use sha2::Sha256;
 
 pub use aead::Aes256GcmKey;
 pub use agreement::X25519Key;
+pub use ccm::Aes256CcmKey;
 pub use hash::Sha256State;
 pub use kem::MlKem768Key;
 pub use signature::{SoftwareSigningKey, verify};
@@ -65,6 +67,7 @@ impl<E: Entropy> CryptoProvider for RustCrypto<E> {
     type DhKey = X25519Key;
     type KemKey = MlKem768Key;
     type AeadKey = Aes256GcmKey;
+    type CcmKey = Aes256CcmKey;
     type SigningKey = SoftwareSigningKey;
     type Sha256 = Sha256State;
 

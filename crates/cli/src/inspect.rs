@@ -1,7 +1,7 @@
 //! `inspect`: what a frame is, as far as anybody can tell who has no key.
 
 use sealway::wire::{
-    Frame, HopFrame, Lane, RecordHeader, TAG_LEN,
+    Frame, HopFrame, Lane, RecordHeader, TAG_LEN, constrained,
     hop::{Custody, Senders},
 };
 
@@ -14,7 +14,9 @@ pub(crate) fn inspect(options: &Inspect) -> Result<(), Failure> {
     let octets = octets.map_err(|error| Failure::given(format!("not hexadecimal at digit {}", error.position + 1)))?;
     let lines = match octets.first() {
         None => return Err(Failure::given("a frame of no octets")),
-        // Frames of a link begin with 0x11 or more, those of the hop protocol with less.
+        // Frames of a link begin with 0x11 or more, those of the hop protocol with less. Octet 0 of a record has a bit for the
+        // profile.
+        Some(0x20..=0x2f | 0xa0..=0xbf | 0xe0..) => of_constrained(&octets),
         Some(0x10..) => of_link(&octets),
         Some(_) => of_hop(&octets),
     };
@@ -59,14 +61,48 @@ fn of_link(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
     })
 }
 
-fn of_record(header: &RecordHeader, sealed: &[u8]) -> Lines {
-    let lane = match header.lane {
+fn of_constrained(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
+    let of_handshake = |kind: &str, message: &constrained::Handshake<'_>| {
+        let (ephemeral, sealed) = message.noise.split_at_checked(32).unwrap_or_default();
+        vec![
+            ("kind", kind.into()),
+            ("hint", message.hint.to_string()),
+            ("ephemeral", hex(ephemeral)),
+            ("sealed", octets(sealed)),
+        ]
+    };
+    Ok(match constrained::Frame::decode(frame)? {
+        constrained::Frame::Message1(message) => of_handshake("C1.1, call of a constrained device", &message),
+        constrained::Frame::Message2(message) => of_handshake("C1.2, answer to it", &message),
+        constrained::Frame::Data(header, sealed) => {
+            let lane = lane(header.lane);
+            let mut lines = vec![
+                ("kind", "record of the constrained profile".into()),
+                ("lane", lane.into()),
+                ("content", if header.typed { "typed" } else { "a datagram" }.into()),
+                ("to CID", header.cid.map_or("named by the link".into(), |cid| cid.to_string())),
+                ("counter", format!("{} octets of it", header.counter.width().octets())),
+            ];
+            lines.extend(header.incarnation.map(|incarnation| ("incarnation", incarnation.to_string())));
+            let (sealed, tag) = sealed.split_at(sealed.len().saturating_sub(constrained::TAG_LEN));
+            lines.extend([("sealed", octets(sealed)), ("tag", hex(tag))]);
+            lines
+        }
+        _ => vec![("kind", "unknown".into())],
+    })
+}
+
+const fn lane(lane: Lane) -> &'static str {
+    match lane {
         Lane::Live => "live",
         Lane::Stored => "stored: a relay may keep it",
-    };
+    }
+}
+
+fn of_record(header: &RecordHeader, sealed: &[u8]) -> Lines {
     let mut lines = vec![
         ("kind", "record".into()),
-        ("lane", lane.into()),
+        ("lane", lane(header.lane).into()),
         ("content", if header.typed { "typed" } else { "a datagram" }.into()),
         ("to CID", header.cid.map_or("named by the link".into(), |cid| cid.to_string())),
         ("counter", format!("{} octets of it", header.counter.width().octets())),

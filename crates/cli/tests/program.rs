@@ -148,14 +148,21 @@ fn frames_are_explained_or_found_malformed() {
     assert_eq!((&json["kind"], &json["to_CID"]), (&"record".into(), &"01020304".into()));
     assert!(said("0B:05:03:01").contains("Discard(Protocol)"));
     assert!(said("0800000102030303030303030303030303030303030301").contains("DEPOSIT"));
+    let short = format!("b0 0a0b 05 aabbcc {}", "dd".repeat(8));
+    for line in ["record of the constrained profile", "to CID   0a0b", "sealed   3 octets", "1 octets of it"] {
+        assert!(said(&short).contains(line), "{}", said(&short));
+    }
+    assert!(said(&format!("21 0102 {}", "ee".repeat(48))).contains("C1.1"));
     let wrong = [
+        ("21ff", (3, "malformed: C1.1 hint: ")),
         ("", (3, "a frame of no octets")),
         ("xy", (3, "not hexadecimal at digit 1")),
         ("941", (3, "not hexadecimal at digit 3")),
         ("12ff", (3, "malformed: S1.2 CID: ")),
         ("0b0509", (3, "malformed: VERDICT verdict: ")),
         ("0840", (3, "malformed: DEPOSIT number: ")),
-        ("b4", (3, "malformed: octet 0: ")),
+        ("95", (3, "malformed: octet 0: ")),
+        ("b1", (3, "malformed: octet 0: ")),
     ];
     for (frame, (code, start)) in wrong {
         let (got, sentence) = sentence(&inspect(frame));

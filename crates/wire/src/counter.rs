@@ -35,6 +35,8 @@ impl Counter {
 /// How many octets of a counter travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CounterWidth {
+    /// The low 8 bits: in the constrained profile alone.
+    One,
     /// The low 16 bits.
     Two,
     /// The low 32 bits.
@@ -42,8 +44,8 @@ pub enum CounterWidth {
 }
 
 impl CounterWidth {
-    /// The narrowest width whose half range covers the distance from `acknowledged`, the first counter that the peer is
-    /// not known to have passed (0 if none is). `None` if no width does: the lane has to stop.
+    /// The narrowest width of two octets and more whose half range covers the distance from `acknowledged`, the first
+    /// counter that the peer is not known to have passed (0 if none is). `None` if no width does: the lane has to stop.
     ///
     /// RFC 9000 section 17.1 and appendix A.2, with counters that the sender skipped included in the distance.
     #[must_use]
@@ -56,10 +58,20 @@ impl CounterWidth {
         }
     }
 
+    /// The same, and one octet where that is enough: the widths of the constrained profile.
+    #[must_use]
+    pub const fn covering_narrowly(counter: Counter, acknowledged: u64) -> Option<Self> {
+        match counter.0.saturating_sub(acknowledged) {
+            0..0x80 => Some(Self::One),
+            _ => Self::covering(counter, acknowledged),
+        }
+    }
+
     /// Octets on the wire.
     #[must_use]
     pub const fn octets(self) -> usize {
         match self {
+            Self::One => 1,
             Self::Two => 2,
             Self::Four => 4,
         }
@@ -67,6 +79,7 @@ impl CounterWidth {
 
     const fn bits(self) -> u32 {
         match self {
+            Self::One => 8,
             Self::Two => 16,
             Self::Four => 32,
         }
@@ -86,6 +99,7 @@ impl Truncated {
     #[expect(clippy::cast_possible_truncation, reason = "truncation to the low bits is the purpose")]
     pub const fn new(counter: Counter, width: CounterWidth) -> Self {
         let low = match width {
+            CounterWidth::One => counter.0 as u8 as u32,
             CounterWidth::Two => counter.0 as u16 as u32,
             CounterWidth::Four => counter.0 as u32,
         };
@@ -117,6 +131,7 @@ impl Truncated {
 
     pub(crate) fn decode(reader: &mut Reader<'_>, width: CounterWidth) -> Result<Self, DecodeError> {
         let low = match width {
+            CounterWidth::One => reader.u8("data counter")?.into(),
             CounterWidth::Two => reader.u16("data counter")?.into(),
             CounterWidth::Four => reader.u32("data counter")?,
         };
@@ -126,6 +141,7 @@ impl Truncated {
     pub(crate) fn encode(self, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
         let [a, b, c, d] = self.low.to_be_bytes();
         match self.width {
+            CounterWidth::One => writer.u8(d)?,
             CounterWidth::Two => writer.put(&[c, d])?,
             CounterWidth::Four => writer.put(&[a, b, c, d])?,
         };

@@ -41,8 +41,22 @@ pub enum Protection {
     Jumps,
     /// That the keys of the epoch before serve on.
     Previous,
-    /// That a restored stored lane begins a chain of its own.
+    /// That a restored lane is sealed under a chain of its own.
     Incarnation,
+    /// That the two lanes have different keys.
+    Lanes,
+    /// That each epoch has a key of its own.
+    Epochs,
+    /// That the window of a constrained session survives a restart.
+    KeptWindow,
+    /// That a call that comes again gets the same answer.
+    KeptAnswer,
+    /// That one psk answers one call.
+    OneAnswer,
+    /// That what is made in a constrained handshake is written before it leaves.
+    WriteFirst,
+    /// That a recovery has to be allowed.
+    Recovery,
     /// That a path serves only after it was challenged.
     Path,
     /// That a padded channel pads.
@@ -51,7 +65,7 @@ pub enum Protection {
 
 impl Protection {
     /// All of them, with the names under which tests ask for them.
-    pub const ALL: [(Self, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str); 26] = [
         (Self::Window, "window"),
         (Self::Tag, "tag"),
         (Self::Ack, "ack"),
@@ -69,6 +83,13 @@ impl Protection {
         (Self::Jumps, "jumps"),
         (Self::Previous, "previous"),
         (Self::Incarnation, "incarnation"),
+        (Self::Lanes, "lanes"),
+        (Self::Epochs, "epochs"),
+        (Self::KeptWindow, "kept-window"),
+        (Self::KeptAnswer, "kept-answer"),
+        (Self::OneAnswer, "one-answer"),
+        (Self::WriteFirst, "write-first"),
+        (Self::Recovery, "recovery"),
         (Self::Path, "path"),
         (Self::Padding, "padding"),
     ];

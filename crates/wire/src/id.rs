@@ -64,6 +64,19 @@ name!(
     Incarnation, 8, "incarnation"
 );
 
+name!(
+    /// A connection id of the constrained profile: both ends derive it. Two sessions may have the same.
+    ShortCid, 2, "connection id"
+);
+name!(
+    /// Which restart of the sender a record of the constrained profile was sealed after: random, drawn anew at each start.
+    ShortIncarnation, 4, "incarnation"
+);
+name!(
+    /// By what the receiver of a handshake message of the constrained profile finds the psk that it was made with.
+    Hint, 2, "hint"
+);
+
 impl IdentityId {
     /// The first eight hexadecimal digits, for people who compare and for logs. Not enough to decide on.
     #[must_use]

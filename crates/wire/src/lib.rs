@@ -30,6 +30,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod address;
+pub mod constrained;
 pub mod content;
 mod counter;
 #[doc(hidden)]
@@ -52,7 +53,7 @@ pub use error::{DecodeError, EncodeError, Reason};
 pub use handshake::Frame;
 pub use hex::Hex;
 pub use hop::HopFrame;
-pub use id::{BoxName, Cid, IdentityId, Incarnation, Instance, MessageId};
+pub use id::{BoxName, Cid, Hint, IdentityId, Incarnation, Instance, MessageId, ShortCid, ShortIncarnation};
 pub use reader::Reader;
 pub use record::{Lane, MAX_HEADER_LEN, RecordHeader, TAG_LEN};
 pub use route::{Hop, MAX_HOPS, Route};

@@ -8,16 +8,59 @@ pub const TAG_LEN: usize = 16;
 /// The longest header: octet 0, CID, a counter of 4 octets, an incarnation of 8.
 pub const MAX_HEADER_LEN: usize = 1 + Cid::LEN + 4 + Incarnation::LEN;
 
-const DATA: u8 = 0x80;
+pub(crate) const DATA: u8 = 0x80;
 const STORED: u8 = 0x40;
-const PROFILE_C1: u8 = 0x20;
+pub(crate) const PROFILE_C1: u8 = 0x20;
 const WITH_CID: u8 = 0x10;
 const WIDTH: u8 = 0x0c;
+const WIDTH_ONE: u8 = 0x00;
 const WIDTH_TWO: u8 = 0x04;
 const WIDTH_FOUR: u8 = 0x08;
 const WIDTH_INCARNATION: u8 = 0x0c;
 const TYPED: u8 = 0x02;
-const RESERVED: u8 = 0x01;
+pub(crate) const RESERVED: u8 = 0x01;
+
+/// What octet 0 says, `1LPCNNT0`, but for the profile.
+#[derive(Clone, Copy)]
+pub(crate) struct Octet0 {
+    pub(crate) lane: Lane,
+    pub(crate) typed: bool,
+    pub(crate) with_cid: bool,
+    pub(crate) width: CounterWidth,
+    /// Behind the counter, which then has four octets.
+    pub(crate) with_incarnation: bool,
+}
+
+impl Octet0 {
+    pub(crate) const fn bits(self) -> u8 {
+        let lane = match self.lane {
+            Lane::Live => 0,
+            Lane::Stored => STORED,
+        };
+        let width = match (self.with_incarnation, self.width) {
+            (true, _) => WIDTH_INCARNATION,
+            (false, CounterWidth::One) => WIDTH_ONE,
+            (false, CounterWidth::Two) => WIDTH_TWO,
+            (false, CounterWidth::Four) => WIDTH_FOUR,
+        };
+        DATA | lane | width | if self.with_cid { WITH_CID } else { 0 } | if self.typed { TYPED } else { 0 }
+    }
+
+    pub(crate) const fn of(octet0: u8) -> Self {
+        let width = match octet0 & WIDTH {
+            WIDTH_ONE => CounterWidth::One,
+            WIDTH_TWO => CounterWidth::Two,
+            _ => CounterWidth::Four,
+        };
+        Self {
+            lane: if octet0 & STORED != 0 { Lane::Stored } else { Lane::Live },
+            typed: octet0 & TYPED != 0,
+            with_cid: octet0 & WITH_CID != 0,
+            width,
+            with_incarnation: octet0 & WIDTH == WIDTH_INCARNATION,
+        }
+    }
+}
 
 /// Which of a session's two lanes a record belongs to. Each has its own keys and counters in each direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,16 +112,14 @@ impl RecordHeader {
     /// Octet 0 of this header: it is part of the associated data.
     #[must_use]
     pub const fn octet0(&self) -> u8 {
-        let lane = match self.lane {
-            Lane::Live => 0,
-            Lane::Stored => STORED,
+        let octet0 = Octet0 {
+            lane: self.lane,
+            typed: self.typed,
+            with_cid: self.cid.is_some(),
+            width: self.counter.width(),
+            with_incarnation: self.incarnation.is_some(),
         };
-        let width = match (self.incarnation, self.counter.width()) {
-            (Some(_), _) => WIDTH_INCARNATION,
-            (None, CounterWidth::Two) => WIDTH_TWO,
-            (None, CounterWidth::Four) => WIDTH_FOUR,
-        };
-        DATA | lane | width | if self.cid.is_some() { WITH_CID } else { 0 } | if self.typed { TYPED } else { 0 }
+        octet0.bits()
     }
 
     /// Its length in octets: 3 to [`MAX_HEADER_LEN`].
@@ -101,20 +142,14 @@ impl RecordHeader {
         if octet0 & DATA == 0 || octet0 & (RESERVED | PROFILE_C1) != 0 {
             return Err(unknown);
         }
-        let width = match octet0 & WIDTH {
-            WIDTH_TWO => CounterWidth::Two,
-            WIDTH_FOUR | WIDTH_INCARNATION => CounterWidth::Four,
-            _ => return Err(unknown), // one octet: only the constrained profile has it
-        };
-        let cid = if octet0 & WITH_CID != 0 { Some(Cid(reader.array("data CID")?)) } else { None };
+        let Octet0 { lane, typed, with_cid, width, with_incarnation } = Octet0::of(octet0);
+        if width == CounterWidth::One {
+            return Err(unknown);
+        }
+        let cid = if with_cid { Some(Cid(reader.array("data CID")?)) } else { None };
         let counter = Truncated::decode(&mut reader, width)?;
-        let incarnation = if octet0 & WIDTH == WIDTH_INCARNATION {
-            Some(Incarnation(reader.array("data incarnation")?))
-        } else {
-            None
-        };
-        let lane = if octet0 & STORED != 0 { Lane::Stored } else { Lane::Live };
-        Ok((Self { lane, typed: octet0 & TYPED != 0, cid, counter, incarnation }, reader.rest()))
+        let incarnation = if with_incarnation { Some(Incarnation(reader.array("data incarnation")?)) } else { None };
+        Ok((Self { lane, typed, cid, counter, incarnation }, reader.rest()))
     }
 
     /// Writes the header and returns its length in octets.

@@ -6,7 +6,7 @@ use core::fmt::Debug;
 use proptest::prelude::*;
 use sealway_wire::{
     Address, BoxName, Cid, Counter, CounterWidth, DecodeError, EncodeError, Frame, Hop, HopFrame, IdentityId,
-    Incarnation, Instance, Lane, Reader, RecordHeader, Route, Truncated, VarInt,
+    Incarnation, Instance, Lane, Reader, RecordHeader, Route, Truncated, VarInt, constrained,
     content::{Ack, CloseReason, Committed, Content, Part, Ranges, Reliable, Start},
     hop::{Custody, DiscardReason, Label, Registration, SenderList, Senders, Verdict},
 };
@@ -39,6 +39,17 @@ fn reencodes<T: Debug>(
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn short_frames(octets in octets(&[0x21, 0x22, 0xa0, 0xb2, 0xb4, 0xf8, 0xfe], 300)) {
+        let Ok(frame) = constrained::Frame::decode(&octets) else { return Ok(()) };
+        let mut out = vec![0; octets.len()];
+        let len = frame.encode(&mut out).unwrap();
+        prop_assert_eq!(&out[..len], &octets);
+        for short in 0..octets.len() {
+            prop_assert!(frame.encode(&mut out[..short]).is_err());
+        }
+    }
 
     #[test]
     fn hop_frames(octets in octets(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], 200)) {
@@ -119,6 +130,15 @@ proptest! {
         let width = CounterWidth::covering(counter, acknowledged).unwrap();
         // The receiver has opened something between what was acknowledged and the counter before this one.
         let expected = Counter::new(acknowledged + receiver_at.min(sent_since)).unwrap();
+        prop_assert_eq!(Truncated::new(counter, width).expand(expected), Some(counter));
+    }
+
+    /// The same of the constrained profile, whose lanes end at 2^16.
+    #[test]
+    fn short_counters_survive_every_gap(acknowledged in 0_u64..1 << 16, sent_since in 0_u64..1 << 16, receiver_at in 0_u64..1 << 16) {
+        let counter = Counter::new((acknowledged + sent_since).min(0xffff)).unwrap();
+        let width = CounterWidth::covering_narrowly(counter, acknowledged).unwrap();
+        let expected = Counter::new(acknowledged + receiver_at.min(counter.get() - acknowledged)).unwrap();
         prop_assert_eq!(Truncated::new(counter, width).expand(expected), Some(counter));
     }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An S1 peer in Python, from docs/protocol.md alone, held against the vectors beside it.
+"""A peer in Python, of S1 and C1, from docs/protocol.md alone, held against the vectors beside it.
 
 Independent of the Rust code: X25519, AES-GCM, Ed25519, HMAC and HKDF from `cryptography`, ML-KEM-768 from `kyber-py`, Noise by hand.
 It makes every handshake message of both sides from the private keys, and opens and seals every record.
@@ -14,7 +14,7 @@ import pathlib
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM
 from kyber_py.ml_kem import ML_KEM_768
 
 HERE = pathlib.Path(__file__).parent
@@ -62,14 +62,15 @@ def dh(private, peer):
 
 
 class Noise:
-    """Noise_XKpsk3_25519_AESGCM_SHA256 (Noise revision 34), as far as it is needed here."""
+    """Noise_XKpsk3 and Noise_KKpsk0 with 25519, AESGCM and SHA256 (Noise revision 34), as far as they are needed here."""
 
-    def __init__(self, prologue, responder_static):
-        name = b"Noise_XKpsk3_25519_AESGCM_SHA256"
+    def __init__(self, pattern, prologue, *known_statics):
+        name = f"Noise_{pattern}_25519_AESGCM_SHA256".encode()
         self.h = self.ck = name.ljust(32, b"\0") if len(name) <= 32 else sha256(name)
         self.key, self.n = None, 0
         self.mix_hash(prologue)
-        self.mix_hash(responder_static)  # the pre-message of XK
+        for static in known_statics:  # the pre-messages, the initiator's first
+            self.mix_hash(static)
 
     def mix_hash(self, data):
         self.h = sha256(self.h, data)
@@ -120,7 +121,7 @@ def handshake(session):
     e_i, e_r = unhex(left["handshake"]["ephemeral_key"]), unhex(right["handshake"]["ephemeral_key"])
     cid_i, cid_r = unhex(left["handshake"]["cid"]), unhex(right["handshake"]["cid"])
     ek, dk = ML_KEM_768.key_derive(unhex(left["handshake"]["ml_kem_seed"]))
-    noise = Noise(label("prologue") + unhex(right["id"]), public(s_r))
+    noise = Noise("XKpsk3", label("prologue") + unhex(right["id"]), public(s_r))
 
     noise.e(public(e_i))
     noise.mix_key(dh(e_i, public(s_r)))
@@ -219,6 +220,84 @@ def session(vectors):
     return len(vectors["records"])
 
 
+class ShortLane:
+    """One direction of one lane of C1, as far as epoch 0."""
+
+    def __init__(self, chain, cid):
+        self.cid = cid
+        self.key, self.iv = expand(chain, label("key", "C1")), expand(chain, label("iv", "C1"), 13)
+
+    def open(self, frame, incarnation):
+        octet0 = frame[0]
+        assert octet0 & 0xB1 == 0xB0, "a record of C1 with a CID"
+        assert frame[1:3] == self.cid
+        width = {0: 1, 1: 2, 2: 4, 3: 4}[octet0 >> 2 & 3]
+        counter = int.from_bytes(frame[3 : 3 + width], "big")  # there are few: the low bits are all of it
+        sealed = frame[3 + width + len(incarnation) :]
+        nonce = bytes(a ^ b for a, b in zip(self.iv, bytes(5) + counter.to_bytes(8, "big")))
+        associated = bytes([octet0]) + self.cid + counter.to_bytes(8, "big") + incarnation
+        aead = AESCCM(self.key, tag_length=8)
+        plaintext = aead.decrypt(nonce, sealed, associated)
+        assert aead.encrypt(nonce, plaintext, associated) == sealed
+        return plaintext, bool(octet0 & 2)
+
+
+class ShortSession:
+    """A session of C1, from a handshake that is made from the private keys of both sides."""
+
+    def __init__(self, vectors, psk, name, told, early, reply):
+        device, service = vectors["device"], vectors["service"]
+        s_i, s_r = unhex(device["channel_key"]), unhex(service["channel_key"])
+        e_i, e_r = unhex(told["device_ephemeral"]), unhex(told["service_ephemeral"])
+        ids = unhex(device["id"]), unhex(service["id"])
+        assert (public(s_i), public(s_r)) == (unhex(device["public"]), unhex(service["public"]))
+        hints = [expand(psk, label(name, "C1") + sender, 2) for sender in ids]
+        noise = Noise("KKpsk0", label("prologue", "C1") + ids[0] + ids[1], public(s_i), public(s_r))
+        noise.mix_psk(psk)
+        noise.e(public(e_i))
+        noise.mix_key(dh(e_i, public(s_r)))
+        noise.mix_key(dh(s_i, public(s_r)))
+        assert b"\x21" + hints[0] + public(e_i) + noise.seal(early) == unhex(told["C1.1"])
+        noise.e(public(e_r))
+        noise.mix_key(dh(e_r, public(e_i)))
+        noise.mix_key(dh(e_r, public(s_i)))
+        assert b"\x22" + hints[1] + public(e_r) + noise.seal(reply) == unhex(told["C1.2"])
+        prk = extract(noise.h, noise.split())
+        self.next_psk = expand(prk, label("psk", "C1"))
+        cids = expand(prk, label("cid", "C1"))
+        cids = {"device": cids[2:4], "service": cids[:2]}  # of whoever receives what they send
+        roles = {"device": "initiator", "service": "responder"}
+        self.lanes = {
+            (lane, sender): ShortLane(expand(prk, label(f"{lane} {role}", "C1")), cids[sender])
+            for lane in ("live", "stored")
+            for sender, role in roles.items()
+        }
+        self.restart = {sender: expand(prk, label(f"restart {role}", "C1")) for sender, role in roles.items()}
+        self.cids = cids
+
+    def open(self, record):
+        frame, lane, sender = unhex(record["frame"]), record["lane"], record["from"]
+        if frame[0] & 0x0C != 0x0C:
+            return self.lanes[lane, sender].open(frame, b"")
+        incarnation = frame[7:11]
+        chain = expand(self.restart[sender], label(f"{lane} incarnation", "C1") + incarnation)
+        return ShortLane(chain, self.cids[sender]).open(frame, incarnation)
+
+
+def constrained(vectors):
+    psk, sessions = unhex(vectors["psk"]), []
+    for told in vectors["handshakes"]:
+        session = ShortSession(vectors, psk, "hint", told, unhex(told["early"]), unhex(told["reply"]))
+        sessions.append(session)
+        psk = session.next_psk
+    for record in vectors["records"]:
+        plaintext, typed = sessions[record["session"]].open(record)
+        assert plaintext == unhex(record["plaintext"]) and typed == record["typed"], record
+    told = vectors["recovery"]
+    ShortSession(vectors, unhex(vectors["recovery_psk"]), "recovery", told, told["attempt"].to_bytes(4, "big"), b"")
+    return len(vectors["records"])
+
+
 def identity(vector):
     """Inception, id and card of an Ed25519 identity, made from its private keys."""
     if vector["algorithm"] != "Ed25519":
@@ -251,8 +330,10 @@ def cbor_bytes(octets):
 
 def main():
     records = session(load("session.json"))
+    short = constrained(load("constrained.json"))
     cards = sum(identity(vector) for vector in load("identity.json"))
     print(f"handshake and {records} records made and opened, {cards} card signed and verified")
+    print(f"three constrained handshakes and {short} records made and opened")
 
 
 if __name__ == "__main__":

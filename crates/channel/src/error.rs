@@ -32,8 +32,34 @@ pub enum FrameError {
     Throttled,
     /// It answers a handshake that our own, which goes first, is still running against. Its repetition may succeed.
     Yielding,
+    /// It asks for a recovery, and nobody has allowed one; or for one that was had before.
+    Refused,
+    /// It was made with a psk that another message was answered under: two devices share it, or one has gone back to an older
+    /// state.
+    Cloned,
     /// The own vault or its randomness failed.
     Vault(VaultError),
+}
+
+/// Why a handshake of the constrained profile does not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The other side calls in this pairing.
+    NotInitiator,
+    /// A call is unanswered: there is one for each psk.
+    UnderWay,
+    /// What goes with it is too long.
+    TooLong {
+        /// The limit, in octets.
+        limit: usize,
+        /// Its length in octets.
+        got: usize,
+    },
+    /// All numbers of calls for recovery have been used.
+    Exhausted,
+    /// The own vault or its randomness failed.
+    Frame(FrameError),
 }
 
 /// Why a handshake message was refused.
@@ -117,7 +143,21 @@ impl fmt::Display for FrameError {
             Self::CookieWanted => f.write_str("under load: a cookie was asked for"),
             Self::Throttled => f.write_str("the source has begun too many handshakes just now"),
             Self::Yielding => f.write_str("our own handshake goes first"),
+            Self::Refused => f.write_str("nobody has allowed a recovery, or it is an old one"),
+            Self::Cloned => f.write_str("its psk has served another: two devices share it, or one went back in time"),
             Self::Vault(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInitiator => f.write_str("the other side calls in this pairing"),
+            Self::UnderWay => f.write_str("a call is unanswered"),
+            Self::TooLong { limit, got } => write!(f, "{got} octets, a call takes {limit}"),
+            Self::Exhausted => f.write_str("no number is left for a call for recovery"),
+            Self::Frame(error) => error.fmt(f),
         }
     }
 }
@@ -169,6 +209,7 @@ impl fmt::Display for OpenError {
     }
 }
 
+impl core::error::Error for CallError {}
 impl core::error::Error for FrameError {}
 impl core::error::Error for HandshakeError {}
 impl core::error::Error for SendError {}

@@ -76,7 +76,17 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
         let ephemeral = provider.random_secret()?;
         let kem = provider.generate_kem()?;
         let prologue = prologue(card.id().as_bytes());
-        let mut noise = noise::build(vault, noise::S1, &prologue, &owner.channel_key(), Some(&remote), ephemeral)?;
+        let setup = noise::Setup {
+            pattern: noise::S1,
+            role: Role::Initiator,
+            prologue: &prologue,
+            local: &owner.channel_key(),
+            remote: Some(&remote),
+            psk: None,
+            ephemeral,
+            known: None,
+        };
+        let mut noise = noise::build(vault, setup)?;
         let mut payload = [0; PAYLOAD_1_LEN];
         payload[..4].copy_from_slice(&cid.0); // then flags: 0
         if let Some(key) = payload.last_chunk_mut::<ENCAPSULATION_KEY_LEN>() {
@@ -164,7 +174,7 @@ fn finish<P: CryptoProvider, V: Vault<Provider = P>>(
     encode(&Frame::Message3(Message3 { cid: remote, proof: &proof, noise: &message }), &mut frame)?;
     let transcript = noise::transcript_hash(noise)?;
     let keys = noise::raw_split(noise)?;
-    let session_key = SessionKey::extract(provider, &transcript, &keys);
+    let session_key = SessionKey::extract(provider, DOMAIN, &transcript, &keys);
     let session = Session::new(&session_key, Role::Initiator, local, remote, peer)?;
     Ok(Finished { session, frame })
 }

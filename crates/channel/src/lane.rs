@@ -5,9 +5,9 @@
 
 use core::{ops::Range, time::Duration};
 
-use sealway_vault::{AeadKey, CryptoProvider, Secret, TAG_LEN};
+use sealway_vault::{CryptoProvider, Secret, TAG_LEN};
 use sealway_wire::{
-    Cid, Counter, CounterWidth, Incarnation, Lane, MAX_HEADER_LEN, RecordHeader, Timestamp,
+    Counter, CounterWidth, Lane, MAX_HEADER_LEN, Timestamp,
     content::{Content, Ranges},
     danger::{self, Protection},
 };
@@ -16,6 +16,7 @@ use crate::{
     FrameError, SendError,
     replay::ReplayWindow,
     schedule::{self, EpochSecrets},
+    suite::{C1, EpochKey, Header, S1, Suite},
 };
 
 /// Records of one epoch: the counter without its low 20 bits is the epoch.
@@ -26,8 +27,6 @@ pub const MAX_EPOCH_JUMP: u64 = 64;
 pub const MAX_STORED: u64 = 1 << 16;
 /// Records that a lane may have unacknowledged before it stops.
 pub const MAX_UNACKNOWLEDGED: u64 = 1 << 26;
-/// Jumps over more than one epoch that a session tries in one second.
-const JUMPS_PER_SECOND: u32 = 16;
 
 /// The longest content of a record end to end, in octets.
 pub const MAX_CONTENT: usize = 16 * 1024;
@@ -36,8 +35,12 @@ pub const HOP_ALLOWANCE: usize = 512;
 /// The longest record.
 pub const MAX_RECORD: usize = MAX_HEADER_LEN + MAX_CONTENT + HOP_ALLOWANCE + TAG_LEN;
 
-const fn epoch_of(counter: Counter) -> u64 {
-    counter.get() >> EPOCH_BITS
+/// A chain of the stored lane is one epoch.
+fn epoch_of<P: CryptoProvider, S: Suite<P>>(lane: Lane, counter: Counter) -> u64 {
+    match lane {
+        Lane::Live => counter.get() >> S::EPOCH_BITS,
+        Lane::Stored => 0,
+    }
 }
 
 /// How large a record may be, and is made.
@@ -73,58 +76,43 @@ impl Padding {
     }
 }
 
-/// The keys of one epoch, ready for use.
-struct EpochKeys<P: CryptoProvider> {
-    epoch: u64,
-    key: P::AeadKey,
-    iv: Secret<12>,
+/// The keys of one epoch.
+pub(crate) struct EpochKeys<K> {
+    pub(crate) epoch: u64,
+    pub(crate) key: K,
 }
 
-impl<P: CryptoProvider> EpochKeys<P> {
+impl<K: EpochKey> EpochKeys<K> {
     fn new(epoch: u64, secrets: &EpochSecrets) -> Self {
-        Self { epoch, key: P::AeadKey::new(&secrets.key), iv: secrets.iv.clone() }
+        Self { epoch, key: K::new(secrets) }
     }
 
     /// Decrypts in place, if the tag verifies.
-    fn open(
-        &self,
-        counter: Counter,
-        associated: &Associated,
-        data: &mut [u8],
-        tag: &[u8; TAG_LEN],
-    ) -> Result<(), FrameError> {
-        let nonce = self.nonce(counter);
-        self.key.open(&nonce, associated.as_slice(), data, tag).map_err(|_| FrameError::Rejected)
-    }
-
-    /// iv XOR the counter in 8 octets, right-aligned.
-    fn nonce(&self, counter: Counter) -> [u8; 12] {
-        let mut nonce = *self.iv.expose();
-        for (octet, counter) in nonce[4..].iter_mut().zip(counter.get().to_be_bytes()) {
-            *octet ^= counter;
-        }
-        nonce
+    fn open(&self, counter: Counter, associated: &Associated, data: &mut [u8], tag: &[u8]) -> Result<(), FrameError> {
+        self.key.open(counter, associated.as_slice(), data, tag).map_err(|_| FrameError::Rejected)
     }
 }
 
 /// octet 0 || receiver's CID, also when it does not travel || counter in 8 octets || incarnation, if any.
 struct Associated {
-    octets: [u8; 1 + Cid::LEN + 8 + 8],
+    octets: [u8; 1 + 4 + 8 + 8],
     len: usize,
 }
 
 impl Associated {
-    fn new(header: &RecordHeader, cid: Cid, counter: Counter) -> Self {
-        let mut octets = [0; 21];
-        octets[0] = header.octet0();
-        octets[1..5].copy_from_slice(&cid.0);
-        octets[5..13].copy_from_slice(&counter.get().to_be_bytes());
-        let mut len = 13;
-        if let Some(incarnation) = header.incarnation {
-            octets[13..].copy_from_slice(&incarnation.0);
-            len = 21;
-        }
-        Self { octets, len }
+    fn new(header: &impl Header, cid: &[u8], counter: Counter) -> Self {
+        let mut associated = Self { octets: [0; 21], len: 0 };
+        associated.append(&[header.octet0()]);
+        associated.append(cid);
+        associated.append(&counter.get().to_be_bytes());
+        associated.append(header.incarnation().unwrap_or_default());
+        associated
+    }
+
+    /// Connection ids have at most four octets, incarnations eight.
+    fn append(&mut self, part: &[u8]) {
+        self.octets[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -133,16 +121,16 @@ impl Associated {
 }
 
 /// The sending end of a lane.
-pub(crate) struct SendLane<P: CryptoProvider> {
+pub(crate) struct SendLane<P: CryptoProvider, S: Suite<P> = S1> {
     lane: Lane,
     /// Chain of the epoch after the current keys.
     chain: Secret<32>,
-    keys: Option<EpochKeys<P>>,
+    keys: Option<EpochKeys<S::Key>>,
     next: Counter,
     /// The first counter that the peer is not known to have passed.
     acknowledged: u64,
-    /// On a stored lane that was restored after a restart.
-    incarnation: Option<Incarnation>,
+    /// On a lane that was restored after a restart.
+    incarnation: Option<S::Incarnation>,
 }
 
 /// What [`SendLane::seal`] wrote.
@@ -152,14 +140,14 @@ pub(crate) struct Sealed {
     pub(crate) counter: u64,
 }
 
-impl<P: CryptoProvider> SendLane<P> {
+impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
     pub(crate) const fn new(lane: Lane, chain: Secret<32>) -> Self {
         Self { lane, chain, keys: None, next: Counter::ZERO, acknowledged: 0, incarnation: None }
     }
 
-    /// A stored lane after a restart, under a chain that nobody has used.
-    pub(crate) fn restored(chain: Secret<32>, incarnation: Incarnation) -> Self {
-        Self { incarnation: Some(incarnation), ..Self::new(Lane::Stored, chain) }
+    /// A lane after a restart, under a chain that nobody has used.
+    pub(crate) fn restored(lane: Lane, chain: Secret<32>, incarnation: S::Incarnation) -> Self {
+        Self { incarnation: Some(incarnation), ..Self::new(lane, chain) }
     }
 
     /// How many records have been sealed.
@@ -182,7 +170,7 @@ impl<P: CryptoProvider> SendLane<P> {
     pub(crate) fn seal(
         &mut self,
         provider: &P,
-        cid: Cid,
+        cid: S::Cid,
         plaintext: Plaintext<'_>,
         shape: Shape,
         out: &mut [u8],
@@ -190,22 +178,7 @@ impl<P: CryptoProvider> SendLane<P> {
         let counter = self.next;
         let next = counter.next().ok_or(SendError::LaneStopped)?;
         let typed = matches!(plaintext, Plaintext::Typed(_));
-        let header = match (self.lane, self.incarnation) {
-            (Lane::Live, _) => {
-                if counter.get().saturating_sub(self.acknowledged) >= MAX_UNACKNOWLEDGED {
-                    return Err(SendError::LaneStopped);
-                }
-                let width = match danger::is_off(Protection::Width) {
-                    false => CounterWidth::covering(counter, self.acknowledged).ok_or(SendError::LaneStopped)?,
-                    true => CounterWidth::Two,
-                };
-                RecordHeader::new(Lane::Live, typed, cid, counter, width)
-            }
-            // Whole, for what a relay has held back for a week has nothing near it to be counted from.
-            (Lane::Stored, _) if counter.get() >= MAX_STORED => return Err(SendError::LaneStopped),
-            (Lane::Stored, None) => RecordHeader::new(Lane::Stored, typed, cid, counter, CounterWidth::Four),
-            (Lane::Stored, Some(incarnation)) => RecordHeader::restored(Lane::Stored, cid, counter, incarnation),
-        };
+        let header = S::header(self.lane, typed, cid, counter, self.width(counter)?, self.incarnation);
         let start = header.encode(out)?;
         let content = plaintext.write(&mut out[start..])?;
         if content > shape.limit {
@@ -213,21 +186,38 @@ impl<P: CryptoProvider> SendLane<P> {
         }
         let got = out.len();
         let end = start + if typed { shape.padding.padded(content, shape.limit) } else { content };
-        let zeros =
-            out.get_mut(start + content..end).ok_or(sealway_wire::EncodeError { needed: end + TAG_LEN, got })?;
+        let needed = end + S::TAG_LEN;
+        let zeros = out.get_mut(start + content..end).ok_or(sealway_wire::EncodeError { needed, got })?;
         zeros.fill(0);
         let (sealed, rest) = out.split_at_mut(end);
-        let got = end + rest.len();
-        let space =
-            rest.first_chunk_mut::<TAG_LEN>().ok_or(sealway_wire::EncodeError { needed: end + TAG_LEN, got })?;
-        let keys = self.keys_of(provider, epoch_of(counter));
-        let associated = Associated::new(&header, cid, counter);
-        *space = keys.key.seal(&keys.nonce(counter), associated.as_slice(), &mut sealed[start..]);
+        let tag = rest.get_mut(..S::TAG_LEN).ok_or(sealway_wire::EncodeError { needed, got })?;
+        let associated = Associated::new(&header, S::cid(&cid), counter);
+        let keys = self.keys_of(provider, epoch_of::<P, S>(self.lane, counter));
+        keys.key.seal(counter, associated.as_slice(), &mut sealed[start..], tag);
         self.next = next;
-        Ok(Sealed { len: end + TAG_LEN, counter: counter.get() })
+        Ok(Sealed { len: needed, counter: counter.get() })
     }
 
-    fn keys_of(&mut self, provider: &P, epoch: u64) -> &EpochKeys<P> {
+    /// How much of a counter travels, if the lane takes one more record.
+    fn width(&self, counter: Counter) -> Result<CounterWidth, SendError> {
+        match self.lane {
+            // Whole, for what a relay has held back for a week has nothing near it to be counted from.
+            Lane::Stored if counter.get() < MAX_STORED => Ok(CounterWidth::Four),
+            Lane::Stored => Err(SendError::LaneStopped),
+            Lane::Live => {
+                let unacknowledged = counter.get().saturating_sub(self.acknowledged);
+                if counter.get() >= S::MAX_LIVE || unacknowledged >= S::MAX_UNACKNOWLEDGED {
+                    return Err(SendError::LaneStopped);
+                }
+                match danger::is_off(Protection::Width) {
+                    false => S::width(counter, self.acknowledged).ok_or(SendError::LaneStopped),
+                    true => Ok(S::NARROWEST),
+                }
+            }
+        }
+    }
+
+    fn keys_of(&mut self, provider: &P, epoch: u64) -> &EpochKeys<S::Key> {
         let mut keys = match self.keys.take() {
             Some(keys) => keys,
             None => self.step(provider, 0),
@@ -238,10 +228,12 @@ impl<P: CryptoProvider> SendLane<P> {
         self.keys.insert(keys)
     }
 
-    fn step(&mut self, provider: &P, epoch: u64) -> EpochKeys<P> {
-        let secrets = schedule::epoch(provider, &self.chain);
+    fn step(&mut self, provider: &P, epoch: u64) -> EpochKeys<S::Key> {
+        let secrets = schedule::epoch(provider, S::DOMAIN, &self.chain);
         let keys = EpochKeys::new(epoch, &secrets);
-        self.chain = secrets.next;
+        if !danger::is_off(Protection::Epochs) {
+            self.chain = secrets.next;
+        }
         keys
     }
 }
@@ -280,25 +272,31 @@ pub(crate) struct Opened {
 }
 
 /// The receiving end of a lane.
-pub(crate) struct ReceiveLane<P: CryptoProvider> {
-    /// Chain of the epoch after the current keys.
+pub(crate) struct ReceiveLane<P: CryptoProvider, S: Suite<P> = S1> {
+    lane: Lane,
+    /// Chain of the epoch of the current keys; of epoch 0 before the first record.
     chain: Secret<32>,
-    current: Option<EpochKeys<P>>,
-    previous: Option<EpochKeys<P>>,
+    current: Option<EpochKeys<S::Key>>,
+    previous: Option<EpochKeys<S::Key>>,
     /// One more than the largest counter opened.
     next: u64,
     /// The live lane's window. The stored lane has none: what it carries is harmless when repeated.
-    window: Option<ReplayWindow>,
+    window: Option<ReplayWindow<S::Ring>>,
     jumps: JumpLimit,
 }
 
-impl<P: CryptoProvider> ReceiveLane<P> {
+impl<P: CryptoProvider, S: Suite<P>> ReceiveLane<P, S> {
     pub(crate) const fn new(lane: Lane, chain: Secret<32>) -> Self {
         let window = match lane {
             Lane::Live => Some(ReplayWindow::new()),
             Lane::Stored => None,
         };
-        Self { chain, current: None, previous: None, next: 0, window, jumps: JumpLimit::new() }
+        Self { lane, chain, current: None, previous: None, next: 0, window, jumps: JumpLimit::new() }
+    }
+
+    /// One more than the largest counter opened.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
     }
 
     /// The records of a lane with a window that were opened, highest first; `None` before the first.
@@ -313,22 +311,21 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         &mut self,
         provider: &P,
         now: Timestamp,
-        cid: Cid,
-        header: &RecordHeader,
+        cid: &S::Cid,
+        header: &S::Header,
         frame: &mut [u8],
     ) -> Result<Opened, FrameError> {
         let expected = Counter::new(self.next).unwrap_or(Counter::MAX);
-        let counter = header.counter.expand(expected).ok_or(FrameError::TooFarAhead)?;
+        let counter = header.counter().expand(expected).ok_or(FrameError::TooFarAhead)?;
         if !self.admits(counter) {
             return Err(FrameError::Replayed);
         }
         let start = header.len();
-        let end = frame.len().checked_sub(TAG_LEN).filter(|end| *end >= start).ok_or(FrameError::Rejected)?;
+        let end = frame.len().checked_sub(S::TAG_LEN).filter(|end| *end >= start).ok_or(FrameError::Rejected)?;
         let (head, tag) = frame.split_at_mut(end);
-        let tag = tag.first_chunk().ok_or(FrameError::Rejected)?;
-        let associated = Associated::new(header, cid, counter);
+        let associated = Associated::new(header, S::cid(cid), counter);
         let data = &mut head[start..];
-        let epoch = epoch_of(counter);
+        let epoch = epoch_of::<P, S>(self.lane, counter);
         if let Some(keys) = self.known(epoch) {
             #[cfg(sealway_break)]
             let ciphertext = data.to_vec();
@@ -339,7 +336,7 @@ impl<P: CryptoProvider> ReceiveLane<P> {
                 Err(_) if danger::is_off(Protection::Tag) => {
                     // A provider may have overwritten it.
                     data.copy_from_slice(&ciphertext);
-                    keys.key.seal(&keys.nonce(counter), associated.as_slice(), data);
+                    keys.key.seal(counter, associated.as_slice(), data, tag);
                     return Ok(Opened { plaintext: start..end, counter: counter.get(), is_newest: false });
                 }
                 opened => opened?,
@@ -363,58 +360,107 @@ impl<P: CryptoProvider> ReceiveLane<P> {
         match &self.window {
             #[cfg(sealway_break)]
             Some(_) if danger::is_off(Protection::Window) => true,
-            Some(window) => window.admits(counter.get()),
+            Some(window) => counter.get() < S::MAX_LIVE && window.admits(counter.get()),
             None => counter.get() < MAX_STORED,
         }
     }
 
-    fn known(&self, epoch: u64) -> Option<&EpochKeys<P>> {
+    fn known(&self, epoch: u64) -> Option<&EpochKeys<S::Key>> {
         [&self.current, &self.previous].into_iter().flatten().find(|keys| keys.epoch == epoch)
     }
 
     /// Derives the keys of a later epoch without changing anything but the count of jumps.
-    fn derive(&mut self, provider: &P, now: Timestamp, epoch: u64) -> Result<Ahead<P>, FrameError> {
+    fn derive(&mut self, provider: &P, now: Timestamp, epoch: u64) -> Result<Ahead<S::Key>, FrameError> {
         let first = self.current.as_ref().map_or(0, |keys| keys.epoch + 1);
         let steps = epoch.checked_sub(first).ok_or(FrameError::Replayed)?; // older than the previous epoch
-        let may_jump = steps == 0 || danger::is_off(Protection::Jumps) || self.jumps.admits(now);
+        let may_jump = steps == 0 || danger::is_off(Protection::Jumps) || self.jumps.admits(now, S::JUMPS);
         if steps >= MAX_EPOCH_JUMP || !may_jump {
             return Err(FrameError::TooFarAhead);
         }
-        let mut secrets = schedule::epoch(provider, &self.chain);
+        let mut chain = match &self.current {
+            None => self.chain.clone(),
+            Some(_) => schedule::epoch(provider, S::DOMAIN, &self.chain).next,
+        };
+        let mut secrets = schedule::epoch(provider, S::DOMAIN, &chain);
         let mut previous = None;
         for step in 1..=steps {
             if step == steps {
                 previous = Some(EpochKeys::new(epoch - 1, &secrets));
             }
-            secrets = schedule::epoch(provider, &secrets.next);
+            chain = secrets.next;
+            secrets = schedule::epoch(provider, S::DOMAIN, &chain);
         }
-        Ok(Ahead { current: EpochKeys::new(epoch, &secrets), previous, chain: secrets.next })
+        Ok(Ahead { current: EpochKeys::new(epoch, &secrets), previous, chain })
+    }
+}
+
+/// What has to survive a restart of a lane of C1: the chain of the current epoch, from which its keys come anew.
+pub(crate) struct SavedLane {
+    pub(crate) chain: Secret<32>,
+    pub(crate) epoch: u8,
+    /// One more than the largest counter opened: at most 2^16.
+    pub(crate) next: u32,
+    /// Which of the 64 below have been opened.
+    pub(crate) bits: u64,
+}
+
+impl<P: CryptoProvider> ReceiveLane<P, C1> {
+    pub(crate) fn save(&self) -> SavedLane {
+        let (next, bits) = self.window.as_ref().map_or((self.next, 0), ReplayWindow::newest);
+        let epoch = self.current.as_ref().map_or(0, |keys| keys.epoch);
+        // Neither can be larger: the lane ends at counter 2^16, in epoch 63.
+        let (epoch, next) = (u8::try_from(epoch).unwrap_or(u8::MAX), u32::try_from(next).unwrap_or(u32::MAX));
+        SavedLane { chain: self.chain.clone(), epoch, next, bits }
+    }
+
+    pub(crate) fn restore(provider: &P, lane: Lane, saved: SavedLane) -> Self {
+        let SavedLane { chain, epoch, next, bits } = saved;
+        let mut restored = Self::new(lane, chain);
+        if next > 0 {
+            let secrets = schedule::epoch(provider, <C1 as Suite<P>>::DOMAIN, &restored.chain);
+            restored.current = Some(EpochKeys::new(epoch.into(), &secrets));
+            restored.next = next.into();
+            if !danger::is_off(Protection::KeptWindow) {
+                restored.window = restored.window.map(|_| ReplayWindow::from_newest(next.into(), bits));
+            }
+        }
+        restored
+    }
+
+    /// As [`restore`](Self::restore), where the chain is that of epoch 0.
+    pub(crate) fn replay(provider: &P, lane: Lane, saved: SavedLane) -> Self {
+        let mut chain = saved.chain;
+        for _ in 0..saved.epoch {
+            chain = schedule::epoch(provider, <C1 as Suite<P>>::DOMAIN, &chain).next;
+        }
+        Self::restore(provider, lane, SavedLane { chain, ..saved })
     }
 }
 
 /// Keys that become current once a tag has verified under them.
-struct Ahead<P: CryptoProvider> {
-    current: EpochKeys<P>,
-    previous: Option<EpochKeys<P>>,
+struct Ahead<K> {
+    current: EpochKeys<K>,
+    previous: Option<EpochKeys<K>>,
     chain: Secret<32>,
 }
 
-/// How many jumps over more than one epoch were tried in the running second.
-struct JumpLimit {
+/// How many jumps over more than one epoch were tried lately.
+pub(crate) struct JumpLimit {
     since: Timestamp,
     tried: u32,
 }
 
 impl JumpLimit {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { since: Timestamp::from_micros(0), tried: 0 }
     }
 
-    fn admits(&mut self, now: Timestamp) -> bool {
-        if now.since(self.since) >= Duration::from_secs(1) {
+    /// Whether one more may be tried; it counts then.
+    pub(crate) fn admits(&mut self, now: Timestamp, (limit, time): (u32, Duration)) -> bool {
+        if now.since(self.since) >= time {
             *self = Self { since: now, tried: 0 };
         }
         self.tried += 1;
-        self.tried <= JUMPS_PER_SECOND
+        self.tried <= limit
     }
 }

@@ -28,6 +28,7 @@
 extern crate alloc;
 
 mod channel;
+mod constrained;
 mod endpoint;
 mod error;
 mod established;
@@ -42,12 +43,14 @@ mod responder;
 mod schedule;
 mod session;
 mod stored;
+mod suite;
 
 pub use channel::{Context, PostQuantum, Profile};
+pub use constrained::{ConstrainedRecord, Pairing, PairingEvent, PairingKeys, PairingState};
 pub use endpoint::{
     ChannelId, Config, Deposit, Endpoint, Event, Outgoing, PathId, Received, Record, Restored, Saved, Source,
 };
-pub use error::{FrameError, HandshakeError, OpenError, SendError, StateError};
+pub use error::{CallError, FrameError, HandshakeError, OpenError, SendError, StateError};
 pub use lane::{
     EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_STORED, MAX_UNACKNOWLEDGED, Padding,
 };

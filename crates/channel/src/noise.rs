@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use core::ops::{Deref, DerefMut};
 
-use sealway_vault::{AeadKey, CryptoProvider, DhHandle, DhKey, Secret, Sha256, Vault};
+use sealway_vault::{AeadKey, CryptoProvider, DhHandle, DhKey, PublicKey, Secret, Sha256, Vault};
 use snow::{
     Builder, Error, HandshakeState,
     error::InitStage,
@@ -17,10 +17,12 @@ use snow::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::HandshakeError;
+use crate::{HandshakeError, Role};
 
 /// The pattern of S1. The PSK of position 3 is set before message 3.
 pub(crate) const S1: &str = "Noise_XKpsk3_25519_AESGCM_SHA256";
+/// The pattern of C1.
+pub(crate) const C1: &str = "Noise_KKpsk0_25519_AESGCM_SHA256";
 /// A pattern without keys, to overwrite a finished handshake with.
 const BLANK: &str = "Noise_NN_25519_AESGCM_SHA256";
 
@@ -46,7 +48,7 @@ impl<V: Vault + Clone + 'static> DerefMut for Handshake<V> {
 
 impl<V: Vault + Clone + 'static> Drop for Handshake<V> {
     fn drop(&mut self) {
-        let resolver = Resolver { vault: self.vault.clone(), ephemeral: Secret::zero() };
+        let resolver = Resolver { vault: self.vault.clone(), ephemeral: Secret::zero(), known: None };
         let blank = BLANK.parse().map_err(HandshakeError::from);
         let blank = blank.and_then(|name| Ok(Builder::with_resolver(name, Box::new(resolver)).build_responder()?));
         if let Ok(blank) = blank {
@@ -55,25 +57,42 @@ impl<V: Vault + Clone + 'static> Drop for Handshake<V> {
     }
 }
 
-/// Begins a handshake of `pattern` with the static key `local`.
+/// What a handshake begins with.
+pub(crate) struct Setup<'a> {
+    pub(crate) pattern: &'static str,
+    pub(crate) role: Role,
+    pub(crate) prologue: &'a [u8],
+    pub(crate) local: &'a DhHandle,
+    /// The peer's static key, where the pattern has it known beforehand.
+    pub(crate) remote: Option<&'a PublicKey>,
+    /// The psk of position 0, in patterns that have one.
+    pub(crate) psk: Option<&'a Secret<32>>,
+    /// Seed of the only ephemeral key.
+    pub(crate) ephemeral: Secret<32>,
+    /// What Diffie-Hellman of the two static keys gave, if that is known.
+    pub(crate) known: Option<Secret<32>>,
+}
+
+/// Begins a handshake.
 ///
 /// # Errors
-/// [`HandshakeError::Noise`] if the vault does not have the key: snow would notice only later.
-pub(crate) fn build<V: Vault + Clone + 'static>(
-    vault: &V,
-    pattern: &str,
-    prologue: &[u8],
-    local: &DhHandle,
-    remote: Option<&[u8; 32]>,
-    ephemeral: Secret<32>,
-) -> Result<Handshake<V>, HandshakeError> {
-    vault.dh_public(local).map_err(|_| HandshakeError::Noise)?;
-    let resolver = Resolver { vault: vault.clone(), ephemeral };
-    let builder =
-        Builder::with_resolver(pattern.parse()?, Box::new(resolver)).local_private_key(&local.0)?.prologue(prologue)?;
-    let state = match remote {
-        Some(remote) => builder.remote_public_key(remote)?.build_initiator()?,
-        None => builder.build_responder()?,
+/// [`HandshakeError::Noise`] if the vault does not have the static key: snow would notice only later.
+pub(crate) fn build<V: Vault + Clone + 'static>(vault: &V, setup: Setup<'_>) -> Result<Handshake<V>, HandshakeError> {
+    vault.dh_public(setup.local).map_err(|_| HandshakeError::Noise)?;
+    let known = setup.remote.copied().zip(setup.known);
+    let resolver = Resolver { vault: vault.clone(), ephemeral: setup.ephemeral, known };
+    let mut builder = Builder::with_resolver(setup.pattern.parse()?, Box::new(resolver))
+        .local_private_key(&setup.local.0)?
+        .prologue(setup.prologue)?;
+    if let Some(psk) = setup.psk {
+        builder = builder.psk(0, psk.expose())?;
+    }
+    if let Some(remote) = setup.remote {
+        builder = builder.remote_public_key(remote)?;
+    }
+    let state = match setup.role {
+        Role::Initiator => builder.build_initiator()?,
+        Role::Responder => builder.build_responder()?,
     };
     Ok(Handshake { state: Box::new(state), vault: vault.clone() })
 }
@@ -103,6 +122,7 @@ pub(crate) fn raw_split(state: &mut HandshakeState) -> Result<Zeroizing<[u8; 64]
 struct Resolver<V> {
     vault: V,
     ephemeral: Secret<32>,
+    known: Option<(PublicKey, Secret<32>)>,
 }
 
 impl<V: Vault + Clone + 'static> CryptoResolver for Resolver<V> {
@@ -111,7 +131,8 @@ impl<V: Vault + Clone + 'static> CryptoResolver for Resolver<V> {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        let dh = NoiseDh { vault: self.vault.clone(), key: Key::<V>::None, public: [0; 32] };
+        let known = self.known.clone();
+        let dh = NoiseDh { vault: self.vault.clone(), key: Key::<V>::None, public: [0; 32], known };
         matches!(choice, DHChoice::Curve25519).then(|| Box::new(dh) as _)
     }
 
@@ -142,6 +163,8 @@ struct NoiseDh<V: Vault> {
     vault: V,
     key: Key<V>,
     public: [u8; 32],
+    /// What Diffie-Hellman of our static key with this one gave.
+    known: Option<(PublicKey, Secret<32>)>,
 }
 
 enum Key<V: Vault> {
@@ -194,6 +217,9 @@ impl<V: Vault> Dh for NoiseDh<V> {
         };
         let shared = match &self.key {
             Key::None => return Err(Error::Dh),
+            Key::Static(_) if self.known.as_ref().is_some_and(|(known, _)| known == peer) => {
+                self.known.as_ref().map(|(_, shared)| shared.clone()).ok_or(Error::Dh)?
+            }
             Key::Static(handle) => self.vault.dh(handle, peer).map_err(|_| Error::Dh)?,
             Key::Ephemeral(key) => key.agree(peer).map_err(|_| Error::Dh)?,
         };
@@ -308,8 +334,11 @@ mod tests {
         let name = |field: &str| alloc::format!("{role}_{field}");
         let (vault, handle) = vault_of(field(vector, &name("static")).unwrap());
         let pattern = vector["protocol_name"].as_str().unwrap();
-        let resolver =
-            Resolver { vault, ephemeral: field(vector, &name("ephemeral")).map_or(Secret::zero(), Secret::new) };
+        let resolver = Resolver {
+            vault,
+            ephemeral: field(vector, &name("ephemeral")).map_or(Secret::zero(), Secret::new),
+            known: None,
+        };
         let psk = hex(vector[name("psks")][0].as_str().unwrap());
         let position = pattern.split("psk").nth(1).unwrap()[..1].parse().unwrap();
         let prologue = hex(vector[name("prologue")].as_str().unwrap());
@@ -379,9 +408,19 @@ mod tests {
         let mut vault = SoftwareVault::new(seeded_provider(1));
         let handle = vault.generate_dh().unwrap();
         let vault = alloc::sync::Arc::new(vault);
-        let mut state = build(&vault, S1, b"", &handle, Some(&handle.0), Secret::new([1; 32])).unwrap();
+        let setup = |local| Setup {
+            pattern: S1,
+            role: Role::Initiator,
+            prologue: b"",
+            local,
+            remote: Some(&[7; 32]),
+            psk: None,
+            ephemeral: Secret::new([1; 32]),
+            known: None,
+        };
+        let mut state = build(&vault, setup(&handle)).unwrap();
         assert_eq!(raw_split(&mut state).unwrap_err(), HandshakeError::Noise);
-        let missing = build(&vault, S1, b"", &DhHandle([9; 32]), None, Secret::new([1; 32]));
+        let missing = build(&vault, setup(&DhHandle([9; 32])));
         assert!(missing.is_err(), "snow would not notice an unknown handle in message 1");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     gate::KemSecrets,
     initiator::{encode, prologue},
     noise,
-    schedule::SessionKey,
+    schedule::{DOMAIN, SessionKey},
     session::Session,
 };
 use sealway_identity::{IdentityError, Policy, UnverifiedPayload};
@@ -60,7 +60,17 @@ impl<V: Vault + Clone + 'static> HalfOpen<V> {
         let provider = vault.provider();
         let ephemeral = provider.random_secret()?;
         let prologue = prologue(own.as_bytes());
-        let mut noise = noise::build(vault, noise::S1, &prologue, channel_key, None, ephemeral)?;
+        let setup = noise::Setup {
+            pattern: noise::S1,
+            role: Role::Responder,
+            prologue: &prologue,
+            local: channel_key,
+            remote: None,
+            psk: None,
+            ephemeral,
+            known: None,
+        };
+        let mut noise = noise::build(vault, setup)?;
         let mut payload = [0; PAYLOAD_1_LEN];
         noise.read_message(message.noise, &mut payload).map_err(HandshakeError::from)?;
         let mut reader = Reader::new(&payload);
@@ -124,7 +134,7 @@ impl<V: Vault + Clone + 'static> HalfOpen<V> {
         }
         let transcript = noise::transcript_hash(&self.noise)?;
         let keys = noise::raw_split(&mut self.noise)?;
-        let session_key = SessionKey::extract(provider, &transcript, &keys);
+        let session_key = SessionKey::extract(provider, DOMAIN, &transcript, &keys);
         Session::new(&session_key, Role::Responder, self.local, self.remote, peer)
     }
 }
@@ -189,8 +199,17 @@ mod tests {
         let key = owner.channel_key();
         let prologue = prologue(owner.id().as_bytes());
         let ephemeral = other.provider().random_secret().unwrap();
-        let mut noise =
-            noise::build(&other, noise::S1, &prologue, &initiator.channel_key(), Some(&key.0), ephemeral).unwrap();
+        let setup = noise::Setup {
+            pattern: noise::S1,
+            role: Role::Initiator,
+            prologue: &prologue,
+            local: &initiator.channel_key(),
+            remote: Some(&key.0),
+            psk: None,
+            ephemeral,
+            known: None,
+        };
+        let mut noise = noise::build(&other, setup).unwrap();
         let mut payload = [0; PAYLOAD_1_LEN];
         payload[4] = 1;
         let mut message = [0; sealway_wire::handshake::NOISE_1_LEN];

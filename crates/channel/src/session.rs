@@ -71,7 +71,7 @@ impl<P: CryptoProvider> Session<P> {
             Lane::Stored => self.stored.open(provider, now, header, frame),
             // No live lane is ever restored.
             Lane::Live if header.incarnation.is_some() => Err(FrameError::Rejected),
-            Lane::Live => self.receive.open(provider, now, self.stored.local, header, frame),
+            Lane::Live => self.receive.open(provider, now, &self.stored.local, header, frame),
         }
     }
 
@@ -87,6 +87,6 @@ impl<P: CryptoProvider> Session<P> {
 
     /// Octets that only the two ends of this session know.
     pub(crate) fn export(&self, provider: &P, name: &str, context: &[u8], out: &mut [u8]) -> bool {
-        schedule::export(provider, &self.exporter, name, context, out)
+        schedule::export(provider, schedule::DOMAIN, &self.exporter, name, context, out)
     }
 }

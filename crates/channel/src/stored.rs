@@ -161,12 +161,12 @@ impl<P: CryptoProvider> StoredLane<P> {
         let send = match &mut self.send {
             Some(send) => send,
             none if danger::is_off(Protection::Incarnation) => {
-                none.insert(SendLane::restored(self.secrets.restart_send.clone(), Incarnation([0; 8])))
+                none.insert(SendLane::restored(Lane::Stored, self.secrets.restart_send.clone(), Incarnation([0; 8])))
             }
             none => {
                 let incarnation = Incarnation(provider.random().map_err(|_| SendError::Entropy)?);
                 let chain = incarnation_chain(provider, &self.secrets.restart_send, incarnation);
-                none.insert(SendLane::restored(chain, incarnation))
+                none.insert(SendLane::restored(Lane::Stored, chain, incarnation))
             }
         };
         send.seal(provider, self.remote, Plaintext::Typed(content), shape, out).map(|sealed| sealed.len)
@@ -184,17 +184,17 @@ impl<P: CryptoProvider> StoredLane<P> {
         }
         let local = self.local;
         let Some(incarnation) = header.incarnation else {
-            let opened = self.receive.open(provider, now, local, header, frame)?;
+            let opened = self.receive.open(provider, now, &local, header, frame)?;
             self.opened.insert(opened.counter);
             return Ok(opened);
         };
         if let Some((_, lane)) = self.incarnations.iter_mut().find(|(known, _)| *known == incarnation) {
-            return lane.open(provider, now, local, header, frame);
+            return lane.open(provider, now, &local, header, frame);
         }
         // In scratch state: whoever makes incarnations up changes nothing.
         let chain = incarnation_chain(provider, &self.secrets.restart_receive, incarnation);
         let mut lane = ReceiveLane::new(Lane::Stored, chain);
-        let opened = lane.open(provider, now, local, header, frame)?;
+        let opened = lane.open(provider, now, &local, header, frame)?;
         if self.is_crowded() {
             self.incarnations.pop_front();
         }

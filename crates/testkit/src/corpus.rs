@@ -21,7 +21,7 @@ pub struct Seed {
 }
 
 /// The targets that are driven by a schedule, of which any octets are one.
-const MACHINES: [&str; 4] = ["endpoint", "relay", "delivery", "frame_buffer"];
+const MACHINES: [&str; 5] = ["endpoint", "relay", "delivery", "frame_buffer", "pairing"];
 const SCHEDULES: u64 = 4;
 
 /// All files, in the order of the vectors.
@@ -72,6 +72,7 @@ fn target(file: &str, key: &str) -> Option<&'static str> {
         ("hop", "octets") => Some("hop_frame"),
         ("session", "frame") => Some("frame"),
         ("session", key) if key.starts_with("S1.") => Some("frame"),
+        ("constrained", "frame" | "C1.1" | "C1.2") => Some("short_frame"),
         (_, "card" | "card_uri") => Some("card"),
         (_, "payload" | "payload_with_box" | "identity_payload") => Some("payload"),
         _ => None,

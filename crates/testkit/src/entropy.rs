@@ -32,6 +32,16 @@ impl Seeded {
         self.fill(&mut octets).expect("a seeded source does not fail");
         u64::from_be_bytes(octets) % bound
     }
+
+    /// An index below `len`.
+    ///
+    /// # Panics
+    /// If `len` is 0.
+    #[must_use]
+    pub fn index(&self, len: usize) -> usize {
+        let bound = u64::try_from(len).expect("a length");
+        usize::try_from(self.below(bound)).expect("below a length")
+    }
 }
 
 impl Entropy for Seeded {

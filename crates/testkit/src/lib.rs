@@ -4,6 +4,7 @@
 //! * [`corpus`]: what fuzzers begin with.
 //! * [`entropy`]: randomness from a seed.
 //! * [`network`]: endpoints on a virtual clock, over a network that loses, reorders, duplicates and damages.
+//! * [`pairing`]: two machines of the constrained profile, whose power goes.
 //! * [`targets`]: what is fuzzed.
 //! * [`vectors`]: the test vectors of the documentation.
 //! * [`provider`]: the conformance suite that every crypto provider passes.
@@ -14,6 +15,7 @@ pub mod audit;
 pub mod corpus;
 pub mod entropy;
 pub mod network;
+pub mod pairing;
 pub mod provider;
 pub mod targets;
 pub mod vectors;

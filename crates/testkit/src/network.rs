@@ -88,10 +88,6 @@ impl Network {
     /// `count` machines.
     #[must_use]
     pub fn of(seed: u64, count: u64) -> Self {
-        #[cfg(sealway_break)]
-        if let Ok(protection) = std::env::var("SEALWAY_BREAK") {
-            assert!(sealway_wire::danger::turn_off_named(&protection), "no protection is called {protection}");
-        }
         audit::begin();
         let machines = (0..count).map(|index| Machine::new(seed * 100 + index)).collect();
         Self {

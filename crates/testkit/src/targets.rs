@@ -11,17 +11,20 @@ use sealway_routing::{
     Batch, Inbox, Limits, MemoryStore, Outbox, Relay, RelayEvent, SendOptions, SessionId, Store, Table,
 };
 use sealway_wire::{
-    Address, Frame, HopFrame, IdentityId, Instance, Lane, MessageId, Reader, Timestamp,
+    Address, Frame, HopFrame, IdentityId, Instance, Lane, MessageId, Reader, Timestamp, constrained,
     content::{Committed, Content, Part},
 };
 
-use crate::network::Network;
+use crate::{
+    network::Network,
+    pairing::{Fate, Pair, SERVICE},
+};
 
 /// A target: it takes any octets.
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const ALL: [(&str, Target); 11] = [
+pub const ALL: [(&str, Target); 13] = [
     ("frame", frame),
     ("hop_frame", hop_frame),
     ("content", content),
@@ -33,6 +36,8 @@ pub const ALL: [(&str, Target); 11] = [
     ("relay", relay),
     ("delivery", delivery),
     ("frame_buffer", frame_buffer),
+    ("short_frame", short_frame),
+    ("pairing", pairing),
 ];
 
 fn reencodes<E>(octets: &[u8], encode: impl FnOnce(&mut [u8]) -> Result<usize, E>) {
@@ -44,6 +49,13 @@ fn reencodes<E>(octets: &[u8], encode: impl FnOnce(&mut [u8]) -> Result<usize, E
 /// A frame of a link.
 pub fn frame(octets: &[u8]) {
     if let Ok(frame) = Frame::decode(octets) {
+        reencodes(octets, |out| frame.encode(out));
+    }
+}
+
+/// A frame of the constrained profile.
+pub fn short_frame(octets: &[u8]) {
+    if let Ok(frame) = constrained::Frame::decode(octets) {
         reencodes(octets, |out| frame.encode(out));
     }
 }
@@ -177,6 +189,50 @@ pub fn endpoint(octets: &[u8]) {
     network.open(0, 1);
     let healed = network.run_until(Duration::from_secs(300), |network| network.channel(0, 1).is_some());
     assert!(healed, "the network is left alone, and no channel opens");
+}
+
+/// Two machines of the constrained profile between which anything may happen to frames, and whose power may go at any write:
+/// nothing is committed twice or was not sent, no nonce is used twice, and in the end they come together.
+pub fn pairing(octets: &[u8]) {
+    let mut schedule = Schedule::new(octets);
+    let mut pair = Pair::new(7);
+    while let Some(step) = schedule.next() {
+        let side = usize::from(step >> 7);
+        match step & 0x0f {
+            0 | 1 => drop(pair.send(side)),
+            2..=5 if !pair.on_the_way.is_empty() => {
+                let (to, mut frame) = pair.on_the_way.remove(schedule.number() % pair.on_the_way.len());
+                if step & 0x40 != 0 {
+                    let bit = schedule.number() % (frame.len() * 8);
+                    frame[bit / 8] ^= 1 << (bit % 8);
+                }
+                pair.deliver(to, frame);
+            }
+            6 => pair.deliver(side, schedule.octets().to_vec()),
+            7 if !pair.log.is_empty() => {
+                let (to, frame) = pair.log[schedule.number() % pair.log.len()].clone();
+                pair.deliver(to, frame);
+            }
+            8 => drop(pair.call(schedule.octets())),
+            9 | 10 => pair.repeat(),
+            11 => pair.machines[side].next_write = if step & 0x40 != 0 { Fate::Lost } else { Fate::WrittenUnheard },
+            12 => {
+                let now = pair.now;
+                pair.machines[side].restart(now);
+            }
+            13 => pair.now = pair.now.after(Duration::from_secs(schedule.number() as u64)),
+            14 => pair.on_the_way.clear(),
+            _ => {
+                let until = pair.now.after(Duration::from_secs(60));
+                pair.machines[SERVICE].pairing.open_recovery(until);
+            }
+        }
+        // What a schedule can ask for in a minute is enough.
+        if pair.log.len() > 1000 {
+            break;
+        }
+    }
+    pair.heals();
 }
 
 /// A relay whose clients say anything: it stays within its limits, and what it has in custody goes some time.

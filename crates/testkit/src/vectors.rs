@@ -6,10 +6,13 @@ use std::{
     time::Duration,
 };
 
-use sealway_channel::{ChannelId, Config, Deposit, Endpoint, Padding, PathId, Received, Record, Source};
+use sealway_channel::{
+    ChannelId, Config, ConstrainedRecord, Deposit, Endpoint, Padding, Pairing, PairingKeys, PathId, Received, Record,
+    Role, Source,
+};
 use sealway_crypto_rustcrypto::RustCrypto;
 use sealway_identity::{Card, CardParts, Mailbox, Owner, PayloadParts, Policy, RelayEntry};
-use sealway_vault::{Algorithm, Entropy, EntropyError, SoftwareVault};
+use sealway_vault::{Algorithm, DhHandle, Entropy, EntropyError, KeyStore, Secret, SoftwareVault, Vault as _};
 use sealway_wire::{
     BoxName, Hop, HopFrame, IdentityId, Instance, Lane, RecordHeader, Route, Timestamp, VarInt,
     content::{Ack, CloseReason, Committed, Content, Part, Ranges, Reliable, Start},
@@ -63,6 +66,7 @@ pub fn generate() -> BTreeMap<&'static str, Value> {
     BTreeMap::from([
         ("identity.json", identities()),
         ("session.json", session()),
+        ("constrained.json", constrained()),
         ("contents.json", Value::Array(contents())),
         ("hop.json", Value::Array(hop_frames())),
     ])
@@ -127,7 +131,7 @@ fn recovery(keys: &Value, algorithm: Algorithm) -> sealway_identity::RecoveryKey
     let seed = crate::hex(keys["next_key"].as_str().expect("hexadecimal text"));
     let mut octets = [if algorithm == Algorithm::Ed25519 { 1 } else { 2 }; 33];
     octets[1..].copy_from_slice(&seed);
-    sealway_identity::RecoveryKey::from_secret(&sealway_vault::Secret::new(octets)).expect("a known algorithm")
+    sealway_identity::RecoveryKey::from_secret(&Secret::new(octets)).expect("a known algorithm")
 }
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
@@ -396,4 +400,158 @@ fn hop_frames() -> Vec<Value> {
         json!({ "name": name, "fields": format!("{frame:?}"), "octets": hex(&out[..len]) })
     };
     frames.iter().map(told).collect()
+}
+
+/// An end of the constrained pairing.
+struct End {
+    told: Told,
+    vault: Vault,
+    handle: DhHandle,
+    private: Value,
+}
+
+fn end(seed: u64) -> End {
+    let told = Told::new(seed);
+    let mut vault = SoftwareVault::new(RustCrypto::new(told.clone()));
+    let handle = vault.generate_dh().expect("seeded randomness");
+    let [private] = drawn(&told, [32]);
+    End { told, vault: Arc::new(vault), handle, private }
+}
+
+/// Writes nothing: says that everything has been.
+fn is_written(pairing: &mut Pairing<Vault>) -> Option<Vec<u8>> {
+    let state = pairing.poll_state().expect("seeded randomness")?;
+    pairing.written(state.version);
+    Some(state.octets)
+}
+
+fn transmitted(pairing: &mut Pairing<Vault>) -> Vec<u8> {
+    let mut out = vec![0; sealway_wire::constrained::MAX_RECORD];
+    let len = pairing.poll_transmit(&mut out).expect("room").expect("a frame");
+    out.truncate(len);
+    out
+}
+
+/// Two handshakes of the constrained profile, one for recovery, and records of each kind.
+#[allow(clippy::too_many_lines, reason = "one story, in its order")]
+fn constrained() -> Value {
+    let (device, service) = (end(41), end(42));
+    let (device_id, service_id) = (IdentityId([0x51; 32]), IdentityId([0x52; 32]));
+    let (psk, recovery) = ([0x61; 32], [0x62; 32]);
+    let keys = |role, own, end: &End, peer, peer_end: &End| PairingKeys {
+        role,
+        own,
+        channel_key: end.handle,
+        peer,
+        peer_key: peer_end.vault.dh_public(&peer_end.handle).expect("its own key"),
+        psk: Secret::new(psk),
+        recovery: Secret::new(recovery),
+    };
+    let device_keys = keys(Role::Initiator, device_id, &device, service_id, &service);
+    let service_keys = keys(Role::Responder, service_id, &service, device_id, &device);
+    let mut caller = Pairing::new(device.vault.clone(), device_keys.clone()).expect("its own key");
+    let mut answerer = Pairing::new(service.vault.clone(), service_keys).expect("its own key");
+    let instances = json!({
+        "device": hex(caller.instance().0),
+        "service": hex(answerer.instance().0),
+    });
+    let source = Source::proven(1);
+    let mut handshakes = Vec::new();
+    let mut records = Vec::new();
+    for (early, reply) in [(&b""[..], &b""[..]), (b"river at 3.2 m", b"sleep for an hour")] {
+        device.told.take();
+        service.told.take();
+        answerer.set_reply(reply).expect("short");
+        caller.call(early).expect("idle");
+        is_written(&mut caller);
+        let message1 = transmitted(&mut caller);
+        answerer.handle_frame(NOW, source, &mut message1.clone()).expect("genuine");
+        is_written(&mut answerer);
+        let message2 = transmitted(&mut answerer);
+        caller.handle_frame(NOW, source, &mut message2.clone()).expect("genuine");
+        is_written(&mut caller);
+        let [device_ephemeral] = drawn(&device.told, [32]);
+        let [service_ephemeral] = drawn(&service.told, [32]);
+        handshakes.push(json!({
+            "device_ephemeral": device_ephemeral,
+            "service_ephemeral": service_ephemeral,
+            "early": hex(early),
+            "reply": hex(reply),
+            "C1.1": hex(&message1),
+            "C1.2": hex(&message2),
+        }));
+        let session = handshakes.len() - 1;
+        let start = transmitted(&mut caller);
+        records.push(short_record(session, "device", &start, &mut answerer));
+        let start = transmitted(&mut answerer);
+        records.push(short_record(session, "service", &start, &mut caller));
+        let mut out = vec![0; sealway_wire::constrained::MAX_RECORD];
+        let datagram = caller.seal_datagram(b"sixteen octets..", &mut out).expect("a session");
+        records.push(short_record(session, "device", &out[..datagram], &mut answerer));
+        let stored = answerer.seal(Lane::Stored, &Content::Data(b"for when you wake"), &mut out).expect("a session");
+        records.push(short_record(session, "service", &out[..stored], &mut caller));
+    }
+    // After a restart: the next record is sealed under an incarnation.
+    let state = {
+        caller.call(b"").expect("idle");
+        is_written(&mut caller).expect("a call is a change")
+    };
+    let mut restarted =
+        Pairing::restore(device.vault.clone(), device_keys.clone(), NOW, &state).expect("what was written");
+    is_written(&mut restarted).expect("a restart counts");
+    let mut out = vec![0; sealway_wire::constrained::MAX_RECORD];
+    let len = restarted.seal_datagram(b"after a restart", &mut out).expect("a restored session");
+    records.push(short_record(1, "device", &out[..len], &mut answerer));
+    device.told.take();
+    // A device that has lost everything, and a service whose operator lets it back in.
+    let mut lost = Pairing::new(device.vault.clone(), device_keys).expect("its own key");
+    lost.call(b"").expect("idle");
+    (0..8).for_each(|_| lost.repeat(NOW).expect("seeded randomness"));
+    let [_instance, _call, rescue] = drawn(&device.told, [4, 32, 32]);
+    is_written(&mut lost);
+    let message1 = transmitted(&mut lost);
+    answerer.open_recovery(NOW.after(Duration::from_secs(1)));
+    service.told.take();
+    answerer.handle_frame(NOW, source, &mut message1.clone()).expect("genuine");
+    is_written(&mut answerer);
+    let message2 = transmitted(&mut answerer);
+    let [answer] = drawn(&service.told, [32]);
+    let public = |end: &End| hex(end.vault.dh_public(&end.handle).expect("its own key"));
+    json!({
+        "device": { "id": hex(device_id.0), "channel_key": device.private, "public": public(&device) },
+        "service": { "id": hex(service_id.0), "channel_key": service.private, "public": public(&service) },
+        "psk": hex(psk),
+        "recovery_psk": hex(recovery),
+        "instances": instances,
+        "handshakes": handshakes,
+        "records": records,
+        "recovery": {
+            "device_ephemeral": rescue,
+            "service_ephemeral": answer,
+            "attempt": 1,
+            "C1.1": hex(message1),
+            "C1.2": hex(message2),
+        },
+    })
+}
+
+/// A record of session `session`, as its recipient opens it.
+fn short_record(session: usize, from: &str, frame: &[u8], to: &mut Pairing<Vault>) -> Value {
+    let header = sealway_wire::constrained::RecordHeader::decode(frame).expect("a record").0;
+    let mut octets = frame.to_vec();
+    let plaintext = match to.handle_frame(NOW, Source::proven(1), &mut octets).expect("genuine") {
+        ConstrainedRecord::Datagram(body) => body.to_vec(),
+        ConstrainedRecord::Typed(_, content) => encoded(&content),
+        _ => Vec::new(),
+    };
+    is_written(to);
+    let lane = if header.lane == Lane::Live { "live" } else { "stored" };
+    json!({
+        "session": session,
+        "from": from,
+        "lane": lane,
+        "typed": header.typed,
+        "frame": hex(frame),
+        "plaintext": hex(plaintext),
+    })
 }

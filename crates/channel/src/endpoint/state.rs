@@ -2,12 +2,15 @@
 
 use alloc::vec::Vec;
 
-use sealway_identity::label;
-use sealway_vault::{AeadKey, CryptoProvider, DhHandle, Secret, Vault, VaultError};
+use sealway_vault::{AeadKey, CryptoProvider, Vault, VaultError};
 use sealway_wire::{Cid, IdentityId, Timestamp};
 
 use super::{ChannelId, Endpoint, Event, Restored, Saved};
-use crate::{StateError, schedule::DOMAIN, stored::StoredLane};
+use crate::{
+    StateError,
+    schedule::{self, DOMAIN},
+    stored::StoredLane,
+};
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// What is to be written, in this order. After each state was written, call
@@ -55,7 +58,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let (stored, is_earlier) = match (restored, self.config.earlier_key) {
             // What was written before the last rotation opens as long as the key before it answers.
             (Err(StateError::Rejected), Some((earlier, _))) => {
-                (StoredLane::restore(&self.derive_state_key(&earlier)?, owner.as_bytes(), state)?, true)
+                let key = AeadKey::new(&schedule::state_key(&self.vault, DOMAIN, &earlier)?);
+                (StoredLane::restore(&key, owner.as_bytes(), state)?, true)
             }
             (restored, _) => (restored?, false),
         };
@@ -78,20 +82,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     fn state_key(&mut self) -> Result<&<V::Provider as CryptoProvider>::AeadKey, VaultError> {
         let key = match self.state_key.take() {
             Some(key) => key,
-            None => self.derive_state_key(&self.owner.channel_key())?,
+            None => AeadKey::new(&schedule::state_key(&self.vault, DOMAIN, &self.owner.channel_key())?),
         };
         Ok(self.state_key.insert(key))
-    }
-
-    /// What only the holder of the channel key can compute: from the key's agreement with itself.
-    fn derive_state_key(&self, handle: &DhHandle) -> Result<<V::Provider as CryptoProvider>::AeadKey, VaultError> {
-        let provider = self.vault.provider();
-        let agreed = self.vault.dh(handle, &self.vault.dh_public(handle)?)?;
-        let prk = provider.hkdf_extract(&[0; 32], &[agreed.expose()]);
-        let mut key = Secret::zero();
-        let expanded = provider.hkdf_expand(&prk, &[&label(DOMAIN, "state key")], key.expose_mut());
-        expanded.map_err(|_| VaultError::Malformed)?;
-        Ok(AeadKey::new(&key))
     }
 
     /// Whether the stored lanes of a channel outlive their sessions.

@@ -1,0 +1,783 @@
+//! The constrained profile, C1: two messages of 51 octets make a session, a record costs 10 to 13. For links that carry some
+//! dozens of octets, and machines that have some kilobytes.
+//!
+//! [`Pairing`] is the machine, one for each pair of peers that share a psk. The psk ratchets with each handshake: what is
+//! stolen today opens nothing of before.
+//!
+//! ```text
+//!             call, repeat, seal                       handle_frame
+//! application ─────────────────► ┌─────────────────┐ ◄──────────────── link
+//!             ◄───────────────── │ Pairing         │ ────────────────►
+//!             poll_event         └─────────────────┘   poll_transmit
+//!                                poll_state │ ▲ written
+//!                                           ▼ │
+//!                                          store
+//! ```
+//!
+//! What is made in a handshake is written before it leaves: [`poll_transmit`](Pairing::poll_transmit) and
+//! [`poll_event`](Pairing::poll_event) hold back what depends on a state that has not been
+//! [`written`](Pairing::written) yet. The machine has no timers of its own: whoever knows when the link may be used calls
+//! [`repeat`](Pairing::repeat).
+//!
+//! Protocol section 11.
+
+mod answerer;
+mod caller;
+mod ratchet;
+mod session;
+mod tries;
+
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use core::time::Duration;
+
+use sealway_identity::label;
+use sealway_vault::{AeadKey, CryptoProvider, DhHandle, PublicKey, Secret, TAG_LEN, Vault, VaultError};
+use sealway_wire::{
+    Hint, IdentityId, Instance, Lane, Reader, Timestamp, VarInt,
+    constrained::{Frame, Handshake, MAX_PLAINTEXT, RecordHeader},
+    content::{Content, Ranges, Start},
+    danger::{self, Protection},
+};
+use zeroize::Zeroizing;
+
+use self::{
+    answerer::{Answerer, Called},
+    caller::{Answer, Caller},
+    ratchet::{Chain, Parties, Psk},
+    session::{DOMAIN, Session},
+    tries::Tries,
+};
+use crate::{
+    CallError, FrameError, Padding, Role, SendError, Source, StateError,
+    lane::{Plaintext, Shape},
+    schedule,
+    suite::MAX_CONSTRAINED,
+};
+
+/// A session is made anew after so long.
+const SESSION_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Where nothing comes back: after so many records, or so long.
+const ONE_WAY_RECORDS: u32 = 96;
+const ONE_WAY_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Forged records of one session after which another is wanted.
+const MAX_FORGERIES: u32 = 1 << 20;
+/// Records that are left on a lane when another session is wanted.
+const RESERVE: u64 = 1 << 10;
+/// How long the session before is kept, once the peer is known to send on the new one.
+const OVERLAP: Duration = Duration::from_secs(3 * 60);
+/// Events that wait for the application; with as many no handshake is taken on.
+const MAX_EVENTS: usize = 16;
+/// How often it is reported that a discarded psk was used.
+const REPORT_EACH: Duration = Duration::from_secs(60);
+
+/// What two machines have in common before their first handshake.
+#[derive(Clone, Debug)]
+pub struct PairingKeys {
+    /// Who calls: fixed for the life of the pairing. It is the constrained side.
+    pub role: Role,
+    /// Our identity.
+    pub own: IdentityId,
+    /// Our channel key.
+    pub channel_key: DhHandle,
+    /// The peer's identity.
+    pub peer: IdentityId,
+    /// The peer's channel key. Whoever makes a pairing has verified that it is the peer's.
+    pub peer_key: PublicKey,
+    /// The first psk. Wiped by its owner once a state has been written: it opens what was sent before the first handshake.
+    pub psk: Secret<32>,
+    /// The psk that recovers the pairing when a side has lost its state.
+    pub recovery: Secret<32>,
+}
+
+/// What is to be told to the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PairingEvent {
+    /// The peer has a session with us.
+    Opened {
+        /// It was made under the recovery psk.
+        recovered: bool,
+    },
+    /// What came with the peer's call. Whoever has stolen our channel key and the psk can forge it: enough to report upon, not
+    /// to act upon. It comes once at most, and may be lost with a crash.
+    Early(Vec<u8>),
+    /// What came with the answer to our call.
+    Reply(Vec<u8>),
+    /// Somebody with the peer's key and psk has called while another call under this psk was answered: two devices share one
+    /// key, or one has gone back to an older state.
+    CloneSuspected,
+    /// Somebody has used a psk that has served. Anybody can cause this who has heard the peer; it changes nothing.
+    PskUsedAgain,
+}
+
+/// What a frame has brought.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConstrainedRecord<'a> {
+    /// Nothing for the application.
+    Nothing,
+    /// One datagram of the application.
+    Datagram(&'a [u8]),
+    /// What a typed record carries.
+    Typed(Lane, Content<'a>),
+}
+
+/// A state to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairingState {
+    /// Upward from 1.
+    pub version: u64,
+    /// The whole state, sealed under a key that only the holder of the channel key can compute.
+    pub octets: Vec<u8>,
+}
+
+/// The constrained channel of two machines.
+pub struct Pairing<V: Vault + Clone + 'static> {
+    vault: V,
+    parties: Parties,
+    state_key: Secret<32>,
+    instance: Instance,
+    /// Whether connection ids travel: they need not where the link names the peer.
+    with_cid: bool,
+    padding: Padding,
+    side: Side<V>,
+    /// What is sealed goes here.
+    current: Option<Current<V::Provider>>,
+    /// The session before; what the peer has sent on it still opens.
+    previous: Option<Previous<V::Provider>>,
+    version: u64,
+    offered: u64,
+    written: u64,
+    /// Our call is to be sent, once this version has been written.
+    call_due: Option<u64>,
+    /// An answer to the peer's call, and the version with it.
+    answer: Option<(u64, Vec<u8>)>,
+    start_due: bool,
+    events: VecDeque<(u64, PairingEvent)>,
+    /// What goes with the next answer.
+    reply: Vec<u8>,
+    forgeries: Tries,
+    calls: Tries,
+    /// When a clone was reported last, and when the use of a psk that has served.
+    reported: [Option<Timestamp>; 2],
+}
+
+/// The session that is sealed under.
+struct Current<P: CryptoProvider> {
+    session: Box<Session<P>>,
+    /// The version of the state that has it.
+    since: u64,
+    /// A record of the peer has opened under it.
+    confirmed: bool,
+}
+
+/// The session before.
+struct Previous<P: CryptoProvider> {
+    session: Box<Session<P>>,
+    /// `None`: the peer is not known to send on the new one.
+    until: Option<Timestamp>,
+}
+
+enum Side<V: Vault + Clone + 'static> {
+    Initiator(Caller<V>),
+    Responder(Answerer<V::Provider>),
+}
+
+/// In which session a record has opened.
+#[derive(Clone, Copy)]
+enum Of {
+    Answered(Chain),
+    Current,
+    Previous,
+}
+
+impl<V: Vault + Clone + 'static> Pairing<V> {
+    /// A pairing of which nothing has been written yet.
+    ///
+    /// # Errors
+    /// If the vault fails: it does not have the channel key, or the peer's key is none.
+    pub fn new(vault: V, keys: PairingKeys) -> Result<Self, VaultError> {
+        let provider = vault.provider().clone();
+        let parties = parties(&vault, &keys)?;
+        let psk = Psk::new(&provider, &parties, Chain::Ordinary, keys.psk);
+        let recovery = Psk::new(&provider, &parties, Chain::Recovery, keys.recovery);
+        let side = match keys.role {
+            Role::Initiator => Side::Initiator(Caller::new(psk, recovery)),
+            Role::Responder => Side::Responder(Answerer::new(psk, recovery)),
+        };
+        Self::with(vault, parties, side, None)
+    }
+
+    /// A pairing as it was last written. The psk of `keys` is not used.
+    ///
+    /// # Errors
+    /// If the state is not of this pairing, damaged, or of another version; or the vault fails.
+    pub fn restore(vault: V, keys: PairingKeys, now: Timestamp, state: &[u8]) -> Result<Self, StateError> {
+        let provider = vault.provider().clone();
+        let parties = parties(&vault, &keys)?;
+        let key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
+        let mut reader = Reader::new(state);
+        match reader.u8("state version")? {
+            VERSION => {}
+            version => return Err(StateError::Version(version)),
+        }
+        let nonce = reader.array("state nonce")?;
+        let (sealed, tag) = reader.rest().split_last_chunk().ok_or(StateError::Rejected)?;
+        let mut plaintext = Zeroizing::new(sealed.to_vec());
+        let key = <V::Provider as CryptoProvider>::AeadKey::new(&key);
+        key.open(&nonce, &associated(&parties), &mut plaintext, tag).map_err(|_| StateError::Rejected)?;
+        let mut reader = Reader::new(&plaintext);
+        let current = match reader.u8("session count")? {
+            0 => None,
+            flags => {
+                let session = Session::restore(&provider, now, &mut reader)?;
+                Some(Current { session: Box::new(session), since: 0, confirmed: flags & 2 != 0 })
+            }
+        };
+        let recovery = Psk::new(&provider, &parties, Chain::Recovery, keys.recovery);
+        let side = match keys.role {
+            Role::Initiator => Side::Initiator(Caller::restore(&vault, &parties, recovery, &mut reader)?),
+            Role::Responder => Side::Responder(Answerer::restore(&provider, &parties, recovery, now, &mut reader)?),
+        };
+        reader.finish("state")?;
+        let mut restored = Self::with(vault, parties, side, current)?;
+        // A restart counts once it has been written, and nothing is sealed before: the peer follows so many of them.
+        if restored.current.is_some() {
+            let version = restored.changed();
+            restored.current.iter_mut().for_each(|current| current.since = version);
+        }
+        Ok(restored)
+    }
+
+    fn with(
+        vault: V,
+        parties: Parties,
+        side: Side<V>,
+        current: Option<Current<V::Provider>>,
+    ) -> Result<Self, VaultError> {
+        let state_key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
+        let instance = Instance(vault.provider().random()?);
+        Ok(Self {
+            vault,
+            parties,
+            state_key,
+            instance,
+            with_cid: true,
+            padding: Padding::None,
+            side,
+            current,
+            previous: None,
+            version: 0,
+            offered: 0,
+            written: 0,
+            call_due: None,
+            answer: None,
+            start_due: false,
+            events: VecDeque::new(),
+            reply: Vec::new(),
+            forgeries: Tries::new(),
+            calls: Tries::new(),
+            reported: [None; 2],
+        })
+    }
+
+    /// Leaves connection ids out of what is sealed: for a link that names the peer by itself.
+    pub const fn leave_out_cids(&mut self) {
+        self.with_cid = false;
+    }
+
+    /// Has typed records padded.
+    pub const fn set_padding(&mut self, padding: Padding) {
+        self.padding = padding;
+    }
+
+    /// The peer.
+    #[must_use]
+    pub const fn peer(&self) -> IdentityId {
+        self.parties.peer
+    }
+
+    /// The instance under which messages are numbered in this run.
+    #[must_use]
+    pub const fn instance(&self) -> Instance {
+        self.instance
+    }
+
+    /// The hints under which frames of the peer may come that begin a session, or answer: by them a receiver of many peers
+    /// finds the pairing before anything is computed.
+    pub fn hints(&self) -> Vec<Hint> {
+        match &self.side {
+            Side::Initiator(caller) => caller.hints().collect(),
+            Side::Responder(answerer) => answerer.hints().collect(),
+        }
+    }
+
+    // ---- handshakes ----
+
+    /// Begins a handshake; `early` goes with it, at most [`MAX_PAYLOAD`](sealway_wire::constrained::MAX_PAYLOAD) octets.
+    /// It is sent once the state that [`poll_state`](Self::poll_state) gives has been written.
+    ///
+    /// # Errors
+    /// [`CallError::NotInitiator`]; [`CallError::UnderWay`] while a call is unanswered, for there is one for each psk: it is
+    /// [`repeat`](Self::repeat)ed instead.
+    pub fn call(&mut self, early: &[u8]) -> Result<(), CallError> {
+        let Side::Initiator(caller) = &mut self.side else { return Err(CallError::NotInitiator) };
+        caller.begin(&self.vault, &self.parties, early)?;
+        self.call_due = Some(self.changed());
+        Ok(())
+    }
+
+    /// Has what is unanswered sent once more: our call, or the START of a session that the peer has not confirmed. For each
+    /// time that the link may be used. After eight calls every other one is a call for recovery. How often is part of the state.
+    ///
+    /// # Errors
+    /// If the vault fails, or there are no numbers left for calls for recovery.
+    pub fn repeat(&mut self, now: Timestamp) -> Result<(), CallError> {
+        self.forget_previous(now);
+        if let Side::Initiator(caller) = &mut self.side {
+            if caller.is_calling() {
+                caller.repeat(&self.vault, &self.parties)?;
+                self.call_due = Some(self.changed());
+                return Ok(());
+            }
+            self.start_due |= self.current.as_ref().is_some_and(|current| !current.confirmed);
+        }
+        Ok(())
+    }
+
+    /// Takes what goes with the next answer to a call: at most
+    /// [`MAX_PAYLOAD`](sealway_wire::constrained::MAX_PAYLOAD) octets. It replaces what was there. Where the caller's address
+    /// can be forged and the call is shorter, it waits for the next.
+    ///
+    /// # Errors
+    /// If it is too long.
+    pub fn set_reply(&mut self, reply: &[u8]) -> Result<(), CallError> {
+        let limit = sealway_wire::constrained::MAX_PAYLOAD;
+        if reply.len() > limit {
+            return Err(CallError::TooLong { limit, got: reply.len() });
+        }
+        self.reply = reply.to_vec();
+        Ok(())
+    }
+
+    /// Has calls for recovery answered until then: for an operator who knows that the device has lost its state.
+    pub const fn open_recovery(&mut self, until: Timestamp) {
+        if let Side::Responder(answerer) = &mut self.side {
+            answerer.open_recovery(until);
+        }
+    }
+
+    /// Has the next call for recovery made anew: for somebody at the device, where an earlier one can no longer be answered.
+    pub fn renew_recovery(&mut self) {
+        if let Side::Initiator(caller) = &mut self.side {
+            caller.renew_recovery();
+            self.changed();
+        }
+    }
+
+    /// Whether there should be another session: the initiator then [`call`](Self::call)s. 7 days, some 2^16 records, many
+    /// restarts or forgeries; and, where nothing comes back, 96 records or a day.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        let Some(Current { session, .. }) = &self.current else { return true };
+        session.fullest() + RESERVE >= MAX_CONSTRAINED
+            || session.is_crowded()
+            || session.forgeries >= MAX_FORGERIES
+            || session.unanswered >= ONE_WAY_RECORDS
+            || now.since(session.since) >= SESSION_TIME
+            || session.unanswered > 0 && now.since(session.heard) >= ONE_WAY_TIME
+    }
+
+    // ---- frames ----
+
+    /// Takes a frame of the peer's. A record is opened in place.
+    ///
+    /// # Errors
+    /// If it is none of this pairing, or refused. The state is what it was, but for what limits forgeries.
+    pub fn handle_frame<'f>(
+        &mut self,
+        now: Timestamp,
+        source: Source,
+        frame: &'f mut [u8],
+    ) -> Result<ConstrainedRecord<'f>, FrameError> {
+        self.forget_previous(now);
+        let header = match Frame::decode(frame)? {
+            Frame::Message1(message) => {
+                self.handle_call(now, source, &message, frame.len())?;
+                return Ok(ConstrainedRecord::Nothing);
+            }
+            Frame::Message2(message) => {
+                self.handle_answer(now, source, &message)?;
+                return Ok(ConstrainedRecord::Nothing);
+            }
+            Frame::Data(header, _) => header,
+            _ => return Err(FrameError::UnknownConnection),
+        };
+        let (of, plaintext) = self.open(now, source, &header, frame)?;
+        // A relay decides when a record of the stored lane comes: it tells nothing of the peer, and moves nothing.
+        if header.lane == Lane::Live {
+            self.took(now, of);
+        }
+        let octets = frame.get(plaintext).ok_or(FrameError::Rejected)?;
+        if !header.typed {
+            return Ok(ConstrainedRecord::Datagram(octets));
+        }
+        let content = Content::decode(octets)?;
+        // The initiator repeats its START until a record opens: ours is one.
+        if matches!(content, Content::Start(_)) && self.parties.role == Role::Responder {
+            self.start_due = true;
+        }
+        if let (Content::Ack(ack), Of::Current, Some(current)) = (&content, of, &mut self.current)
+            && let Some((Lane::Live, opened)) = &ack.opened
+        {
+            current.session.acknowledge(opened);
+        }
+        Ok(ConstrainedRecord::Typed(header.lane, content))
+    }
+
+    fn forget_previous(&mut self, now: Timestamp) {
+        if self.previous.as_ref().and_then(|previous| previous.until).is_some_and(|until| until <= now) {
+            self.previous = None;
+        }
+    }
+
+    fn handle_call(
+        &mut self,
+        now: Timestamp,
+        source: Source,
+        message: &Handshake<'_>,
+        len: usize,
+    ) -> Result<(), FrameError> {
+        let Side::Responder(answerer) = &mut self.side else { return Err(FrameError::UnknownConnection) };
+        // One at a time, from the call to the end of its write.
+        if self.answer.as_ref().is_some_and(|(version, _)| *version > self.written) {
+            return Err(FrameError::Throttled);
+        }
+        if !answerer.hints().any(|hint| hint == message.hint) {
+            return Err(FrameError::UnknownConnection);
+        }
+        // The same call gets the same answer, whatever else its source has tried; but never more octets than came where it may
+        // be somebody else who asks.
+        if let Some(frame) = answerer.repeated(self.vault.provider(), message) {
+            if !source.is_proven && frame.len() > len {
+                return Err(FrameError::Throttled);
+            }
+            self.answer = Some((0, frame.to_vec()));
+            return Ok(());
+        }
+        if self.events.len() >= MAX_EVENTS || !self.calls.may(now, source) {
+            return Err(FrameError::Throttled);
+        }
+        self.calls.count(now, source);
+        let longest = sealway_wire::constrained::HANDSHAKE_OVERHEAD + self.reply.len();
+        let fits = source.is_proven || longest <= len;
+        let reply = if fits { self.reply.as_slice() } else { &[] };
+        match answerer.handle_call(&self.vault, &self.parties, now, message, reply)? {
+            Called::Answered { frame, early, replied, confirmed } => {
+                if fits && replied {
+                    self.reply = Vec::new();
+                }
+                let version = self.changed();
+                self.answer = Some((version, frame));
+                if let Some(session) = confirmed {
+                    self.move_to(now, version, session);
+                }
+                if !early.is_empty() {
+                    self.events.push_back((version, PairingEvent::Early(early)));
+                }
+            }
+            Called::Cloned => {
+                self.report(now, 0, PairingEvent::CloneSuspected);
+                return Err(FrameError::Cloned);
+            }
+            Called::Suspicious => {
+                self.report(now, 1, PairingEvent::PskUsedAgain);
+                return Err(FrameError::Replayed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports at most once a minute; what anybody can cause does not keep the other from being told.
+    fn report(&mut self, now: Timestamp, kind: usize, event: PairingEvent) {
+        if let Some(reported) = self.reported.get_mut(kind)
+            && reported.is_none_or(|at| now.since(at) >= REPORT_EACH)
+        {
+            *reported = Some(now);
+            self.events.push_back((0, event));
+        }
+    }
+
+    fn handle_answer(&mut self, now: Timestamp, source: Source, message: &Handshake<'_>) -> Result<(), FrameError> {
+        let Side::Initiator(caller) = &mut self.side else { return Err(FrameError::UnknownConnection) };
+        if self.events.len() >= MAX_EVENTS || !self.calls.may(now, source) {
+            return Err(FrameError::Throttled);
+        }
+        if !caller.hints().any(|hint| hint == message.hint) {
+            return Err(FrameError::UnknownConnection);
+        }
+        self.calls.count(now, source);
+        let Answer { session, reply } = caller.handle_answer(&self.vault, &self.parties, now, message)?;
+        self.call_due = None;
+        let version = self.changed();
+        let since = version;
+        let old = self.current.replace(Current { session, since, confirmed: false });
+        // It goes when the peer is known to send on the new one, and some time after.
+        let old = old.map(|old| Previous { session: old.session, until: None });
+        self.previous = old.or(self.previous.take());
+        self.start_due = true;
+        if !reply.is_empty() {
+            self.events.push_back((version, PairingEvent::Reply(reply)));
+        }
+        Ok(())
+    }
+
+    /// Opens a record in the session that it is for, of those that it may be for.
+    fn open(
+        &mut self,
+        now: Timestamp,
+        source: Source,
+        header: &RecordHeader,
+        frame: &mut [u8],
+    ) -> Result<(Of, core::ops::Range<usize>), FrameError> {
+        if !self.forgeries.may(now, source) {
+            return Err(FrameError::Throttled);
+        }
+        let provider = self.vault.provider();
+        let [ordinary, recovery] = match &mut self.side {
+            Side::Initiator(_) => [None, None],
+            Side::Responder(answerer) => answerer.sessions(),
+        };
+        let sessions = [
+            (Of::Answered(Chain::Ordinary), ordinary),
+            (Of::Answered(Chain::Recovery), recovery),
+            (Of::Current, self.current.as_mut().map(|current| &mut *current.session)),
+            (Of::Previous, self.previous.as_mut().map(|previous| &mut *previous.session)),
+        ];
+        let sessions = sessions.into_iter().filter_map(|(of, session)| Some((of, session?)));
+        let mut candidates: Vec<_> = sessions.filter(|(_, session)| session.may_be_for(header)).collect();
+        // A session that cannot open a record leaves it unreadable for the next.
+        let original = if candidates.len() > 1 { frame.to_vec() } else { Vec::new() };
+        let mut refused = FrameError::UnknownConnection;
+        let mut is_forged = false;
+        for (index, (of, session)) in candidates.iter_mut().enumerate() {
+            if index > 0 {
+                frame.copy_from_slice(&original);
+            }
+            match session.open(provider, now, header, frame) {
+                Ok(opened) => return Ok((*of, opened.plaintext)),
+                Err(error @ (FrameError::Replayed | FrameError::TooFarAhead)) => refused = error,
+                Err(error) => {
+                    session.forgeries = session.forgeries.saturating_add(1);
+                    is_forged = true;
+                    refused = error;
+                }
+            }
+        }
+        if is_forged {
+            self.forgeries.count(now, source);
+        }
+        Err(refused)
+    }
+
+    /// A record of the peer has opened: it has that session.
+    fn took(&mut self, now: Timestamp, of: Of) {
+        let version = self.changed();
+        match of {
+            Of::Answered(chain) => {
+                let Side::Responder(answerer) = &mut self.side else { return };
+                if let Some(session) = answerer.confirm(chain) {
+                    self.move_to(now, version, session);
+                }
+            }
+            Of::Current => {
+                if let Some(current) = &mut self.current
+                    && !current.confirmed
+                {
+                    current.confirmed = true;
+                    let recovered = current.session.recovered;
+                    if let Some(previous) = &mut self.previous {
+                        previous.until = Some(now.after(OVERLAP));
+                    }
+                    self.events.push_back((version, PairingEvent::Opened { recovered }));
+                }
+            }
+            Of::Previous => {}
+        }
+    }
+
+    /// The responder's: the caller has the session of our answer. Nothing is sealed under it before that is written: the caller
+    /// would rely on it.
+    fn move_to(&mut self, now: Timestamp, version: u64, session: Box<Session<V::Provider>>) {
+        let recovered = session.recovered;
+        let old = self.current.replace(Current { session, since: version, confirmed: true });
+        self.previous = old.map(|old| Previous { session: old.session, until: Some(now.after(OVERLAP)) });
+        self.events.push_back((version, PairingEvent::Opened { recovered }));
+    }
+
+    /// The next frame to be sent, written to `out`, and its length. `None`: nothing is to be sent, or nothing before a state
+    /// has been written.
+    ///
+    /// # Errors
+    /// If `out` is too short for it, or the source of randomness fails.
+    pub fn poll_transmit(&mut self, out: &mut [u8]) -> Result<Option<usize>, SendError> {
+        if let Some(version) = self.call_due
+            && self.is_on_disk(version)
+            && let Side::Initiator(caller) = &self.side
+            && let Some(frame) = caller.frame()
+        {
+            let len = copy(frame, out)?;
+            self.call_due = None;
+            return Ok(Some(len));
+        }
+        if let Some((version, frame)) = &self.answer
+            && self.is_on_disk(*version)
+        {
+            let len = copy(frame, out)?;
+            self.answer = None;
+            return Ok(Some(len));
+        }
+        if self.start_due && self.may_seal() {
+            let start = Start { instance: self.instance, stored_before: VarInt::from_u32(0), credentials: &[] };
+            let sealed = self.seal(Lane::Live, &Content::Start(start), out);
+            self.start_due = matches!(sealed, Err(SendError::Buffer(_)));
+            return match sealed {
+                Ok(len) => Ok(Some(len)),
+                // The lane is full: it is another session that is wanted.
+                Err(SendError::LaneStopped) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        Ok(None)
+    }
+
+    fn may_seal(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| self.is_on_disk(current.since))
+    }
+
+    /// Seals a datagram of the application for the live lane. `out` has to be longer by
+    /// [`MAX_HEADER_LEN`](sealway_wire::constrained::MAX_HEADER_LEN) and 8. Returns the record's length.
+    ///
+    /// # Errors
+    /// [`SendError::NotOpen`] without a session, or before the state with it has been written; [`SendError::LaneStopped`]
+    /// after 2^16 records; if it or `out` has the wrong length.
+    pub fn seal_datagram(&mut self, body: &[u8], out: &mut [u8]) -> Result<usize, SendError> {
+        self.seal_plaintext(Lane::Live, Plaintext::Datagram(body), out)
+    }
+
+    /// Seals what a typed record carries; otherwise as [`seal_datagram`](Self::seal_datagram).
+    ///
+    /// # Errors
+    /// As [`seal_datagram`](Self::seal_datagram).
+    pub fn seal(&mut self, lane: Lane, content: &Content<'_>, out: &mut [u8]) -> Result<usize, SendError> {
+        self.seal_plaintext(lane, Plaintext::Typed(content), out)
+    }
+
+    fn seal_plaintext(&mut self, lane: Lane, plaintext: Plaintext<'_>, out: &mut [u8]) -> Result<usize, SendError> {
+        let may_seal = self.may_seal();
+        let Some(current) = self.current.as_mut().filter(|_| may_seal) else { return Err(SendError::NotOpen) };
+        let shape = Shape { limit: MAX_PLAINTEXT, padding: self.padding };
+        let provider = self.vault.provider();
+        current.session.seal(provider, lane, self.with_cid, plaintext, shape, out).map(|sealed| sealed.len)
+    }
+
+    /// The records of the live lane of the present session that were opened: for an ACK. `None` also while the state has not
+    /// been written: after a restart we would know of less, and the peer's counters would be too short for us.
+    #[must_use]
+    pub fn opened(&self) -> Option<Ranges> {
+        let current = self.current.as_ref().filter(|_| self.is_on_disk(self.version));
+        current.and_then(|current| current.session.opened())
+    }
+
+    /// Octets that only the two ends of the present session know, expanded for `label` and `context` (RFC 8446 section 7.5
+    /// has the idea). `false`: there is no session of this run, or more than 8160 octets are asked for.
+    pub fn export(&self, label: &str, context: &[u8], out: &mut [u8]) -> bool {
+        let session = self.current.as_ref().map(|current| &current.session);
+        session.is_some_and(|session| session.export(self.vault.provider(), label, context, out))
+    }
+
+    /// The next event, unless it depends on a state that has not been written.
+    pub fn poll_event(&mut self) -> Option<PairingEvent> {
+        let (version, _) = self.events.front()?;
+        if !self.is_on_disk(*version) {
+            return None;
+        }
+        self.events.pop_front().map(|(_, event)| event)
+    }
+
+    // ---- state ----
+
+    /// Whether what depends on that version of the state may leave.
+    fn is_on_disk(&self, version: u64) -> bool {
+        version <= self.written || danger::is_off(Protection::WriteFirst)
+    }
+
+    fn changed(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// The state, if it has changed since the last call: to be written durably, in one step with what the application makes
+    /// of the record that has changed it. Then [`written`](Self::written).
+    ///
+    /// # Errors
+    /// If the source of randomness fails.
+    pub fn poll_state(&mut self) -> Result<Option<PairingState>, VaultError> {
+        if self.version == self.offered {
+            return Ok(None);
+        }
+        let provider = self.vault.provider();
+        let nonce: [u8; 12] = provider.random()?;
+        let session = self.current.as_ref().map_or(0, |current| current.session.saved_len());
+        let side = match &self.side {
+            Side::Initiator(caller) => caller.saved_len(),
+            Side::Responder(answerer) => answerer.saved_len(),
+        };
+        // As much as is needed: a buffer that grew would leave secrets behind.
+        let capacity = 1 + nonce.len() + 1 + session + side + TAG_LEN;
+        let mut octets = Vec::with_capacity(capacity);
+        octets.push(VERSION);
+        octets.extend_from_slice(&nonce);
+        let start = octets.len();
+        match &self.current {
+            None => octets.push(0),
+            Some(current) => {
+                octets.push(1 | u8::from(current.confirmed) << 1);
+                current.session.save(&mut octets);
+            }
+        }
+        match &self.side {
+            Side::Initiator(caller) => caller.save(provider, &mut octets),
+            Side::Responder(answerer) => answerer.save(&mut octets),
+        }
+        let sealed = octets.get_mut(start..).unwrap_or_default();
+        let key = <V::Provider as CryptoProvider>::AeadKey::new(&self.state_key);
+        let tag: [u8; TAG_LEN] = key.seal(&nonce, &associated(&self.parties), sealed);
+        octets.extend_from_slice(&tag);
+        debug_assert_eq!(octets.len(), capacity);
+        self.offered = self.version;
+        Ok(Some(PairingState { version: self.version, octets }))
+    }
+
+    /// The state of that version, or a later one, is on disk.
+    pub fn written(&mut self, version: u64) {
+        self.written = self.written.max(version.min(self.offered));
+    }
+}
+
+/// `version 1 | nonce 12 | AEAD( session flags 1 | session, if any | caller or answerer )`.
+const VERSION: u8 = 1;
+
+fn associated(parties: &Parties) -> Vec<u8> {
+    [label(DOMAIN, "state").as_slice(), &[VERSION], &parties.own.0, &parties.peer.0].concat()
+}
+
+fn parties<V: Vault>(vault: &V, keys: &PairingKeys) -> Result<Parties, VaultError> {
+    Parties::new(vault, keys.role, (keys.own, keys.channel_key), (keys.peer, keys.peer_key))
+}
+
+fn copy(frame: &[u8], out: &mut [u8]) -> Result<usize, SendError> {
+    let (needed, got) = (frame.len(), out.len());
+    out.get_mut(..needed).ok_or(sealway_wire::EncodeError { needed, got })?.copy_from_slice(frame);
+    Ok(needed)
+}

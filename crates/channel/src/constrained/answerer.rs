@@ -1,0 +1,302 @@
+//! The responder's end of the ratchet: it answers calls, and keeps what it has answered until the caller is known to have
+//! the answer.
+
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+
+use sealway_vault::{CryptoProvider, Secret, Vault};
+use sealway_wire::{
+    Hint, Reader, Timestamp, constrained,
+    danger::{self, Protection},
+};
+
+use super::{
+    ratchet::{Chain, Heard, Parties, Psk, check, put_short, take_short},
+    session::Session,
+};
+use crate::{FrameError, HandshakeError, StateError};
+
+/// Psks tried for one frame.
+const TRIES: usize = 2;
+/// Discarded psks that are remembered, to recognise a device that uses one once more.
+const DISCARDED: u8 = 8;
+
+/// What the responder keeps.
+pub(super) struct Answerer<P: CryptoProvider> {
+    ordinary: Slot<P>,
+    recovery: Slot<P>,
+    /// The highest number of a call for recovery that was answered.
+    attempt: u32,
+    /// Until when a new call for recovery is answered.
+    window: Option<Timestamp>,
+    /// Hints of psks that have served, and by what their calls are recognised.
+    discarded: VecDeque<(Hint, [u8; 8])>,
+    /// Where the search for the psk of a frame begins, so that repeats reach all.
+    turn: usize,
+}
+
+/// A psk, and the one call under it that was answered.
+struct Slot<P: CryptoProvider> {
+    psk: Psk,
+    answered: Option<Answered<P>>,
+}
+
+/// A call that was answered, by a caller who may not have the answer yet.
+struct Answered<P: CryptoProvider> {
+    call: [u8; 8],
+    /// C1.2: a repeated call gets the same octets.
+    frame: Vec<u8>,
+    /// The psk after it.
+    next: Psk,
+    session: Box<Session<P>>,
+}
+
+/// What a first message has led to.
+pub(super) enum Called<P: CryptoProvider> {
+    /// It is answered once that has been written.
+    Answered {
+        frame: Vec<u8>,
+        early: Vec<u8>,
+        /// The reply went with it.
+        replied: bool,
+        /// The session whose psk it was made with: the caller has it.
+        confirmed: Option<Box<Session<P>>>,
+    },
+    /// It is authentic, and another one was answered under its psk.
+    Cloned,
+    /// Its psk was discarded, and it is not the call that was answered then.
+    Suspicious,
+}
+
+/// Under which psk a first message may have been made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Candidate {
+    /// The ordinary or the recovery psk.
+    Of(Chain),
+    /// The one after it.
+    After(Chain),
+}
+
+impl<P: CryptoProvider> Answerer<P> {
+    pub(super) fn new(psk: Psk, recovery: Psk) -> Self {
+        Self {
+            ordinary: Slot { psk, answered: None },
+            recovery: Slot { psk: recovery, answered: None },
+            attempt: 0,
+            window: None,
+            discarded: VecDeque::new(),
+            turn: 0,
+        }
+    }
+
+    pub(super) const fn open_recovery(&mut self, until: Timestamp) {
+        self.window = Some(until);
+    }
+
+    /// The answer to a call that comes again: the same octets.
+    pub(super) fn repeated(&self, provider: &P, message: &constrained::Handshake<'_>) -> Option<&[u8]> {
+        let call = check_of(provider, message);
+        let answered = [&self.ordinary, &self.recovery].into_iter().filter_map(|slot| slot.answered.as_ref());
+        let mut kept = answered.filter(|_| !danger::is_off(Protection::KeptAnswer));
+        kept.find(|answered| answered.call == call).map(|answered| answered.frame.as_slice())
+    }
+
+    /// The hints under which a first message of this pairing may come, those that have served among them.
+    pub(super) fn hints(&self) -> impl Iterator<Item = Hint> {
+        let current = [&self.ordinary, &self.recovery].into_iter().flat_map(|slot| {
+            let next = slot.answered.as_ref().map(|answered| answered.next.hint);
+            core::iter::once(slot.psk.hint).chain(next)
+        });
+        current.chain(self.discarded.iter().map(|(hint, _)| *hint))
+    }
+
+    /// The sessions that their callers have not confirmed.
+    pub(super) fn sessions(&mut self) -> [Option<&mut Session<P>>; 2] {
+        [&mut self.ordinary, &mut self.recovery]
+            .map(|slot| slot.answered.as_mut().map(|answered| &mut *answered.session))
+    }
+
+    const fn slot(&mut self, chain: Chain) -> &mut Slot<P> {
+        match chain {
+            Chain::Ordinary => &mut self.ordinary,
+            Chain::Recovery => &mut self.recovery,
+        }
+    }
+
+    /// A record has opened under the session that the answer in the slot of `chain` has made: its caller has it.
+    pub(super) fn confirm(&mut self, chain: Chain) -> Option<Box<Session<P>>> {
+        let Answered { call, next, session, .. } = self.slot(chain).answered.take()?;
+        // The recovery psk never ratchets: what it has made becomes the ordinary chain. An ordinary record does not touch the
+        // recovery chain.
+        let served = core::mem::replace(&mut self.ordinary.psk, next);
+        if chain == Chain::Recovery {
+            if let Some(lost) = self.ordinary.answered.take() {
+                self.discard(served.hint, lost.call);
+            }
+        } else {
+            self.discard(served.hint, call);
+        }
+        Some(session)
+    }
+
+    fn discard(&mut self, hint: Hint, call: [u8; 8]) {
+        if self.discarded.len() >= DISCARDED.into() {
+            self.discarded.pop_front();
+        }
+        self.discarded.push_back((hint, call));
+    }
+
+    pub(super) fn handle_call<V: Vault<Provider = P> + Clone + 'static>(
+        &mut self,
+        vault: &V,
+        parties: &Parties,
+        now: Timestamp,
+        message: &constrained::Handshake<'_>,
+        reply: &[u8],
+    ) -> Result<Called<P>, FrameError> {
+        let call = check_of(vault.provider(), message);
+        let candidates = self.candidates(message.hint);
+        let first = self.turn;
+        let mut refused = None;
+        for try_ in 0..candidates.len().min(TRIES) {
+            self.turn = self.turn.wrapping_add(1);
+            let Some(candidate) = candidates.get(first.wrapping_add(try_) % candidates.len()).copied() else { break };
+            let Some(heard) = self.psk(candidate).map(|psk| Heard::read(vault, parties, psk, message.noise)) else {
+                continue;
+            };
+            match heard {
+                Ok(heard) => return self.answer(vault, parties, now, candidate, call, heard, reply),
+                Err(FrameError::Vault(error)) => return Err(FrameError::Vault(error)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        match self.discarded.iter().find(|(hint, _)| *hint == message.hint) {
+            Some((_, known)) if *known == call => Err(FrameError::Replayed),
+            Some(_) => Ok(Called::Suspicious),
+            None => Err(refused.unwrap_or(FrameError::UnknownConnection)),
+        }
+    }
+
+    fn candidates(&self, hint: Hint) -> Vec<Candidate> {
+        let all = [Chain::Ordinary, Chain::Recovery]
+            .into_iter()
+            .flat_map(|chain| [Candidate::After(chain), Candidate::Of(chain)]);
+        all.filter(|candidate| self.psk(*candidate).is_some_and(|psk| psk.hint == hint)).collect()
+    }
+
+    fn psk(&self, candidate: Candidate) -> Option<&Psk> {
+        let slot = |chain| match chain {
+            Chain::Ordinary => &self.ordinary,
+            Chain::Recovery => &self.recovery,
+        };
+        match candidate {
+            Candidate::Of(chain) => Some(&slot(chain).psk),
+            Candidate::After(chain) => slot(chain).answered.as_ref().map(|answered| &answered.next),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what the handshake has, and what the frame was")]
+    fn answer<V: Vault<Provider = P> + Clone + 'static>(
+        &mut self,
+        vault: &V,
+        parties: &Parties,
+        now: Timestamp,
+        candidate: Candidate,
+        call: [u8; 8],
+        heard: Heard<V>,
+        reply: &[u8],
+    ) -> Result<Called<P>, FrameError> {
+        let mut attempt = self.attempt;
+        match candidate {
+            // At most one answer for one psk, ever.
+            Candidate::Of(Chain::Ordinary)
+                if self.ordinary.answered.is_some() && !danger::is_off(Protection::OneAnswer) =>
+            {
+                return Ok(Called::Cloned);
+            }
+            Candidate::Of(Chain::Recovery) => {
+                let number = heard.payload.as_slice().try_into().map_err(|_| HandshakeError::Noise)?;
+                attempt = u32::from_be_bytes(number);
+                let is_open = self.window.is_some_and(|until| now < until) || danger::is_off(Protection::Recovery);
+                if !is_open || attempt <= self.attempt {
+                    return Err(FrameError::Refused);
+                }
+            }
+            Candidate::Of(Chain::Ordinary) | Candidate::After(_) => {}
+        }
+        // Everything is made before anything is changed.
+        let replied = candidate != Candidate::Of(Chain::Recovery);
+        let reply = if replied { reply } else { &[] };
+        let Some(psk) = self.psk(candidate) else { return Err(FrameError::UnknownConnection) };
+        let (frame, made) = heard.answer(vault, parties, now, psk, reply)?;
+        let confirmed = match candidate {
+            // A first message under the psk after an answer counts as a record of its session.
+            Candidate::After(chain) => self.confirm(chain),
+            Candidate::Of(_) => None,
+        };
+        self.attempt = attempt;
+        let chain = if candidate == Candidate::Of(Chain::Recovery) { Chain::Recovery } else { Chain::Ordinary };
+        let answered = Answered { call, frame: frame.clone(), next: made.next, session: made.session };
+        self.slot(chain).answered = Some(answered);
+        let early = if chain == Chain::Recovery { Vec::new() } else { made.payload };
+        Ok(Called::Answered { frame, early, replied, confirmed })
+    }
+
+    /// How long [`save`](Self::save) makes it.
+    pub(super) fn saved_len(&self) -> usize {
+        let answered = [&self.ordinary.answered, &self.recovery.answered].into_iter().flatten();
+        let answered = answered.map(|answered| 8 + 1 + answered.frame.len() + 32 + answered.session.saved_len());
+        1 + 32 + 4 + answered.sum::<usize>() + 1 + 10 * self.discarded.len()
+    }
+
+    /// `flags 1 | psk 32 | attempt 4 | the answers that there are | count 1 | (hint 2 | check 8)*`.
+    pub(super) fn save(&self, out: &mut Vec<u8>) {
+        let answered = [&self.ordinary.answered, &self.recovery.answered];
+        out.push(u8::from(answered[0].is_some()) | u8::from(answered[1].is_some()) << 1);
+        out.extend_from_slice(self.ordinary.psk.secret.expose());
+        out.extend_from_slice(&self.attempt.to_be_bytes());
+        for answered in answered.into_iter().flatten() {
+            out.extend_from_slice(&answered.call);
+            put_short(out, &answered.frame);
+            out.extend_from_slice(answered.next.secret.expose());
+            answered.session.save(out);
+        }
+        out.push(u8::try_from(self.discarded.len()).unwrap_or(u8::MAX));
+        for (hint, call) in &self.discarded {
+            out.extend_from_slice(&hint.0);
+            out.extend_from_slice(call);
+        }
+    }
+
+    pub(super) fn restore(
+        provider: &P,
+        parties: &Parties,
+        recovery: Psk,
+        now: Timestamp,
+        reader: &mut Reader<'_>,
+    ) -> Result<Self, StateError> {
+        let flags = reader.u8("answerer flags")?;
+        let psk = Psk::new(provider, parties, Chain::Ordinary, Secret::new(reader.array("psk")?));
+        let mut answerer = Self::new(psk, recovery);
+        answerer.attempt = u32::from_be_bytes(reader.array("recovery attempt")?);
+        for (bit, chain) in [(1, Chain::Ordinary), (2, Chain::Recovery)] {
+            if flags & bit == 0 {
+                continue;
+            }
+            let call = reader.array("answered call")?;
+            let frame = take_short(reader, "answer")?.to_vec();
+            let next = Psk::new(provider, parties, Chain::Ordinary, Secret::new(reader.array("next psk")?));
+            let session = Box::new(Session::restore(provider, now, reader)?);
+            answerer.slot(chain).answered = Some(Answered { call, frame, next, session });
+        }
+        for _ in 0..reader.u8("discarded psks")?.min(DISCARDED) {
+            let hint = Hint(reader.array("discarded hint")?);
+            answerer.discarded.push_back((hint, reader.array("discarded call")?));
+        }
+        Ok(answerer)
+    }
+}
+
+/// By what a call is recognised: hint and Noise message.
+fn check_of<P: CryptoProvider>(provider: &P, message: &constrained::Handshake<'_>) -> [u8; 8] {
+    check(provider, &[&message.hint.0, message.noise])
+}

@@ -1,0 +1,153 @@
+//! The initiator's end of the ratchet: the constrained side, which calls.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use sealway_vault::{CryptoProvider, Secret, Vault};
+use sealway_wire::{Hint, Reader, Timestamp, constrained};
+
+use super::{
+    ratchet::{Call, Chain, Parties, Psk},
+    session::Session,
+};
+use crate::{CallError, FrameError, HandshakeError, StateError};
+
+/// After so many unanswered calls every other one is made under the recovery psk.
+const RECOVERY_FROM: u8 = 8;
+
+/// What the initiator keeps.
+pub(super) struct Caller<V: Vault + Clone + 'static> {
+    psk: Psk,
+    /// Under the ordinary psk.
+    call: Option<Call<V>>,
+    recovery: Psk,
+    /// Under the recovery psk.
+    rescue: Option<Call<V>>,
+    /// The number of the last call for recovery.
+    attempt: u32,
+    /// How often the call has been sent again.
+    unanswered: u8,
+}
+
+/// What an answer has brought.
+pub(super) struct Answer<P: CryptoProvider> {
+    pub(super) session: Box<Session<P>>,
+    pub(super) reply: Vec<u8>,
+}
+
+impl<V: Vault + Clone + 'static> Caller<V> {
+    pub(super) const fn new(psk: Psk, recovery: Psk) -> Self {
+        Self { psk, call: None, recovery, rescue: None, attempt: 0, unanswered: 0 }
+    }
+
+    pub(super) const fn is_calling(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// The hints under which answers may come.
+    pub(super) fn hints(&self) -> impl Iterator<Item = Hint> {
+        let of = |call: &Option<Call<V>>, psk: &Psk| call.as_ref().map(|_| psk.hint);
+        of(&self.call, &self.psk).into_iter().chain(of(&self.rescue, &self.recovery))
+    }
+
+    /// Makes the only first message under the psk.
+    pub(super) fn begin(&mut self, vault: &V, parties: &Parties, early: &[u8]) -> Result<(), CallError> {
+        if self.call.is_some() {
+            return Err(CallError::UnderWay);
+        }
+        if early.len() > constrained::MAX_PAYLOAD {
+            return Err(CallError::TooLong { limit: constrained::MAX_PAYLOAD, got: early.len() });
+        }
+        self.call = Some(Call::new(vault, parties, &self.psk, early.to_vec()).map_err(CallError::Frame)?);
+        self.unanswered = 0;
+        Ok(())
+    }
+
+    /// Counts one more time that the call is sent. The count survives a restart: a device that sleeps between two calls comes
+    /// to a recovery too.
+    pub(super) fn repeat(&mut self, vault: &V, parties: &Parties) -> Result<(), CallError> {
+        // It goes on alternating.
+        self.unanswered = self.unanswered.checked_add(1).unwrap_or(RECOVERY_FROM);
+        if self.rescue.is_some() || self.unanswered < RECOVERY_FROM {
+            return Ok(());
+        }
+        let attempt = self.attempt.checked_add(1).ok_or(CallError::Exhausted)?;
+        let payload = attempt.to_be_bytes().to_vec();
+        self.rescue = Some(Call::new(vault, parties, &self.recovery, payload).map_err(CallError::Frame)?);
+        self.attempt = attempt;
+        Ok(())
+    }
+
+    /// Somebody at the device wants a new attempt.
+    pub(super) fn renew_recovery(&mut self) {
+        self.rescue = None;
+    }
+
+    /// The first message to be sent this time.
+    pub(super) fn frame(&self) -> Option<&[u8]> {
+        let call = match &self.rescue {
+            Some(rescue) if self.unanswered.is_multiple_of(2) => Some(rescue),
+            _ => self.call.as_ref(),
+        };
+        call.map(|call| call.frame.as_slice())
+    }
+
+    /// Reads an answer. The first that opens wins, and the other call is forgotten.
+    pub(super) fn handle_answer(
+        &mut self,
+        vault: &V,
+        parties: &Parties,
+        now: Timestamp,
+        message: &constrained::Handshake<'_>,
+    ) -> Result<Answer<V::Provider>, FrameError> {
+        let calls = [(&mut self.call, &self.psk), (&mut self.rescue, &self.recovery)];
+        let mut outcome = Err(FrameError::UnknownConnection);
+        for (call, psk) in calls {
+            let Some(call) = call.as_mut().filter(|_| psk.hint == message.hint) else { continue };
+            outcome = call.finish(vault, parties, now, psk, message.noise).map_err(FrameError::from);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let made = outcome?;
+        self.psk = made.next;
+        (self.call, self.rescue, self.unanswered) = (None, None, 0);
+        Ok(Answer { session: made.session, reply: made.payload })
+    }
+
+    /// How long [`save`](Self::save) makes it.
+    pub(super) fn saved_len(&self) -> usize {
+        1 + 1 + 32 + 4 + [&self.call, &self.rescue].into_iter().flatten().map(Call::saved_len).sum::<usize>()
+    }
+
+    /// `flags 1 | unanswered 1 | psk 32 | attempt 4 | the calls that there are`.
+    pub(super) fn save(&self, provider: &V::Provider, out: &mut Vec<u8>) {
+        out.push(u8::from(self.call.is_some()) | u8::from(self.rescue.is_some()) << 1);
+        out.push(self.unanswered);
+        out.extend_from_slice(self.psk.secret.expose());
+        out.extend_from_slice(&self.attempt.to_be_bytes());
+        for call in [&self.call, &self.rescue].into_iter().flatten() {
+            call.save(provider, out);
+        }
+    }
+
+    pub(super) fn restore(
+        vault: &V,
+        parties: &Parties,
+        recovery: Psk,
+        reader: &mut Reader<'_>,
+    ) -> Result<Self, StateError> {
+        let flags = reader.u8("caller flags")?;
+        let unanswered = reader.u8("unanswered calls")?;
+        let psk = Psk::new(vault.provider(), parties, Chain::Ordinary, Secret::new(reader.array("psk")?));
+        let attempt = u32::from_be_bytes(reader.array("recovery attempt")?);
+        let call = (flags & 1 != 0).then(|| Call::restore(vault, parties, &psk, reader)).transpose()?;
+        let rescue = (flags & 2 != 0).then(|| Call::restore(vault, parties, &recovery, reader)).transpose()?;
+        Ok(Self { psk, call, recovery, rescue, attempt, unanswered })
+    }
+}
+
+impl From<HandshakeError> for CallError {
+    fn from(error: HandshakeError) -> Self {
+        Self::Frame(error.into())
+    }
+}

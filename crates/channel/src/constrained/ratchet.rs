@@ -1,0 +1,272 @@
+//! One step of the psk ratchet: a handshake of two messages under one psk, which makes a session and the next psk.
+//!
+//! For one psk there is at most one first message and at most one second, ever. Both are written before they leave, and
+//! repeated in the same octets.
+
+use alloc::{boxed::Box, vec, vec::Vec};
+
+use sealway_identity::label;
+use sealway_vault::{CryptoProvider, DhHandle, PublicKey, Secret, Vault, VaultError};
+use sealway_wire::{
+    Hint, IdentityId, Reader, Timestamp,
+    constrained::{self, Frame},
+};
+use zeroize::Zeroizing;
+
+use super::session::{DOMAIN, Session};
+use crate::{FrameError, HandshakeError, Role, StateError, noise, schedule::SessionKey};
+
+/// Octets of a Noise message beside its payload: e, and the tag.
+const NOISE_OVERHEAD: usize = 32 + 16;
+
+/// The two ends of a pairing, and what their static keys have in common.
+pub(super) struct Parties {
+    pub(super) role: Role,
+    pub(super) own: IdentityId,
+    pub(super) channel_key: DhHandle,
+    pub(super) peer: IdentityId,
+    pub(super) peer_key: PublicKey,
+    /// Computed once: the dearest operation that is the same in each handshake.
+    shared: Secret<32>,
+    /// label(C1, prologue) || initiator's id || responder's id.
+    prologue: Vec<u8>,
+}
+
+impl Parties {
+    pub(super) fn new<V: Vault>(
+        vault: &V,
+        role: Role,
+        (own, channel_key): (IdentityId, DhHandle),
+        (peer, peer_key): (IdentityId, PublicKey),
+    ) -> Result<Self, VaultError> {
+        let shared = vault.dh(&channel_key, &peer_key)?;
+        let mut prologue = label(DOMAIN, "prologue");
+        let in_role_order = match role {
+            Role::Initiator => [own, peer],
+            Role::Responder => [peer, own],
+        };
+        in_role_order.iter().for_each(|id| prologue.extend_from_slice(&id.0));
+        Ok(Self { role, own, channel_key, peer, peer_key, shared, prologue })
+    }
+
+    fn handshake<V: Vault + Clone + 'static>(
+        &self,
+        vault: &V,
+        psk: &Psk,
+        ephemeral: Secret<32>,
+    ) -> Result<noise::Handshake<V>, HandshakeError> {
+        let setup = noise::Setup {
+            pattern: noise::C1,
+            role: self.role,
+            prologue: &self.prologue,
+            local: &self.channel_key,
+            remote: Some(&self.peer_key),
+            psk: Some(&psk.secret),
+            ephemeral,
+            known: Some(self.shared.clone()),
+        };
+        noise::build(vault, setup)
+    }
+}
+
+/// Which chain of psks one belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chain {
+    /// It ratchets with each handshake.
+    Ordinary,
+    /// It never ratchets, and serves when the ordinary one is lost.
+    Recovery,
+}
+
+/// A psk, and the hints of what is made with it.
+pub(super) struct Psk {
+    pub(super) secret: Secret<32>,
+    pub(super) chain: Chain,
+    /// Of our own messages.
+    pub(super) own_hint: Hint,
+    /// Of the peer's.
+    pub(super) hint: Hint,
+}
+
+impl Psk {
+    pub(super) fn new<P: CryptoProvider>(provider: &P, parties: &Parties, chain: Chain, secret: Secret<32>) -> Self {
+        let name = match chain {
+            Chain::Ordinary => "hint",
+            Chain::Recovery => "recovery",
+        };
+        let hint = |sender: &IdentityId| {
+            let mut hint = Hint([0; 2]);
+            // Expand of two octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
+            let _ = provider.hkdf_expand(&secret, &[&label(DOMAIN, name), &sender.0], &mut hint.0);
+            hint
+        };
+        let (own_hint, hint) = (hint(&parties.own), hint(&parties.peer));
+        Self { secret, chain, own_hint, hint }
+    }
+}
+
+/// What a handshake has made.
+pub(super) struct Made<P: CryptoProvider> {
+    pub(super) session: Box<Session<P>>,
+    pub(super) next: Psk,
+    /// What came in the peer's message.
+    pub(super) payload: Vec<u8>,
+}
+
+/// A first message of ours that waits for its answer.
+pub(super) struct Call<V: Vault + Clone + 'static> {
+    noise: noise::Handshake<V>,
+    /// C1.1.
+    pub(super) frame: Vec<u8>,
+    seed: Secret<32>,
+    payload: Zeroizing<Vec<u8>>,
+    /// It was written before the last start.
+    restored: bool,
+}
+
+impl<V: Vault + Clone + 'static> Call<V> {
+    /// The only first message under `psk`.
+    pub(super) fn new(vault: &V, parties: &Parties, psk: &Psk, payload: Vec<u8>) -> Result<Self, FrameError> {
+        let seed = vault.provider().random_secret()?;
+        Ok(Self::write(vault, parties, psk, seed, payload, false)?)
+    }
+
+    fn write(
+        vault: &V,
+        parties: &Parties,
+        psk: &Psk,
+        seed: Secret<32>,
+        payload: Vec<u8>,
+        restored: bool,
+    ) -> Result<Self, HandshakeError> {
+        let mut noise = parties.handshake(vault, psk, seed.clone())?;
+        let mut message = vec![0; NOISE_OVERHEAD + payload.len()];
+        noise.write_message(&payload, &mut message)?;
+        let frame = encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
+        Ok(Self { noise, frame, seed, payload: payload.into(), restored })
+    }
+
+    /// Reads the answer. On an error the handshake goes on: the frame may have been forged.
+    pub(super) fn finish(
+        &mut self,
+        vault: &V,
+        parties: &Parties,
+        now: Timestamp,
+        psk: &Psk,
+        message: &[u8],
+    ) -> Result<Made<V::Provider>, HandshakeError> {
+        let mut payload = vec![0; message.len()];
+        let len = self.noise.read_message(message, &mut payload)?;
+        payload.truncate(len);
+        make(vault.provider(), parties, &mut self.noise, psk.chain, self.restored, now, payload)
+    }
+
+    /// How long [`save`](Self::save) makes it.
+    pub(super) fn saved_len(&self) -> usize {
+        32 + 1 + self.payload.len() + 8
+    }
+
+    /// `seed 32 | length 1 | payload | check 8`, the check SHA-256 of C1.1, cut.
+    pub(super) fn save(&self, provider: &V::Provider, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.seed.expose());
+        put_short(out, &self.payload);
+        out.extend_from_slice(&check(provider, &[&self.frame]));
+    }
+
+    /// Takes back what [`save`](Self::save) wrote: the very same message, for another under this psk must never be.
+    pub(super) fn restore(
+        vault: &V,
+        parties: &Parties,
+        psk: &Psk,
+        reader: &mut Reader<'_>,
+    ) -> Result<Self, StateError> {
+        let seed = Secret::new(reader.array("call seed")?);
+        let payload = take_short(reader, "call payload")?.to_vec();
+        let expected: [u8; 8] = reader.array("call check")?;
+        let call = Self::write(vault, parties, psk, seed, payload, true).map_err(|_| StateError::Rejected)?;
+        if check(vault.provider(), &[&call.frame]) != expected {
+            return Err(StateError::Rejected);
+        }
+        Ok(call)
+    }
+}
+
+/// A first message of the peer that has opened.
+pub(super) struct Heard<V: Vault + Clone + 'static> {
+    noise: noise::Handshake<V>,
+    pub(super) payload: Vec<u8>,
+}
+
+impl<V: Vault + Clone + 'static> Heard<V> {
+    pub(super) fn read(vault: &V, parties: &Parties, psk: &Psk, message: &[u8]) -> Result<Self, FrameError> {
+        let ephemeral = vault.provider().random_secret()?;
+        let mut noise = parties.handshake(vault, psk, ephemeral)?;
+        let mut payload = vec![0; message.len()];
+        let len = noise.read_message(message, &mut payload).map_err(HandshakeError::from)?;
+        payload.truncate(len);
+        Ok(Self { noise, payload })
+    }
+
+    /// The only second message under `psk`, and what the handshake has made.
+    pub(super) fn answer(
+        mut self,
+        vault: &V,
+        parties: &Parties,
+        now: Timestamp,
+        psk: &Psk,
+        reply: &[u8],
+    ) -> Result<(Vec<u8>, Made<V::Provider>), HandshakeError> {
+        let mut message = vec![0; NOISE_OVERHEAD + reply.len()];
+        self.noise.write_message(reply, &mut message)?;
+        let frame = encode(&Frame::Message2(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
+        let made = make(vault.provider(), parties, &mut self.noise, psk.chain, false, now, self.payload)?;
+        Ok((frame, made))
+    }
+}
+
+fn make<P: CryptoProvider>(
+    provider: &P,
+    parties: &Parties,
+    noise: &mut snow::HandshakeState,
+    chain: Chain,
+    restored: bool,
+    now: Timestamp,
+    payload: Vec<u8>,
+) -> Result<Made<P>, HandshakeError> {
+    let transcript = noise::transcript_hash(noise)?;
+    let keys = noise::raw_split(noise)?;
+    let key = SessionKey::extract(provider, DOMAIN, &transcript, &keys);
+    let session = Box::new(Session::new(&key, parties.role, chain == Chain::Recovery, restored, now)?);
+    // Whatever chain it comes from, what follows is an ordinary one.
+    let next = Psk::new(provider, parties, Chain::Ordinary, key.next_psk()?);
+    Ok(Made { session, next, payload })
+}
+
+/// By what a first message is recognised when it comes again.
+pub(super) fn check<P: CryptoProvider>(provider: &P, parts: &[&[u8]]) -> [u8; 8] {
+    let mut check = [0; 8];
+    check.copy_from_slice(&provider.sha256(parts)[..8]);
+    check
+}
+
+fn encode(frame: &Frame<'_>) -> Result<Vec<u8>, HandshakeError> {
+    let mut octets = vec![0; constrained::MAX_HANDSHAKE];
+    // No payload is longer than a handshake message takes: that is checked where it comes in.
+    let len = frame.encode(&mut octets).map_err(|_| HandshakeError::Noise)?;
+    octets.truncate(len);
+    Ok(octets)
+}
+
+/// `length 1 | octets`: none here is longer than 243 octets.
+pub(super) fn put_short(out: &mut Vec<u8>, octets: &[u8]) {
+    out.push(u8::try_from(octets.len()).unwrap_or(u8::MAX));
+    out.extend_from_slice(octets);
+}
+
+pub(super) fn take_short<'a>(
+    reader: &mut Reader<'a>,
+    field: &'static str,
+) -> Result<&'a [u8], sealway_wire::DecodeError> {
+    let len = reader.u8(field)?.into();
+    reader.take(field, len)
+}

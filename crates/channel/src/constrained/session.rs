@@ -1,0 +1,334 @@
+//! A session of the constrained profile: its lanes in both directions, and what of them survives a restart.
+//!
+//! After a restart nothing is sealed under the session's own chains: the sender draws an incarnation, whose chains nobody
+//! has used. So a copied or restored store never repeats a nonce.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use sealway_identity::label;
+use sealway_vault::{CryptoProvider, Secret};
+use sealway_wire::{
+    DecodeError, Lane, Reader, ShortCid, ShortIncarnation, Timestamp,
+    constrained::RecordHeader,
+    content::Ranges,
+    danger::{self, Protection},
+};
+
+use crate::{
+    FrameError, HandshakeError, Role, SendError,
+    lane::{JumpLimit, Opened, Plaintext, ReceiveLane, SavedLane, Sealed, SendLane, Shape},
+    schedule::{self, SessionKey},
+    suite::C1,
+};
+
+/// The domain of the labels of C1.
+pub(super) const DOMAIN: &str = "C1";
+/// Restarts of the peer that are followed within one session; with as many, a new session is wanted.
+const MAX_INCARNATIONS: usize = 64;
+/// Own restarts within one session after which another is wanted, well before the peer stops following.
+const MAX_RESTARTS: u8 = 32;
+/// Incarnations that nobody has heard of are tried so often: each costs the derivation of its chains.
+const UNKNOWN_INCARNATIONS: (u32, Duration) = (4, Duration::from_secs(1));
+
+/// The two lanes of one direction.
+struct Lanes<L> {
+    live: L,
+    stored: L,
+}
+
+impl<L> Lanes<L> {
+    const fn get(&mut self, lane: Lane) -> &mut L {
+        match lane {
+            Lane::Live => &mut self.live,
+            Lane::Stored => &mut self.stored,
+        }
+    }
+}
+
+/// Keys and counters of one session.
+pub(super) struct Session<P: CryptoProvider> {
+    /// Our connection id, and the peer's: both are derived.
+    local: ShortCid,
+    remote: ShortCid,
+    /// It was made in a recovery.
+    pub(super) recovered: bool,
+    /// When its handshake ended, or, later, this run began.
+    pub(super) since: Timestamp,
+    /// When a record of the peer has opened last, or it began.
+    pub(super) heard: Timestamp,
+    /// Records sealed since the last one that opened.
+    pub(super) unanswered: u32,
+    /// Frames whose tags did not verify.
+    pub(super) forgeries: u32,
+    /// Our own restarts since it began.
+    restarts: u8,
+    unknown: JumpLimit,
+    secrets: Secrets,
+    /// The chains of the session itself, or, after a restart, of an incarnation drawn since.
+    send: Option<Lanes<SendLane<P, C1>>>,
+    receive: Lanes<ReceiveLane<P, C1>>,
+    /// Restarts of the peer, the newest last.
+    incarnations: Vec<(ShortIncarnation, Lanes<ReceiveLane<P, C1>>)>,
+    /// `None`: the session was restored.
+    exporter: Option<Secret<32>>,
+}
+
+/// From what chains are derived after the session has begun.
+struct Secrets {
+    stored: Secret<32>,
+    restart_send: Secret<32>,
+    restart_receive: Secret<32>,
+}
+
+impl<P: CryptoProvider> Session<P> {
+    /// The session of a handshake. One whose first message was written before the last start counts as `restored`: a copy
+    /// of the store may have made it too.
+    pub(super) fn new(
+        key: &SessionKey<'_, P>,
+        role: Role,
+        recovered: bool,
+        restored: bool,
+        now: Timestamp,
+    ) -> Result<Self, HandshakeError> {
+        let [initiator, responder] = key.cids()?;
+        let (local, remote) = match role {
+            Role::Initiator => (initiator, responder),
+            Role::Responder => (responder, initiator),
+        };
+        let secrets = Secrets {
+            stored: key.chain(Lane::Stored, role.other())?,
+            restart_send: key.restart(role)?,
+            restart_receive: key.restart(role.other())?,
+        };
+        let send = Lanes {
+            live: SendLane::new(Lane::Live, key.chain(Lane::Live, role)?),
+            stored: SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?),
+        };
+        Ok(Self {
+            local,
+            remote,
+            recovered,
+            since: now,
+            heard: now,
+            unanswered: 0,
+            forgeries: 0,
+            restarts: 0,
+            unknown: JumpLimit::new(),
+            send: (!restored).then_some(send),
+            receive: Lanes {
+                live: ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?),
+                stored: ReceiveLane::new(Lane::Stored, secrets.stored.clone()),
+            },
+            secrets,
+            incarnations: Vec::new(),
+            exporter: Some(key.exporter()?),
+        })
+    }
+
+    /// Whether a record may be for this session: its connection id is ours, or does not travel.
+    pub(super) fn may_be_for(&self, header: &RecordHeader) -> bool {
+        header.cid.is_none_or(|cid| cid == self.local)
+    }
+
+    /// Whether a side has restarted as often as is followed.
+    pub(super) const fn is_crowded(&self) -> bool {
+        self.incarnations.len() >= MAX_INCARNATIONS || self.restarts >= MAX_RESTARTS
+    }
+
+    /// The records of the live lane that were opened, of the newest incarnation of the peer.
+    pub(super) fn opened(&self) -> Option<Ranges> {
+        self.incarnations.last().map_or(&self.receive, |(_, lanes)| lanes).live.opened()
+    }
+
+    /// Takes note of what the peer has opened of the live lane.
+    pub(super) fn acknowledge(&mut self, opened: &Ranges) {
+        if let Some(send) = &mut self.send {
+            send.live.acknowledge(opened);
+        }
+    }
+
+    /// How far the fullest of its lanes is, either way.
+    pub(super) fn fullest(&self) -> u64 {
+        let sealed = self.send.as_ref().map_or(0, |send| send.live.sealed().max(send.stored.sealed()));
+        let lanes = self.incarnations.iter().map(|(_, lanes)| lanes).chain([&self.receive]);
+        lanes.map(|lanes| lanes.live.next().max(lanes.stored.next())).fold(sealed, u64::max)
+    }
+
+    pub(super) fn export(&self, provider: &P, name: &str, context: &[u8], out: &mut [u8]) -> bool {
+        let exporter = self.exporter.as_ref();
+        exporter.is_some_and(|exporter| schedule::export(provider, DOMAIN, exporter, name, context, out))
+    }
+
+    pub(super) fn seal(
+        &mut self,
+        provider: &P,
+        lane: Lane,
+        with_cid: bool,
+        plaintext: Plaintext<'_>,
+        shape: Shape,
+        out: &mut [u8],
+    ) -> Result<Sealed, SendError> {
+        let send = match &mut self.send {
+            Some(send) => send,
+            none => {
+                let incarnation = match danger::is_off(Protection::Incarnation) {
+                    false => ShortIncarnation(provider.random().map_err(|_| SendError::Entropy)?),
+                    true => ShortIncarnation([0; 4]),
+                };
+                let restart = &self.secrets.restart_send;
+                let lane = |lane| SendLane::restored(lane, chain_of(provider, restart, lane, incarnation), incarnation);
+                none.insert(Lanes { live: lane(Lane::Live), stored: lane(Lane::Stored) })
+            }
+        };
+        let sealed = send.get(lane).seal(provider, (with_cid, self.remote), plaintext, shape, out)?;
+        self.unanswered = self.unanswered.saturating_add(1);
+        Ok(sealed)
+    }
+
+    pub(super) fn open(
+        &mut self,
+        provider: &P,
+        now: Timestamp,
+        header: &RecordHeader,
+        frame: &mut [u8],
+    ) -> Result<Opened, FrameError> {
+        // What comes on the stored lane has to be harmless when repeated.
+        if header.lane == Lane::Stored && !header.typed {
+            return Err(FrameError::Rejected);
+        }
+        let opened = self.open_lane(provider, now, header, frame)?;
+        // What a relay may have held back, or repeats, is no sign of life.
+        if header.lane == Lane::Live {
+            (self.unanswered, self.heard) = (0, now);
+        }
+        Ok(opened)
+    }
+
+    fn open_lane(
+        &mut self,
+        provider: &P,
+        now: Timestamp,
+        header: &RecordHeader,
+        frame: &mut [u8],
+    ) -> Result<Opened, FrameError> {
+        let cid = (false, self.local);
+        let Some(incarnation) = header.incarnation else {
+            return self.receive.get(header.lane).open(provider, now, &cid, header, frame);
+        };
+        if let Some((_, lanes)) = self.incarnations.iter_mut().find(|(known, _)| *known == incarnation) {
+            return lanes.get(header.lane).open(provider, now, &cid, header, frame);
+        }
+        if self.incarnations.len() >= MAX_INCARNATIONS || !self.unknown.admits(now, UNKNOWN_INCARNATIONS) {
+            return Err(FrameError::TooFarAhead);
+        }
+        // In scratch state: whoever makes incarnations up changes nothing.
+        let mut lanes = self.lanes_of(provider, incarnation);
+        let opened = lanes.get(header.lane).open(provider, now, &cid, header, frame)?;
+        self.incarnations.push((incarnation, lanes));
+        Ok(opened)
+    }
+
+    fn lanes_of(&self, provider: &P, incarnation: ShortIncarnation) -> Lanes<ReceiveLane<P, C1>> {
+        let restart = &self.secrets.restart_receive;
+        let lane = |lane| ReceiveLane::new(lane, chain_of(provider, restart, lane, incarnation));
+        Lanes { live: lane(Lane::Live), stored: lane(Lane::Stored) }
+    }
+
+    /// How long [`save`](Self::save) makes it.
+    pub(super) const fn saved_len(&self) -> usize {
+        1 + 1 + 1 + 4 + 3 * 32 + 32 + 12 + 1 + 16 * self.incarnations.len()
+    }
+
+    /// Writes what has to survive a restart: 148 octets, and 16 for each restart of the peer.
+    pub(super) fn save(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.recovered));
+        out.push(self.restarts);
+        out.push(u8::try_from(self.unanswered).unwrap_or(u8::MAX));
+        out.extend_from_slice(&self.local.0);
+        out.extend_from_slice(&self.remote.0);
+        for secret in [&self.secrets.stored, &self.secrets.restart_send, &self.secrets.restart_receive] {
+            out.extend_from_slice(secret.expose());
+        }
+        let live = self.receive.live.save();
+        out.extend_from_slice(live.chain.expose());
+        save_counters(&live, out);
+        out.push(u8::try_from(self.incarnations.len()).unwrap_or(u8::MAX));
+        for (incarnation, lanes) in &self.incarnations {
+            out.extend_from_slice(&incarnation.0);
+            // Its chain comes from the restart secret.
+            save_counters(&lanes.live.save(), out);
+        }
+    }
+
+    /// Takes back what [`save`](Self::save) wrote.
+    pub(super) fn restore(provider: &P, now: Timestamp, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let recovered = reader.u8("session flags")? & 1 == 1;
+        let restarts = reader.u8("restarts")?.saturating_add(1);
+        let unanswered = reader.u8("unanswered records")?.into();
+        let (local, remote) = (ShortCid(reader.array("session CID")?), ShortCid(reader.array("session CID")?));
+        let mut secret = || reader.array("session secret").map(Secret::new);
+        let secrets = Secrets { stored: secret()?, restart_send: secret()?, restart_receive: secret()? };
+        let live = load_lane(secret()?, reader)?;
+        let stored = secrets.stored.clone();
+        let mut session = Self {
+            local,
+            remote,
+            recovered,
+            since: now,
+            heard: now,
+            unanswered,
+            forgeries: 0,
+            restarts,
+            unknown: JumpLimit::new(),
+            secrets,
+            send: None,
+            receive: Lanes {
+                live: ReceiveLane::restore(provider, Lane::Live, live),
+                stored: ReceiveLane::new(Lane::Stored, stored),
+            },
+            incarnations: Vec::new(),
+            exporter: None,
+        };
+        for _ in 0..reader.u8("incarnations")? {
+            let incarnation = ShortIncarnation(reader.array("incarnation")?);
+            let chain = chain_of(provider, &session.secrets.restart_receive, Lane::Live, incarnation);
+            let live = ReceiveLane::replay(provider, Lane::Live, load_lane(chain, reader)?);
+            let lanes = Lanes { live, ..session.lanes_of(provider, incarnation) };
+            session.incarnations.push((incarnation, lanes));
+        }
+        Ok(session)
+    }
+}
+
+/// `epoch 1 | one more than the largest counter opened 3 | which of the 64 below 8`.
+fn save_counters(lane: &SavedLane, out: &mut Vec<u8>) {
+    out.push(lane.epoch);
+    out.extend_from_slice(&lane.next.to_be_bytes()[1..]);
+    out.extend_from_slice(&lane.bits.to_be_bytes());
+}
+
+fn load_lane(chain: Secret<32>, reader: &mut Reader<'_>) -> Result<SavedLane, DecodeError> {
+    let epoch = reader.u8("lane epoch")?;
+    let [a, b, c] = reader.array("lane counter")?;
+    let bits = u64::from_be_bytes(reader.array("lane window")?);
+    Ok(SavedLane { chain, epoch, next: u32::from_be_bytes([0, a, b, c]), bits })
+}
+
+/// The chain of a lane of an incarnation: Expand(restart secret, label(C1, live incarnation | stored incarnation) ||
+/// incarnation).
+fn chain_of<P: CryptoProvider>(
+    provider: &P,
+    restart: &Secret<32>,
+    lane: Lane,
+    incarnation: ShortIncarnation,
+) -> Secret<32> {
+    let name = match lane {
+        Lane::Live => "live incarnation",
+        Lane::Stored => "stored incarnation",
+    };
+    let mut chain = Secret::zero();
+    // Expand of 32 octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
+    let _ = provider.hkdf_expand(restart, &[&label(DOMAIN, name), &incarnation.0], chain.expose_mut());
+    chain
+}

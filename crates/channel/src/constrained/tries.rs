@@ -1,0 +1,84 @@
+//! How much a source may try: 64 at once, and 64 a minute. Sources that can be forged share sixteen times as much, for
+//! whoever forges one can forge many.
+
+use alloc::collections::BTreeMap;
+use core::time::Duration;
+
+use sealway_wire::Timestamp;
+
+use crate::Source;
+
+const BURST: u32 = 64;
+const EACH: Duration = Duration::from_micros(60_000_000 / 64);
+/// Sources that are remembered.
+const SOURCES: usize = 16;
+
+/// A bucket of tokens for each source.
+pub(super) struct Tries {
+    /// Until when what a source has tried is paid off.
+    spent: BTreeMap<Source, Timestamp>,
+    /// The same, of all sources that can be forged.
+    claimed: Timestamp,
+}
+
+/// Sources whose tries those share that can be forged.
+const SHARE: u32 = 16;
+
+impl Tries {
+    pub(super) const fn new() -> Self {
+        Self { spent: BTreeMap::new(), claimed: Timestamp::from_micros(0) }
+    }
+
+    /// Whether `source` may try once more.
+    pub(super) fn may(&self, now: Timestamp, source: Source) -> bool {
+        let of_source = self.spent.get(&source).is_none_or(|until| until.since(now) <= EACH * (BURST - 1));
+        let of_claimed = source.is_proven || self.claimed.since(now) <= EACH * (BURST - 1);
+        of_source && of_claimed
+    }
+
+    /// Takes note of a try.
+    pub(super) fn count(&mut self, now: Timestamp, source: Source) {
+        if self.spent.len() >= SOURCES && !self.spent.contains_key(&source) {
+            self.spent.retain(|_, until| *until > now);
+            // All of them are busy: the one that has spent least makes room.
+            if self.spent.len() >= SOURCES {
+                let least = self.spent.iter().min_by_key(|(_, until)| **until).map(|(source, _)| *source);
+                least.map(|source| self.spent.remove(&source));
+            }
+        }
+        let until = self.spent.entry(source).or_insert(now);
+        *until = (*until).max(now).after(EACH);
+        if !source.is_proven {
+            self.claimed = self.claimed.max(now).after(EACH / SHARE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixty_four_at_once_and_then_one_a_second() {
+        let (mut tries, start) = (Tries::new(), Timestamp::from_micros(0));
+        let source = Source::proven(1);
+        for _ in 0..BURST {
+            assert!(tries.may(start, source));
+            tries.count(start, source);
+        }
+        assert!(!tries.may(start, source));
+        assert!(tries.may(start, Source::proven(2)), "of that source alone");
+        assert!(tries.may(start.after(EACH), source));
+        // However many sources there are, memory is bounded, and who forges them has no more than sixteen.
+        let mut tried = 0;
+        for number in 0..10_000 {
+            if tries.may(start, Source::claimed(number)) {
+                tries.count(start, Source::claimed(number));
+                tried += 1;
+            }
+        }
+        assert!(tries.spent.len() <= SOURCES);
+        assert!((BURST * SHARE - SHARE..=BURST * SHARE).contains(&tried), "{tried}");
+        assert!(tries.may(start, Source::proven(3)));
+    }
+}

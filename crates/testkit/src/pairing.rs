@@ -1,0 +1,554 @@
+//! Two machines of the constrained profile: their stores, whose writes may be the last before the power goes, and a network
+//! that does what it likes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use sealway_channel::{CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, PairingKeys, Role, Source};
+use sealway_vault::{CryptoProvider, KeyStore, Secret, SoftwareVault, Vault};
+use sealway_wire::{
+    IdentityId, Lane, Timestamp, constrained,
+    content::{Ack, Content},
+};
+
+use crate::{
+    audit::{self, Audited},
+    entropy::{Seeded, seeded_provider},
+    network::TestVault,
+};
+
+/// The machine that calls.
+pub const DEVICE: usize = 0;
+/// The machine that answers.
+pub const SERVICE: usize = 1;
+
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It reaches the disk, and its machine learns of it.
+    Written,
+    /// It reaches the disk, and then the power goes.
+    WrittenUnheard,
+    /// The power goes before it reaches the disk.
+    Lost,
+}
+
+/// One machine.
+pub struct Machine {
+    vault: TestVault,
+    /// What it shares with the other.
+    pub keys: PairingKeys,
+    /// What is on its disk.
+    pub disk: Option<Vec<u8>>,
+    /// Its end of the channel.
+    pub pairing: Pairing<TestVault>,
+    /// What becomes of the next write.
+    pub next_write: Fate,
+    /// Bodies that it has sent.
+    pub sent: BTreeSet<Vec<u8>>,
+    /// Bodies that it has received and written down.
+    pub committed: BTreeSet<Vec<u8>>,
+    /// What was reported.
+    pub events: Vec<PairingEvent>,
+    /// Frames that were refused, and why.
+    pub refused: Vec<FrameError>,
+    /// How often it has started.
+    pub starts: u32,
+}
+
+/// Both machines, their clock, and what is on the way.
+pub struct Pair {
+    /// The clock.
+    pub now: Timestamp,
+    /// [`DEVICE`] and [`SERVICE`].
+    pub machines: [Machine; 2],
+    /// Frames that have not arrived: to whom, and octets.
+    pub on_the_way: Vec<(usize, Vec<u8>)>,
+    /// Every frame that was sent: to whom, and octets.
+    pub log: Vec<(usize, Vec<u8>)>,
+    /// The device has lost its disk: there is an operator who lets it back in, and somebody at the device.
+    pub has_lost_all: bool,
+    /// From where frames come.
+    pub source: Source,
+    number: u64,
+}
+
+/// A secret that a seed names.
+fn secret(provider: &impl CryptoProvider) -> Secret<32> {
+    provider.random_secret().unwrap()
+}
+
+/// The keys of both ends, and their vaults.
+#[must_use]
+pub fn keys(seed: u64) -> [(TestVault, PairingKeys); 2] {
+    let provider = seeded_provider(seed);
+    let (psk, recovery) = (secret(&provider), secret(&provider));
+    let ends = [1, 2].map(|end| {
+        let mut vault = SoftwareVault::new(Audited(seeded_provider(seed * 3 + end)));
+        let handle = vault.generate_dh().unwrap();
+        (Arc::new(vault), handle, IdentityId(provider.random().unwrap()))
+    });
+    let [(device, device_key, device_id), (service, service_key, service_id)] = ends;
+    let of = |role, own, channel_key, peer, peer_key| PairingKeys {
+        role,
+        own,
+        channel_key,
+        peer,
+        peer_key,
+        psk: psk.clone(),
+        recovery: recovery.clone(),
+    };
+    let (device_public, service_public) =
+        (device.dh_public(&device_key).unwrap(), service.dh_public(&service_key).unwrap());
+    [
+        (device, of(Role::Initiator, device_id, device_key, service_id, service_public)),
+        (service, of(Role::Responder, service_id, service_key, device_id, device_public)),
+    ]
+}
+
+/// The first end once more, with the same keys and randomness of its own.
+#[must_use]
+pub fn cloned_device(seed: u64) -> (TestVault, PairingKeys) {
+    let [(vault, device), _] = keys(seed);
+    // Its stream of randomness goes on where the first one's does not come in a test.
+    for _ in 0..10_000 {
+        let _: [u8; 32] = vault.provider().random().unwrap();
+    }
+    (vault, device)
+}
+
+impl Machine {
+    /// A machine that has written nothing yet.
+    #[must_use]
+    pub fn new(vault: TestVault, keys: PairingKeys) -> Self {
+        let pairing = Pairing::new(vault.clone(), keys.clone()).unwrap();
+        Self {
+            vault,
+            keys,
+            disk: None,
+            pairing,
+            next_write: Fate::Written,
+            sent: BTreeSet::new(),
+            committed: BTreeSet::new(),
+            events: Vec::new(),
+            refused: Vec::new(),
+            starts: 1,
+        }
+    }
+
+    /// The machine ends where it is, and starts with what is on its disk.
+    pub fn restart(&mut self, now: Timestamp) {
+        self.pairing = match &self.disk {
+            Some(state) => Pairing::restore(self.vault.clone(), self.keys.clone(), now, state).unwrap(),
+            None => Pairing::new(self.vault.clone(), self.keys.clone()).unwrap(),
+        };
+        self.starts += 1;
+        // A shell writes what a start has changed before anything else.
+        if let Some(state) = self.pairing.poll_state().unwrap() {
+            self.disk = Some(state.octets);
+            self.pairing.written(state.version);
+        }
+    }
+
+    /// What may be sent.
+    fn transmitted(&mut self) -> Vec<Vec<u8>> {
+        let mut out = vec![0; constrained::MAX_RECORD];
+        let next = || self.pairing.poll_transmit(&mut out).unwrap().map(|len| out[..len].to_vec());
+        std::iter::from_fn(next).collect()
+    }
+
+    /// Writes the state, if it has changed. Returns what became of the write.
+    fn write(&mut self) -> Option<Fate> {
+        let state = self.pairing.poll_state().unwrap()?;
+        let fate = std::mem::replace(&mut self.next_write, Fate::Written);
+        if fate != Fate::Lost {
+            self.disk = Some(state.octets);
+        }
+        if fate == Fate::Written {
+            self.pairing.written(state.version);
+        }
+        Some(fate)
+    }
+}
+
+impl Pair {
+    /// Two machines that share a first psk and a recovery psk.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        audit::begin();
+        let machines = keys(seed).map(|(vault, keys)| Machine::new(vault, keys));
+        let now = Timestamp::from_micros(1_000_000);
+        Self {
+            now,
+            machines,
+            on_the_way: Vec::new(),
+            log: Vec::new(),
+            has_lost_all: false,
+            source: Source::proven(0),
+            number: 0,
+        }
+    }
+
+    /// The device calls.
+    ///
+    /// # Errors
+    /// As [`Pairing::call`].
+    pub fn call(&mut self, early: &[u8]) -> Result<(), CallError> {
+        self.machines[DEVICE].pairing.call(early)?;
+        self.settle(DEVICE);
+        Ok(())
+    }
+
+    /// What is unanswered is sent once more.
+    pub fn repeat(&mut self) {
+        let now = self.now;
+        self.machines[DEVICE].pairing.repeat(now).unwrap();
+        self.settle(DEVICE);
+    }
+
+    /// A machine tells what it has opened, or sends something that a relay may keep.
+    pub fn send_typed(&mut self, from: usize, lane: Lane) {
+        let mut frame = vec![0; constrained::MAX_RECORD];
+        let pairing = &mut self.machines[from].pairing;
+        let opened = pairing.opened().map(|ranges| Ack { opened: Some((Lane::Live, ranges)), committed: None });
+        let content = match (lane, opened) {
+            (Lane::Live, Some(ack)) => Content::Ack(ack),
+            _ => Content::Data(b"typed"),
+        };
+        if let Ok(len) = pairing.seal(lane, &content, &mut frame) {
+            frame.truncate(len);
+            self.put(1 - from, frame);
+        }
+    }
+
+    /// A machine sends a datagram that nobody has sent before. `false`: it has no session.
+    pub fn send(&mut self, from: usize) -> bool {
+        self.number += 1;
+        let body = self.number.to_be_bytes().repeat(2);
+        let mut frame = vec![0; constrained::MAX_RECORD];
+        let machine = &mut self.machines[from];
+        let Ok(len) = machine.pairing.seal_datagram(&body, &mut frame) else { return false };
+        machine.sent.insert(body);
+        frame.truncate(len);
+        self.put(1 - from, frame);
+        true
+    }
+
+    /// Puts a frame on the way.
+    pub fn put(&mut self, to: usize, frame: Vec<u8>) {
+        self.log.push((to, frame.clone()));
+        self.on_the_way.push((to, frame));
+    }
+
+    /// A frame arrives, and what it brings is committed in one write with the state of the machine.
+    ///
+    /// # Panics
+    /// If something is committed twice, or was never sent.
+    pub fn deliver(&mut self, to: usize, mut frame: Vec<u8>) {
+        let now = self.now;
+        let machine = &mut self.machines[to];
+        let received = match machine.pairing.handle_frame(now, self.source, &mut frame) {
+            Ok(ConstrainedRecord::Datagram(body)) => Some(body.to_vec()),
+            Ok(_) => None,
+            Err(error) => {
+                machine.refused.push(error);
+                None
+            }
+        };
+        // Who asks too early gets nothing that depends on what is not written.
+        let early = machine.transmitted();
+        let fate = machine.write();
+        early.into_iter().for_each(|frame| self.put(1 - to, frame));
+        if let Some(body) = received
+            && fate != Some(Fate::Lost)
+        {
+            assert!(fate.is_some(), "the window has changed");
+            assert!(self.machines[to].committed.insert(body.clone()), "committed twice: {body:02x?}");
+            assert!(self.machines[1 - to].sent.contains(&body), "never sent: {body:02x?}");
+        }
+        self.after_write(to, fate);
+    }
+
+    /// Writes what has changed and sends what may be sent.
+    fn settle(&mut self, of: usize) {
+        let fate = self.machines[of].write();
+        self.after_write(of, fate);
+    }
+
+    fn after_write(&mut self, of: usize, fate: Option<Fate>) {
+        let now = self.now;
+        let machine = &mut self.machines[of];
+        if matches!(fate, Some(Fate::Lost | Fate::WrittenUnheard)) {
+            machine.restart(now);
+            return;
+        }
+        machine.events.extend(std::iter::from_fn(|| machine.pairing.poll_event()));
+        machine.transmitted().into_iter().for_each(|frame| self.put(1 - of, frame));
+    }
+
+    /// Everything that is on the way arrives, in order, until nothing is.
+    pub fn deliver_all(&mut self) {
+        while !self.on_the_way.is_empty() {
+            let (to, frame) = self.on_the_way.remove(0);
+            self.deliver(to, frame);
+        }
+    }
+
+    /// The network heals: whatever has happened, messages get through in both directions again.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn heals(&mut self) {
+        self.on_the_way.clear();
+        for machine in &mut self.machines {
+            machine.next_write = Fate::Written;
+        }
+        // What limits forgeries is paid off.
+        self.now = self.now.after(Duration::from_secs(600));
+        let before = [DEVICE, SERVICE].map(|machine| self.machines[machine].committed.len());
+        let rounds = if self.has_lost_all { 400 } else { 40 };
+        for round in 0..rounds {
+            let arrived = [DEVICE, SERVICE].map(|machine| self.machines[machine].committed.len() > before[machine]);
+            if arrived == [true; 2] {
+                return;
+            }
+            // A sender who misses an acknowledgement calls.
+            if self.machines[DEVICE].pairing.is_due(self.now) || round % 8 == 7 {
+                let _ = self.machines[DEVICE].pairing.call(&[]);
+                self.settle(DEVICE);
+            }
+            if self.has_lost_all && round % 16 == 15 {
+                let until = self.now.after(Duration::from_secs(3600));
+                self.machines[SERVICE].pairing.open_recovery(until);
+                self.machines[DEVICE].pairing.renew_recovery();
+                self.settle(DEVICE);
+            }
+            self.repeat();
+            self.send(DEVICE);
+            self.send(SERVICE);
+            self.deliver_all();
+            self.now = self.now.after(Duration::from_secs(30));
+        }
+        panic!("no progress: {:?} {:?}", self.machines[DEVICE].refused, self.machines[SERVICE].refused);
+    }
+}
+
+/// What a run has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams committed.
+    pub committed: u64,
+    /// Sessions that the answering side has seen confirmed.
+    pub handshakes: u64,
+    /// Those of them that were recoveries.
+    pub recoveries: u64,
+    /// Starts after the first.
+    pub power_cuts: u64,
+    /// Runs in which a lane has gone beyond its first epoch.
+    pub epochs: u64,
+    /// Frames that were refused, replays and damage among them.
+    pub refused: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.committed += other.committed;
+        self.handshakes += other.handshakes;
+        self.recoveries += other.recoveries;
+        self.power_cuts += other.power_cuts;
+        self.epochs += other.epochs;
+        self.refused += other.refused;
+    }
+}
+
+/// Records that are sealed at once, so that a lane reaches its next epoch.
+const BURST: usize = 1100;
+const STEPS_OF_A_RUN: u32 = 500;
+
+/// One run: some hundred steps in which the seed decides what the network, the clock and the power do, then the network
+/// heals.
+///
+/// # Panics
+/// If something is committed twice or was never sent, if a nonce is used twice under a key, or if nothing gets through in the
+/// end.
+#[must_use]
+pub fn simulate(seed: u64) -> Totals {
+    let random = Seeded::new(seed);
+    let mut pair = Pair::new(seed);
+    let (damage, replays) = (random.below(20), random.below(20));
+    let mut loss = 0;
+    let (may_burst, recovers) = (random.below(4) == 0, random.below(4) == 0);
+    let mut totals = Totals::default();
+    let machine = || usize::from(random.below(2) == 1);
+    for step in 0..STEPS_OF_A_RUN {
+        pair.source = if random.below(3) == 0 { Source::claimed(random.below(3)) } else { Source::proven(1) };
+        // Good times and bad ones.
+        if step % 50 == 0 {
+            loss = random.below(91) * random.below(2);
+        }
+        if recovers && step == STEPS_OF_A_RUN / 2 {
+            pair.has_lost_all = true;
+            pair.machines[DEVICE].disk = None;
+            let now = pair.now;
+            pair.machines[DEVICE].restart(now);
+        }
+        match random.below(100) {
+            0..45 => {
+                for _ in 0..=random.below(3) {
+                    pair.send(machine());
+                }
+            }
+            45..75 => (0..=random.below(6)).for_each(|_| arrive(&mut pair, &random, loss, damage)),
+            75..85 => pair.repeat(),
+            85..88 => {
+                let early = random.below(64).to_be_bytes();
+                let _ = pair.call(&early[..usize::from(random.below(2) == 1) * 8]);
+            }
+            88..91 => {
+                let fates = [Fate::Lost, Fate::WrittenUnheard];
+                pair.machines[machine()].next_write = fates[machine()];
+            }
+            91 => {
+                let now = pair.now;
+                pair.machines[machine()].restart(now);
+            }
+            98 => pair.send_typed(machine(), [Lane::Live, Lane::Stored][machine()]),
+            99 if recovers && random.below(4) == 0 => {
+                let until = pair.now.after(Duration::from_secs(3600));
+                pair.machines[SERVICE].pairing.open_recovery(until);
+                pair.machines[DEVICE].pairing.renew_recovery();
+            }
+            92..96 if random.below(20) < replays && !pair.log.is_empty() => {
+                let again = random.index(pair.log.len());
+                let (to, frame) = pair.log[again].clone();
+                pair.deliver(to, frame);
+            }
+            96 if may_burst => {
+                // All but the last are lost.
+                let from = machine();
+                let on_the_way = std::mem::take(&mut pair.on_the_way);
+                if (0..BURST).all(|_| pair.send(from)) {
+                    totals.epochs += 1;
+                    pair.on_the_way = pair.on_the_way.pop().into_iter().collect();
+                }
+                pair.on_the_way.extend(on_the_way);
+            }
+            97 => pair.now = pair.now.after(Duration::from_secs(random.below(10 * 24 * 60 * 60))),
+            _ => pair.now = pair.now.after(Duration::from_secs(random.below(60))),
+        }
+        // What is left lying for long is lost.
+        if pair.on_the_way.len() > 60 {
+            let lost = random.index(60);
+            pair.on_the_way.drain(..lost);
+        }
+    }
+    pair.heals();
+    let opened = |machine: &Machine| {
+        machine.events.iter().filter(|event| matches!(event, PairingEvent::Opened { .. })).count() as u64
+    };
+    for machine in &pair.machines {
+        totals.sent += machine.sent.len() as u64;
+        totals.committed += machine.committed.len() as u64;
+        totals.power_cuts += u64::from(machine.starts - 1);
+        totals.refused += machine.refused.len() as u64;
+        let suspects = machine.events.contains(&PairingEvent::CloneSuspected);
+        assert!(!suspects || pair.has_lost_all, "there is no clone, and nothing has gone back in time");
+    }
+    totals.handshakes = opened(&pair.machines[SERVICE]);
+    let recovered = |event: &&PairingEvent| matches!(event, PairingEvent::Opened { recovered: true });
+    totals.recoveries = pair.machines[SERVICE].events.iter().filter(recovered).count() as u64;
+    totals
+}
+
+/// A frame arrives, or is lost, damaged or repeated on the way.
+fn arrive(pair: &mut Pair, random: &Seeded, loss: u64, damage: u64) {
+    if pair.on_the_way.is_empty() {
+        return;
+    }
+    // Mostly the oldest, sometimes any.
+    let index = if random.below(4) == 0 { random.index(pair.on_the_way.len()) } else { 0 };
+    let (to, mut frame) = pair.on_the_way.remove(index);
+    if random.below(100) < loss {
+        return;
+    }
+    if random.below(100) < damage {
+        let bit = random.index(frame.len() * 8);
+        frame[bit / 8] ^= 1 << (bit % 8);
+    }
+    if random.below(20) == 0 {
+        pair.on_the_way.push((to, frame.clone()));
+    }
+    pair.deliver(to, frame);
+}
+
+/// One step of an exhaustive search: what happens, and what becomes of the write that it causes.
+pub const STEPS: [(Step, Fate); 8] = [
+    (Step::Repeat, Fate::Written),
+    (Step::Repeat, Fate::Lost),
+    (Step::ToService, Fate::Written),
+    (Step::ToService, Fate::WrittenUnheard),
+    (Step::ToService, Fate::Lost),
+    (Step::ToDevice, Fate::Written),
+    (Step::ToDevice, Fate::WrittenUnheard),
+    (Step::ToDevice, Fate::Lost),
+];
+
+/// All that matters for the ratchet, once the device has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// What is unanswered is sent once more.
+    Repeat,
+    /// The oldest frame to the service arrives.
+    ToService,
+    /// The oldest frame to the device arrives.
+    ToDevice,
+}
+
+/// After a first session the device calls once more; then the steps of which `number` names one after the other, then the
+/// network heals.
+///
+/// # Panics
+/// If a nonce is used twice, something is committed twice, or nothing gets through in the end.
+pub fn interleave(mut number: usize, steps: u32) {
+    let mut pair = Pair::new(7);
+    pair.call(&[]).unwrap();
+    pair.deliver_all();
+    pair.call(&[]).unwrap();
+    for _ in 0..steps {
+        let (step, fate) = STEPS[number % STEPS.len()];
+        number /= STEPS.len();
+        let machine = if step == Step::ToService { SERVICE } else { DEVICE };
+        pair.machines[machine].next_write = fate;
+        match step {
+            Step::Repeat => pair.repeat(),
+            Step::ToService => first_to(&mut pair, SERVICE),
+            Step::ToDevice => first_to(&mut pair, DEVICE),
+        }
+        pair.machines[machine].next_write = Fate::Written;
+    }
+    pair.heals();
+    assert!(!pair.machines[SERVICE].events.contains(&PairingEvent::CloneSuspected));
+}
+
+fn first_to(pair: &mut Pair, to: usize) {
+    if let Some(index) = pair.on_the_way.iter().position(|(recipient, _)| *recipient == to) {
+        let (to, frame) = pair.on_the_way.remove(index);
+        pair.deliver(to, frame);
+    }
+}
+
+/// Frames by kind, for those who want to see sizes.
+#[must_use]
+pub fn lengths(pair: &Pair) -> BTreeMap<u8, BTreeSet<usize>> {
+    let mut lengths: BTreeMap<u8, BTreeSet<usize>> = BTreeMap::new();
+    for (_, frame) in &pair.log {
+        lengths.entry(frame[0]).or_default().insert(frame.len());
+    }
+    lengths
+}

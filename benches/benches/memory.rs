@@ -10,6 +10,7 @@ use std::{
 
 use sealway_benches::{
     Pair,
+    constrained::{self, Ends, settle, shake},
     machine::{Failure, Machine},
 };
 use sealway_channel::Source;
@@ -27,6 +28,23 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn held(region: &Region<'_, System>) -> isize {
     let change = region.change();
     change.bytes_allocated.cast_signed() - change.bytes_deallocated.cast_signed()
+}
+
+/// The same of the constrained profile: a device that calls while it has a session.
+fn measure_constrained<P: CryptoProvider>(name: &str, provider: &P) -> Option<()> {
+    let ends = Ends::new(provider)?;
+    let mut pair = ends.machines()?;
+    shake(&mut pair);
+    let [mut device, _service] = pair;
+    device.call(&[]).ok()?;
+    let stored = settle(&mut device);
+    let region = Region::new(ALLOCATOR);
+    drop(device);
+    let live = size_of::<constrained::Machine<P>>().cast_signed() - held(&region);
+    println!(
+        "memory/{name}: a constrained device that calls beside a session {live} octets live, {stored} stored (budgets 1024, 256)"
+    );
+    Some(())
 }
 
 fn measure<P: CryptoProvider>(name: &str, provider: &P) {
@@ -120,5 +138,7 @@ fn main() -> Result<(), Failure> {
     attached()?;
     measure("aws-lc", &AwsLc::new());
     measure("rustcrypto", &RustCrypto::os());
+    measure_constrained("aws-lc", &AwsLc::new()).ok_or("no randomness")?;
+    measure_constrained("rustcrypto", &RustCrypto::os()).ok_or("no randomness")?;
     Ok(())
 }

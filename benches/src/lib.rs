@@ -1,6 +1,7 @@
 //! Two endpoints in memory, and [machines](machine) over real sockets, for benches.
 #![forbid(unsafe_code)]
 
+pub mod constrained;
 pub mod machine;
 
 use std::sync::{

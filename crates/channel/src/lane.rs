@@ -100,6 +100,7 @@ struct Associated {
 }
 
 impl Associated {
+    #[inline]
     fn new(header: &impl Header, cid: &[u8], counter: Counter) -> Self {
         let mut associated = Self { octets: [0; 21], len: 0 };
         associated.append(&[header.octet0()]);
@@ -110,6 +111,7 @@ impl Associated {
     }
 
     /// Connection ids have at most four octets, incarnations eight.
+    #[inline]
     fn append(&mut self, part: &[u8]) {
         self.octets[self.len..self.len + part.len()].copy_from_slice(part);
         self.len += part.len();

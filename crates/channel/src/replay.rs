@@ -99,11 +99,13 @@ impl<R: Ring> ReplayWindow<R> {
         }
     }
 
+    #[inline]
     fn contains(&self, counter: u64) -> bool {
         let bits = self.bits.as_ref();
         bits[ring(word(counter), bits.len())] >> (counter % 64) & 1 == 1
     }
 
+    #[inline]
     fn word_mut(&mut self, word: u64) -> &mut u64 {
         let bits = self.bits.as_mut();
         let at = ring(word, bits.len());

@@ -80,6 +80,7 @@ pub(crate) trait EpochKey {
 }
 
 /// iv XOR the counter in 8 octets, right-aligned.
+#[inline]
 fn nonce<const N: usize>(iv: &[u8; 13], counter: Counter) -> [u8; N] {
     let mut nonce = [0; N];
     nonce.copy_from_slice(&iv[..N]);
@@ -107,14 +108,17 @@ impl<P: CryptoProvider> Suite<P> for S1 {
     type Ring = LongRing;
     type Key = GcmEpoch<P::AeadKey>;
 
+    #[inline]
     fn cid(cid: &Cid) -> &[u8] {
         &cid.0
     }
 
+    #[inline]
     fn width(counter: Counter, acknowledged: u64) -> Option<CounterWidth> {
         CounterWidth::covering(counter, acknowledged)
     }
 
+    #[inline]
     fn header(
         lane: Lane,
         typed: bool,
@@ -131,22 +135,27 @@ impl<P: CryptoProvider> Suite<P> for S1 {
 }
 
 impl Header for RecordHeader {
+    #[inline]
     fn octet0(&self) -> u8 {
         self.octet0()
     }
 
+    #[inline]
     fn counter(&self) -> Truncated {
         self.counter
     }
 
+    #[inline]
     fn incarnation(&self) -> Option<&[u8]> {
         self.incarnation.as_ref().map(|incarnation| incarnation.0.as_slice())
     }
 
+    #[inline]
     fn len(&self) -> usize {
         self.len()
     }
 
+    #[inline]
     fn encode(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
         self.encode(out)
     }
@@ -160,14 +169,17 @@ pub(crate) struct GcmEpoch<K> {
 }
 
 impl<K: AeadKey> EpochKey for GcmEpoch<K> {
+    #[inline]
     fn new(secrets: &EpochSecrets) -> Self {
         Self { key: K::new(&secrets.key), iv: secrets.iv.clone() }
     }
 
+    #[inline]
     fn seal(&self, counter: Counter, associated: &[u8], data: &mut [u8], tag: &mut [u8]) {
         tag.copy_from_slice(&self.key.seal(&nonce(self.iv.expose(), counter), associated, data));
     }
 
+    #[inline]
     fn open(&self, counter: Counter, associated: &[u8], data: &mut [u8], tag: &[u8]) -> Result<(), Rejected> {
         let tag = tag.first_chunk().ok_or(Rejected)?;
         self.key.open(&nonce(self.iv.expose(), counter), associated, data, tag)
@@ -196,14 +208,17 @@ impl<P: CryptoProvider> Suite<P> for C1 {
     type Ring = ShortRing;
     type Key = CcmEpoch<P::CcmKey>;
 
+    #[inline]
     fn cid(cid: &(bool, ShortCid)) -> &[u8] {
         &cid.1.0
     }
 
+    #[inline]
     fn width(counter: Counter, acknowledged: u64) -> Option<CounterWidth> {
         CounterWidth::covering_narrowly(counter, acknowledged)
     }
 
+    #[inline]
     fn header(
         lane: Lane,
         typed: bool,
@@ -217,22 +232,27 @@ impl<P: CryptoProvider> Suite<P> for C1 {
 }
 
 impl Header for constrained::RecordHeader {
+    #[inline]
     fn octet0(&self) -> u8 {
         self.octet0()
     }
 
+    #[inline]
     fn counter(&self) -> Truncated {
         self.counter
     }
 
+    #[inline]
     fn incarnation(&self) -> Option<&[u8]> {
         self.incarnation.as_ref().map(|incarnation| incarnation.0.as_slice())
     }
 
+    #[inline]
     fn len(&self) -> usize {
         self.len()
     }
 
+    #[inline]
     fn encode(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
         self.encode(out)
     }
@@ -246,14 +266,17 @@ pub(crate) struct CcmEpoch<K> {
 }
 
 impl<K: CcmKey> EpochKey for CcmEpoch<K> {
+    #[inline]
     fn new(secrets: &EpochSecrets) -> Self {
         Self { key: secrets.key.clone(), iv: secrets.iv.clone(), kind: core::marker::PhantomData }
     }
 
+    #[inline]
     fn seal(&self, counter: Counter, associated: &[u8], data: &mut [u8], tag: &mut [u8]) {
         tag.copy_from_slice(&K::new(&self.key).seal(&nonce(self.iv.expose(), counter), associated, data));
     }
 
+    #[inline]
     fn open(&self, counter: Counter, associated: &[u8], data: &mut [u8], tag: &[u8]) -> Result<(), Rejected> {
         let tag = tag.first_chunk().ok_or(Rejected)?;
         K::new(&self.key).open(&nonce(self.iv.expose(), counter), associated, data, tag)

@@ -77,7 +77,7 @@ fn vectors() -> Result<(), String> {
 }
 
 fn examples() -> Result<(), String> {
-    for example in ["identity_only", "channel_only", "two_nodes"] {
+    for example in ["identity_only", "channel_only", "constrained_device", "two_nodes"] {
         output(&["cargo", "run", "--quiet", "--package", "sealway", "--example", example])?;
     }
     Ok(())

@@ -58,6 +58,8 @@ use crate::{
 const SESSION_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Where nothing comes back: after so many records, or so long.
 const ONE_WAY_RECORDS: u32 = 96;
+/// Each so many of them are written down.
+const COUNTED_RECORDS: u32 = 16;
 const ONE_WAY_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Forged records of one session after which another is wanted.
 const MAX_FORGERIES: u32 = 1 << 20;
@@ -158,6 +160,8 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     reply: Vec<u8>,
     forgeries: Tries,
     calls: Tries,
+    /// Answers that were sent again.
+    repeats: Tries,
     /// When a clone was reported last, and when the use of a psk that has served.
     reported: [Option<Timestamp>; 2],
 }
@@ -227,11 +231,16 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let key = <V::Provider as CryptoProvider>::AeadKey::new(&key);
         key.open(&nonce, &associated(&parties), &mut plaintext, tag).map_err(|_| StateError::Rejected)?;
         let mut reader = Reader::new(&plaintext);
-        let current = match reader.u8("session count")? {
+        let mut previous = None;
+        let current = match reader.u8("session flags")? {
             0 => None,
             flags => {
-                let session = Session::restore(&provider, now, &mut reader)?;
-                Some(Current { session: Box::new(session), since: 0, confirmed: flags & 2 != 0 })
+                let session = Box::new(Session::restore(&provider, now, &mut reader)?);
+                if flags & 4 != 0 {
+                    let session = Box::new(Session::restore(&provider, now, &mut reader)?);
+                    previous = Some(Previous { session, until: None });
+                }
+                Some(Current { session, since: 0, confirmed: flags & 2 != 0 })
             }
         };
         let recovery = Psk::new(&provider, &parties, Chain::Recovery, keys.recovery);
@@ -241,6 +250,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         };
         reader.finish("state")?;
         let mut restored = Self::with(vault, parties, side, current)?;
+        restored.previous = previous;
         // A restart counts once it has been written, and nothing is sealed before: the peer follows so many of them.
         if restored.current.is_some() {
             let version = restored.changed();
@@ -277,6 +287,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             reply: Vec::new(),
             forgeries: Tries::new(),
             calls: Tries::new(),
+            repeats: Tries::new(),
             reported: [None; 2],
         })
     }
@@ -297,7 +308,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         self.parties.peer
     }
 
-    /// The instance under which messages are numbered in this run.
+    /// The instance under which messages are numbered in this run. START tells the peer of it; on a session that was restored
+    /// there is none, and each message names it.
     #[must_use]
     pub const fn instance(&self) -> Instance {
         self.instance
@@ -338,7 +350,6 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             if caller.is_calling() {
                 caller.repeat(&self.vault, &self.parties)?;
                 self.call_due = Some(self.changed());
-                return Ok(());
             }
             self.start_due |= self.current.as_ref().is_some_and(|current| !current.confirmed);
         }
@@ -393,7 +404,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// Takes a frame of the peer's. A record is opened in place.
     ///
     /// # Errors
-    /// If it is none of this pairing, or refused. The state is what it was, but for what limits forgeries.
+    /// If it is none of this pairing, or refused. The state is what it was, but for what limits forgeries; and for the window if
+    /// the record is authentic and its content is none: so look for a state to be written after an error too.
     pub fn handle_frame<'f>(
         &mut self,
         now: Timestamp,
@@ -456,12 +468,13 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if !answerer.hints().any(|hint| hint == message.hint) {
             return Err(FrameError::UnknownConnection);
         }
-        // The same call gets the same answer, whatever else its source has tried; but never more octets than came where it may
-        // be somebody else who asks.
+        // The same call gets the same answer, whatever calls that were none its source has tried; but never more octets than
+        // came where it may be somebody else who asks.
         if let Some(frame) = answerer.repeated(self.vault.provider(), message) {
-            if !source.is_proven && frame.len() > len {
+            if !source.is_proven && frame.len() > len || !self.repeats.may(now, source) {
                 return Err(FrameError::Throttled);
             }
+            self.repeats.count(now, source);
             self.answer = Some((0, frame.to_vec()));
             return Ok(());
         }
@@ -554,18 +567,23 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             (Of::Current, self.current.as_mut().map(|current| &mut *current.session)),
             (Of::Previous, self.previous.as_mut().map(|previous| &mut *previous.session)),
         ];
-        let sessions = sessions.into_iter().filter_map(|(of, session)| Some((of, session?)));
-        let mut candidates: Vec<_> = sessions.filter(|(_, session)| session.may_be_for(header)).collect();
-        // A session that cannot open a record leaves it unreadable for the next.
-        let original = if candidates.len() > 1 { frame.to_vec() } else { Vec::new() };
+        let candidates = sessions.map(|(of, session)| (of, session.filter(|session| session.may_be_for(header))));
+        // A session that cannot open a record leaves it unreadable for the next: while there are several, it is kept.
+        let are_several = candidates.iter().filter(|(_, session)| session.is_some()).count() > 1;
+        let original = if are_several { frame.to_vec() } else { Vec::new() };
         let mut refused = FrameError::UnknownConnection;
         let mut is_forged = false;
-        for (index, (of, session)) in candidates.iter_mut().enumerate() {
-            if index > 0 {
+        for (of, session) in candidates {
+            let Some(session) = session else { continue };
+            if are_several {
                 frame.copy_from_slice(&original);
             }
             match session.open(provider, now, header, frame) {
-                Ok(opened) => return Ok((*of, opened.plaintext)),
+                Ok(opened) => {
+                    self.forgeries.is_genuine(source);
+                    self.calls.is_genuine(source);
+                    return Ok((of, opened.plaintext));
+                }
                 Err(error @ (FrameError::Replayed | FrameError::TooFarAhead)) => refused = error,
                 Err(error) => {
                     session.forgeries = session.forgeries.saturating_add(1);
@@ -678,7 +696,12 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let Some(current) = self.current.as_mut().filter(|_| may_seal) else { return Err(SendError::NotOpen) };
         let shape = Shape { limit: MAX_PLAINTEXT, padding: self.padding };
         let provider = self.vault.provider();
-        current.session.seal(provider, lane, self.with_cid, plaintext, shape, out).map(|sealed| sealed.len)
+        let sealed = current.session.seal(provider, lane, self.with_cid, plaintext, shape, out)?;
+        // How many there were survives a restart, roughly: a device that sleeps is to notice too that nothing comes back.
+        if current.session.unanswered.is_multiple_of(COUNTED_RECORDS) {
+            self.changed();
+        }
+        Ok(sealed.len)
     }
 
     /// The records of the live lane of the present session that were opened: for an ACK. `None` also while the state has not
@@ -728,7 +751,11 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         }
         let provider = self.vault.provider();
         let nonce: [u8; 12] = provider.random()?;
-        let session = self.current.as_ref().map_or(0, |current| current.session.saved_len());
+        // The peer may still send on it.
+        let previous = self.previous.as_ref().filter(|previous| previous.until.is_none());
+        let sessions =
+            [self.current.as_ref().map(|current| &current.session), previous.map(|previous| &previous.session)];
+        let session: usize = sessions.iter().flatten().map(|session| session.saved_len()).sum();
         let side = match &self.side {
             Side::Initiator(caller) => caller.saved_len(),
             Side::Responder(answerer) => answerer.saved_len(),
@@ -742,8 +769,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         match &self.current {
             None => octets.push(0),
             Some(current) => {
-                octets.push(1 | u8::from(current.confirmed) << 1);
-                current.session.save(&mut octets);
+                octets.push(1 | u8::from(current.confirmed) << 1 | u8::from(previous.is_some()) << 2);
+                sessions.iter().flatten().for_each(|session| session.save(&mut octets));
             }
         }
         match &self.side {
@@ -765,7 +792,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     }
 }
 
-/// `version 1 | nonce 12 | AEAD( session flags 1 | session, if any | caller or answerer )`.
+/// `version 1 | nonce 12 | AEAD( session flags 1 | session, if any | the one before, if any | caller or answerer )`.
 const VERSION: u8 = 1;
 
 fn associated(parties: &Parties) -> Vec<u8> {

@@ -447,18 +447,18 @@ struct Ahead<K> {
 }
 
 /// How many jumps over more than one epoch were tried lately.
-pub(crate) struct JumpLimit {
+struct JumpLimit {
     since: Timestamp,
     tried: u32,
 }
 
 impl JumpLimit {
-    pub(crate) const fn new() -> Self {
+    const fn new() -> Self {
         Self { since: Timestamp::from_micros(0), tried: 0 }
     }
 
     /// Whether one more may be tried; it counts then.
-    pub(crate) fn admits(&mut self, now: Timestamp, (limit, time): (u32, Duration)) -> bool {
+    fn admits(&mut self, now: Timestamp, (limit, time): (u32, Duration)) -> bool {
         if now.since(self.since) >= time {
             *self = Self { since: now, tried: 0 };
         }

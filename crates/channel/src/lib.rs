@@ -21,7 +21,9 @@
 //! A channel is reported open only when a record of the peer has opened under its session: a lost third message leaves
 //! neither side with a channel that the other does not have. A new session replaces an old one without a gap.
 //!
-//! `no_std`, with `alloc`. Protocol sections 3 to 5.
+//! [`Pairing`] is the machine of the constrained profile, for links that carry some dozens of octets; it knows one peer.
+//!
+//! `no_std`, with `alloc`. Protocol sections 3 to 5, 10 and 11.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -417,6 +417,75 @@ fn a_device_that_sleeps_between_any_two_records_asks_for_a_session_in_time() {
 }
 
 #[test]
+fn a_device_that_sleeps_notices_that_nothing_comes_back() {
+    let mut pair = open();
+    let mut sent = 0;
+    while !pair.machines[DEVICE].pairing.is_due(pair.now) {
+        for _ in 0..20 {
+            assert!(pair.send(DEVICE));
+            sent += 1;
+        }
+        pair.on_the_way.clear();
+        pair.save(DEVICE);
+        let now = pair.now;
+        pair.machines[DEVICE].restart(now);
+    }
+    assert!(sent <= 96 + 20 * 6, "{sent}");
+}
+
+#[test]
+fn floods_of_forgeries_do_not_keep_a_peer_out_that_restarts_and_is_known() {
+    let mut pair = open();
+    let peer = Source::claimed(5);
+    pair.source = peer;
+    assert!(pair.send(DEVICE));
+    pair.deliver_all();
+    let now = pair.now;
+    pair.machines[DEVICE].restart(now);
+    for number in 0..5000_u64 {
+        let forged = [&[0xac, 0, 0, 0, 0][..], &number.to_be_bytes()[4..], &[0; 8]].concat();
+        let service = &mut pair.machines[SERVICE].pairing;
+        assert!(service.handle_frame(now, Source::claimed(100 + number), &mut forged.clone()).is_err());
+    }
+    assert!(pair.send(DEVICE));
+    pair.deliver_all();
+    assert_eq!(pair.machines[SERVICE].committed.len(), 2);
+}
+
+#[test]
+fn what_a_relay_held_back_before_a_restart_does_not_become_the_newest() {
+    let mut pair = open();
+    let now = pair.now;
+    pair.machines[DEVICE].restart(now);
+    pair.send_typed(DEVICE, Lane::Stored);
+    let (_, held_back) = pair.on_the_way.remove(0);
+    pair.machines[DEVICE].restart(now);
+    assert!(pair.send(DEVICE));
+    pair.deliver_all();
+    pair.deliver(SERVICE, held_back);
+    assert_eq!(pair.machines[SERVICE].pairing.opened().unwrap().largest(), 0, "of the newest incarnation");
+}
+
+#[test]
+fn what_comes_on_the_session_before_opens_after_a_restart_too() {
+    let mut pair = open();
+    assert!(pair.send(SERVICE));
+    let (_, late) = pair.on_the_way.remove(0);
+    pair.call(&[]).unwrap();
+    for _ in 0..2 {
+        let (to, frame) = pair.on_the_way.remove(0);
+        pair.deliver(to, frame);
+    }
+    // The device has the answer, the service does not know.
+    let now = pair.now;
+    pair.machines[DEVICE].restart(now);
+    pair.deliver(DEVICE, late);
+    assert_eq!(pair.machines[DEVICE].committed.len(), 1);
+    pair.on_the_way.clear();
+    pair.heals();
+}
+
+#[test]
 fn a_device_that_sleeps_between_any_two_calls_comes_to_a_recovery() {
     let mut pair = open();
     pair.machines[DEVICE].disk = None;
@@ -477,6 +546,7 @@ fn a_record_that_a_relay_repeats_is_no_sign_of_life_and_needs_no_write() {
     let kept = out[..len].to_vec();
     for _ in 0..97 {
         assert!(pair.send(DEVICE));
+        pair.save(DEVICE);
         let (now, device) = (pair.now, &mut pair.machines[DEVICE].pairing);
         device.handle_frame(now, Source::proven(1), &mut kept.clone()).unwrap();
         assert_eq!(device.poll_state(), Ok(None));

@@ -272,6 +272,11 @@ impl Pair {
         self.after_write(to, fate);
     }
 
+    /// A machine writes what has changed.
+    pub fn save(&mut self, of: usize) {
+        self.machines[of].write();
+    }
+
     /// Writes what has changed and sends what may be sent.
     fn settle(&mut self, of: usize) {
         let fate = self.machines[of].write();

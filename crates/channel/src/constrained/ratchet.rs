@@ -163,14 +163,14 @@ impl<V: Vault + Clone + 'static> Call<V> {
 
     /// How long [`save`](Self::save) makes it.
     pub(super) fn saved_len(&self) -> usize {
-        32 + 1 + self.payload.len() + 8
+        32 + 1 + self.payload.len() + 4
     }
 
-    /// `seed 32 | length 1 | payload | check 8`, the check SHA-256 of C1.1, cut.
+    /// `seed 32 | length 1 | payload | check 4`, the check SHA-256 of C1.1, cut.
     pub(super) fn save(&self, provider: &V::Provider, out: &mut Vec<u8>) {
         out.extend_from_slice(self.seed.expose());
         put_short(out, &self.payload);
-        out.extend_from_slice(&check(provider, &[&self.frame]));
+        out.extend_from_slice(&check::<_, 4>(provider, &[&self.frame]));
     }
 
     /// Takes back what [`save`](Self::save) wrote: the very same message, for another under this psk must never be.
@@ -182,7 +182,7 @@ impl<V: Vault + Clone + 'static> Call<V> {
     ) -> Result<Self, StateError> {
         let seed = Secret::new(reader.array("call seed")?);
         let payload = take_short(reader, "call payload")?.to_vec();
-        let expected: [u8; 8] = reader.array("call check")?;
+        let expected: [u8; 4] = reader.array("call check")?;
         let call = Self::write(vault, parties, psk, seed, payload, true).map_err(|_| StateError::Rejected)?;
         if check(vault.provider(), &[&call.frame]) != expected {
             return Err(StateError::Rejected);
@@ -243,9 +243,9 @@ fn make<P: CryptoProvider>(
 }
 
 /// By what a first message is recognised when it comes again.
-pub(super) fn check<P: CryptoProvider>(provider: &P, parts: &[&[u8]]) -> [u8; 8] {
-    let mut check = [0; 8];
-    check.copy_from_slice(&provider.sha256(parts)[..8]);
+pub(super) fn check<P: CryptoProvider, const N: usize>(provider: &P, parts: &[&[u8]]) -> [u8; N] {
+    let mut check = [0; N];
+    check.copy_from_slice(&provider.sha256(parts)[..N]);
     check
 }
 
@@ -257,7 +257,7 @@ fn encode(frame: &Frame<'_>) -> Result<Vec<u8>, HandshakeError> {
     Ok(octets)
 }
 
-/// `length 1 | octets`: none here is longer than 243 octets.
+/// `length 1 | octets`: a handshake message is at most 243 octets long.
 pub(super) fn put_short(out: &mut Vec<u8>, octets: &[u8]) {
     out.push(u8::try_from(octets.len()).unwrap_or(u8::MAX));
     out.extend_from_slice(octets);

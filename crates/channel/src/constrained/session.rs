@@ -4,7 +4,6 @@
 //! has used. So a copied or restored store never repeats a nonce.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use sealway_identity::label;
 use sealway_vault::{CryptoProvider, Secret};
@@ -17,7 +16,7 @@ use sealway_wire::{
 
 use crate::{
     FrameError, HandshakeError, Role, SendError,
-    lane::{JumpLimit, Opened, Plaintext, ReceiveLane, SavedLane, Sealed, SendLane, Shape},
+    lane::{Opened, Plaintext, ReceiveLane, SavedLane, Sealed, SendLane, Shape},
     schedule::{self, SessionKey},
     suite::C1,
 };
@@ -28,8 +27,6 @@ pub(super) const DOMAIN: &str = "C1";
 const MAX_INCARNATIONS: usize = 64;
 /// Own restarts within one session after which another is wanted, well before the peer stops following.
 const MAX_RESTARTS: u8 = 32;
-/// Incarnations that nobody has heard of are tried so often: each costs the derivation of its chains.
-const UNKNOWN_INCARNATIONS: (u32, Duration) = (4, Duration::from_secs(1));
 
 /// The two lanes of one direction.
 struct Lanes<L> {
@@ -63,12 +60,11 @@ pub(super) struct Session<P: CryptoProvider> {
     pub(super) forgeries: u32,
     /// Our own restarts since it began.
     restarts: u8,
-    unknown: JumpLimit,
     secrets: Secrets,
     /// The chains of the session itself, or, after a restart, of an incarnation drawn since.
     send: Option<Lanes<SendLane<P, C1>>>,
     receive: Lanes<ReceiveLane<P, C1>>,
-    /// Restarts of the peer, the newest last.
+    /// Restarts of the peer; those that have been heard live come last, the newest at the end.
     incarnations: Vec<(ShortIncarnation, Lanes<ReceiveLane<P, C1>>)>,
     /// `None`: the session was restored.
     exporter: Option<Secret<32>>,
@@ -114,7 +110,6 @@ impl<P: CryptoProvider> Session<P> {
             unanswered: 0,
             forgeries: 0,
             restarts: 0,
-            unknown: JumpLimit::new(),
             send: (!restored).then_some(send),
             receive: Lanes {
                 live: ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?),
@@ -216,16 +211,26 @@ impl<P: CryptoProvider> Session<P> {
         let Some(incarnation) = header.incarnation else {
             return self.receive.get(header.lane).open(provider, now, &cid, header, frame);
         };
-        if let Some((_, lanes)) = self.incarnations.iter_mut().find(|(known, _)| *known == incarnation) {
-            return lanes.get(header.lane).open(provider, now, &cid, header, frame);
+        if let Some(index) = self.incarnations.iter().position(|(known, _)| *known == incarnation) {
+            let Some((_, lanes)) = self.incarnations.get_mut(index) else { return Err(FrameError::Rejected) };
+            let is_heard = lanes.live.next() > 0;
+            let opened = lanes.get(header.lane).open(provider, now, &cid, header, frame)?;
+            // Now it is known to be the newest.
+            if header.lane == Lane::Live && !is_heard {
+                let newest = self.incarnations.remove(index);
+                self.incarnations.push(newest);
+            }
+            return Ok(opened);
         }
-        if self.incarnations.len() >= MAX_INCARNATIONS || !self.unknown.admits(now, UNKNOWN_INCARNATIONS) {
+        if self.incarnations.len() >= MAX_INCARNATIONS {
             return Err(FrameError::TooFarAhead);
         }
         // In scratch state: whoever makes incarnations up changes nothing.
         let mut lanes = self.lanes_of(provider, incarnation);
         let opened = lanes.get(header.lane).open(provider, now, &cid, header, frame)?;
-        self.incarnations.push((incarnation, lanes));
+        // A relay may bring what was sealed before the last restart: what is heard live is newer.
+        let index = if header.lane == Lane::Live { self.incarnations.len() } else { 0 };
+        self.incarnations.insert(index, (incarnation, lanes));
         Ok(opened)
     }
 
@@ -280,7 +285,6 @@ impl<P: CryptoProvider> Session<P> {
             unanswered,
             forgeries: 0,
             restarts,
-            unknown: JumpLimit::new(),
             secrets,
             send: None,
             receive: Lanes {

@@ -19,6 +19,8 @@ pub(super) struct Tries {
     spent: BTreeMap<Source, Timestamp>,
     /// The same, of all sources that can be forged.
     claimed: Timestamp,
+    /// Where a frame has come from last that was authentic: it has no part in what the others share.
+    genuine: Option<Source>,
 }
 
 /// Sources whose tries those share that can be forged.
@@ -26,14 +28,20 @@ const SHARE: u32 = 16;
 
 impl Tries {
     pub(super) const fn new() -> Self {
-        Self { spent: BTreeMap::new(), claimed: Timestamp::from_micros(0) }
+        Self { spent: BTreeMap::new(), claimed: Timestamp::from_micros(0), genuine: None }
     }
 
     /// Whether `source` may try once more.
     pub(super) fn may(&self, now: Timestamp, source: Source) -> bool {
         let of_source = self.spent.get(&source).is_none_or(|until| until.since(now) <= EACH * (BURST - 1));
-        let of_claimed = source.is_proven || self.claimed.since(now) <= EACH * (BURST - 1);
+        let of_claimed =
+            source.is_proven || self.genuine == Some(source) || self.claimed.since(now) <= EACH * (BURST - 1);
         of_source && of_claimed
+    }
+
+    /// An authentic frame has come from there.
+    pub(super) const fn is_genuine(&mut self, source: Source) {
+        self.genuine = Some(source);
     }
 
     /// Takes note of a try.
@@ -48,7 +56,7 @@ impl Tries {
         }
         let until = self.spent.entry(source).or_insert(now);
         *until = (*until).max(now).after(EACH);
-        if !source.is_proven {
+        if !source.is_proven && self.genuine != Some(source) {
             self.claimed = self.claimed.max(now).after(EACH / SHARE);
         }
     }
@@ -80,5 +88,8 @@ mod tests {
         assert!(tries.spent.len() <= SOURCES);
         assert!((BURST * SHARE - SHARE..=BURST * SHARE).contains(&tried), "{tried}");
         assert!(tries.may(start, Source::proven(3)));
+        assert!(!tries.may(start, Source::claimed(20_000)));
+        tries.is_genuine(Source::claimed(20_000));
+        assert!(tries.may(start, Source::claimed(20_000)), "whoever forges others does not keep it out");
     }
 }

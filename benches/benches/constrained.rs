@@ -7,18 +7,19 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sealway_benches::constrained::{Ends, NOW, shake};
+use sealway_benches::constrained::{Ends, shake};
 use sealway_channel::Source;
 use sealway_crypto_aws_lc::AwsLc;
 use sealway_crypto_rustcrypto::RustCrypto;
 use sealway_vault::{CcmKey, CryptoProvider, DhKey, Secret};
-use sealway_wire::constrained::MAX_RECORD;
+use sealway_wire::{Timestamp, constrained::MAX_RECORD};
 
 fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &P) {
     let Some(mut machines) = Ends::new(provider).and_then(|ends| ends.machines()) else { return };
+    let mut now = Timestamp::from_micros(0);
     let mut group = criterion.benchmark_group(format!("c1_handshake/{name}"));
     // With both START, and the states of both sides sealed as for a disk.
-    group.bench_function("both sides", |bencher| bencher.iter(|| shake(&mut machines)));
+    group.bench_function("both sides", |bencher| bencher.iter(|| shake(&mut now, &mut machines)));
     let (Ok(static_left), Ok(static_right)) = (provider.generate_dh(), provider.generate_dh()) else { return };
     group.bench_function("its public-key operations", |bencher| {
         bencher.iter(|| {
@@ -42,10 +43,10 @@ fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &
                 let [device, service] = &mut machines;
                 let Ok(len) = device.seal_datagram(body, &mut frame) else {
                     // A session takes 2^16 records.
-                    shake(&mut machines);
+                    shake(&mut now, &mut machines);
                     return None;
                 };
-                service.handle_frame(NOW, Source::proven(0), &mut frame[..len]).map(drop).ok()
+                service.handle_frame(now, Source::proven(0), &mut frame[..len]).map(drop).ok()
             });
         });
         group.bench_with_input(BenchmarkId::new("raw AEAD in place", size), &body, |bencher, body| {

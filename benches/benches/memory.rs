@@ -19,7 +19,7 @@ use sealway_crypto_rustcrypto::RustCrypto;
 use sealway_identity::{Policy, UnverifiedCard};
 use sealway_node::RelayConfig;
 use sealway_vault::CryptoProvider;
-use sealway_wire::IdentityId;
+use sealway_wire::{IdentityId, Timestamp};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -34,7 +34,7 @@ fn held(region: &Region<'_, System>) -> isize {
 fn measure_constrained<P: CryptoProvider>(name: &str, provider: &P) -> Option<()> {
     let ends = Ends::new(provider)?;
     let mut pair = ends.machines()?;
-    shake(&mut pair);
+    shake(&mut Timestamp::from_micros(0), &mut pair);
     let [mut device, _service] = pair;
     device.call(&[]).ok()?;
     let stored = settle(&mut device);

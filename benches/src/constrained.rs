@@ -1,6 +1,6 @@
 //! Two machines of the constrained profile, in memory.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sealway_channel::{Pairing, PairingKeys, Role, Source};
 use sealway_vault::{CryptoProvider, KeyStore, Secret, SoftwareVault, Vault};
@@ -8,9 +8,6 @@ use sealway_wire::{IdentityId, Timestamp, constrained::MAX_RECORD};
 
 /// One end.
 pub type Machine<P> = Pairing<Arc<SoftwareVault<P>>>;
-
-/// The time at which everything happens.
-pub const NOW: Timestamp = Timestamp::from_micros(2);
 
 /// Vaults and keys of two ends, without which nothing is measured.
 pub struct Ends<P: CryptoProvider>([(Arc<SoftwareVault<P>>, PairingKeys); 2]);
@@ -53,20 +50,25 @@ pub fn settle<P: CryptoProvider>(machine: &mut Machine<P>) -> usize {
 }
 
 /// What `from` has to say arrives.
-fn tell<P: CryptoProvider>(from: &mut Machine<P>, to: &mut Machine<P>) {
+fn tell<P: CryptoProvider>(now: Timestamp, from: &mut Machine<P>, to: &mut Machine<P>) {
     let mut frame = [0; MAX_RECORD];
     settle(from);
     while let Ok(Some(len)) = from.poll_transmit(&mut frame) {
-        let _ = to.handle_frame(NOW, Source::proven(0), &mut frame[..len]);
+        let _ = to.handle_frame(now, Source::proven(0), &mut frame[..len]);
         settle(to);
     }
 }
 
-/// A handshake, and START both ways.
-pub fn shake<P: CryptoProvider>([device, service]: &mut [Machine<P>; 2]) {
-    let _ = device.call(&[]);
+/// A handshake, and START both ways; a minute later than what was before, for there are only so many in a minute.
+///
+/// # Panics
+/// If it does not make a session.
+pub fn shake<P: CryptoProvider>(now: &mut Timestamp, [device, service]: &mut [Machine<P>; 2]) {
+    *now = now.after(Duration::from_secs(60));
+    assert!(device.call(&[]).is_ok(), "the device is idle");
     for _ in 0..2 {
-        tell(device, service);
-        tell(service, device);
+        tell(*now, device, service);
+        tell(*now, service, device);
     }
+    assert!(device.opened().is_some() && service.opened().is_some(), "both have a session");
 }

@@ -741,7 +741,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     }
 
     /// The state, if it has changed since the last call: to be written durably, in one step with what the application makes
-    /// of the record that has changed it. Then [`written`](Self::written).
+    /// of the record that has changed it. Then [`written`](Self::written), or [`not_written`](Self::not_written).
     ///
     /// # Errors
     /// If the source of randomness fails.
@@ -784,6 +784,11 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         debug_assert_eq!(octets.len(), capacity);
         self.offered = self.version;
         Ok(Some(PairingState { version: self.version, octets }))
+    }
+
+    /// The last state could not be written: it is given once more. Nothing that depends on it has left.
+    pub const fn not_written(&mut self) {
+        self.offered = self.written;
     }
 
     /// The state of that version, or a later one, is on disk.

@@ -135,7 +135,11 @@ fn nothing_is_sealed_or_sent_before_the_state_is_written() {
     assert_eq!(device.poll_transmit(&mut out), Ok(None));
     let state = device.poll_state().unwrap().unwrap();
     assert_eq!(device.poll_transmit(&mut out), Ok(None));
-    device.written(state.version);
+    assert_eq!(device.poll_state(), Ok(None), "it is being written");
+    device.not_written();
+    let again = device.poll_state().unwrap().unwrap();
+    assert_eq!(again.version, state.version);
+    device.written(again.version);
     let len = device.poll_transmit(&mut out).unwrap().unwrap();
     handle(&mut pair, SERVICE, &out[..len]).unwrap();
     let service = &mut pair.machines[SERVICE].pairing;

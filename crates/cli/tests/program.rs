@@ -149,7 +149,9 @@ fn frames_are_explained_or_found_malformed() {
     assert!(said("0B:05:03:01").contains("Discard(Protocol)"));
     assert!(said("0800000102030303030303030303030303030303030301").contains("DEPOSIT"));
     let short = format!("b0 0a0b 05 aabbcc {}", "dd".repeat(8));
-    for line in ["record of the constrained profile", "to CID   0a0b", "sealed   3 octets", "1 octets of it"] {
+    for line in
+        ["record of the constrained profile", "to CID    0a0b", "sealed    3 octets", "counter   1 octets of it"]
+    {
         assert!(said(&short).contains(line), "{}", said(&short));
     }
     assert!(said(&format!("21 0102 {}", "ee".repeat(48))).contains("C1.1"));

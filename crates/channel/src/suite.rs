@@ -134,32 +134,40 @@ impl<P: CryptoProvider> Suite<P> for S1 {
     }
 }
 
-impl Header for RecordHeader {
-    #[inline]
-    fn octet0(&self) -> u8 {
-        self.octet0()
-    }
+/// The headers of both profiles have the same fields, of different lengths.
+macro_rules! header {
+    ($header:ty) => {
+        impl Header for $header {
+            #[inline]
+            fn octet0(&self) -> u8 {
+                self.octet0()
+            }
 
-    #[inline]
-    fn counter(&self) -> Truncated {
-        self.counter
-    }
+            #[inline]
+            fn counter(&self) -> Truncated {
+                self.counter
+            }
 
-    #[inline]
-    fn incarnation(&self) -> Option<&[u8]> {
-        self.incarnation.as_ref().map(|incarnation| incarnation.0.as_slice())
-    }
+            #[inline]
+            fn incarnation(&self) -> Option<&[u8]> {
+                self.incarnation.as_ref().map(|incarnation| incarnation.0.as_slice())
+            }
 
-    #[inline]
-    fn len(&self) -> usize {
-        self.len()
-    }
+            #[inline]
+            fn len(&self) -> usize {
+                self.len()
+            }
 
-    #[inline]
-    fn encode(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
-        self.encode(out)
-    }
+            #[inline]
+            fn encode(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
+                self.encode(out)
+            }
+        }
+    };
 }
+
+header!(RecordHeader);
+header!(constrained::RecordHeader);
 
 /// An epoch of S1, its key ready for use.
 pub(crate) struct GcmEpoch<K> {
@@ -228,33 +236,6 @@ impl<P: CryptoProvider> Suite<P> for C1 {
         incarnation: Option<ShortIncarnation>,
     ) -> constrained::RecordHeader {
         constrained::RecordHeader::new(lane, typed, travels.then_some(cid), counter, width, incarnation)
-    }
-}
-
-impl Header for constrained::RecordHeader {
-    #[inline]
-    fn octet0(&self) -> u8 {
-        self.octet0()
-    }
-
-    #[inline]
-    fn counter(&self) -> Truncated {
-        self.counter
-    }
-
-    #[inline]
-    fn incarnation(&self) -> Option<&[u8]> {
-        self.incarnation.as_ref().map(|incarnation| incarnation.0.as_slice())
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[inline]
-    fn encode(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
-        self.encode(out)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     ratchet::{Call, Chain, Parties, Psk},
     session::Session,
 };
-use crate::{CallError, FrameError, HandshakeError, StateError};
+use crate::{CallError, FrameError, StateError};
 
 /// After so many unanswered calls every other one is made under the recovery psk.
 const RECOVERY_FROM: u8 = 8;
@@ -143,11 +143,5 @@ impl<V: Vault + Clone + 'static> Caller<V> {
         let call = (flags & 1 != 0).then(|| Call::restore(vault, parties, &psk, reader)).transpose()?;
         let rescue = (flags & 2 != 0).then(|| Call::restore(vault, parties, &recovery, reader)).transpose()?;
         Ok(Self { psk, call, recovery, rescue, attempt, unanswered })
-    }
-}
-
-impl From<HandshakeError> for CallError {
-    fn from(error: HandshakeError) -> Self {
-        Self::Frame(error.into())
     }
 }

@@ -30,15 +30,13 @@ mod tries;
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use sealway_identity::label;
-use sealway_vault::{AeadKey, CryptoProvider, DhHandle, PublicKey, Secret, TAG_LEN, Vault, VaultError};
+use sealway_vault::{AeadKey, CryptoProvider, DhHandle, PublicKey, Secret, Vault, VaultError};
 use sealway_wire::{
     Hint, IdentityId, Instance, Lane, Reader, Timestamp, VarInt,
     constrained::{Frame, Handshake, MAX_PLAINTEXT, RecordHeader},
     content::{Content, Ranges, Start},
     danger::{self, Protection},
 };
-use zeroize::Zeroizing;
 
 use self::{
     answerer::{Answerer, Called},
@@ -48,7 +46,7 @@ use self::{
     tries::Tries,
 };
 use crate::{
-    CallError, FrameError, Padding, Role, SendError, Source, StateError,
+    CallError, FrameError, Padding, Role, SendError, Source, StateError, at_rest,
     lane::{Plaintext, Shape},
     schedule,
     suite::MAX_CONSTRAINED,
@@ -209,7 +207,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             Role::Initiator => Side::Initiator(Caller::new(psk, recovery)),
             Role::Responder => Side::Responder(Answerer::new(psk, recovery)),
         };
-        Self::with(vault, parties, side, None)
+        let state_key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
+        Self::with(vault, parties, state_key, side, None)
     }
 
     /// A pairing as it was last written. The psk of `keys` is not used.
@@ -219,17 +218,9 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     pub fn restore(vault: V, keys: PairingKeys, now: Timestamp, state: &[u8]) -> Result<Self, StateError> {
         let provider = vault.provider().clone();
         let parties = parties(&vault, &keys)?;
-        let key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
-        let mut reader = Reader::new(state);
-        match reader.u8("state version")? {
-            VERSION => {}
-            version => return Err(StateError::Version(version)),
-        }
-        let nonce = reader.array("state nonce")?;
-        let (sealed, tag) = reader.rest().split_last_chunk().ok_or(StateError::Rejected)?;
-        let mut plaintext = Zeroizing::new(sealed.to_vec());
-        let key = <V::Provider as CryptoProvider>::AeadKey::new(&key);
-        key.open(&nonce, &associated(&parties), &mut plaintext, tag).map_err(|_| StateError::Rejected)?;
+        let state_key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
+        let key = <V::Provider as CryptoProvider>::AeadKey::new(&state_key);
+        let plaintext = at_rest::open(&key, (DOMAIN, &[&parties.own.0, &parties.peer.0]), state)?;
         let mut reader = Reader::new(&plaintext);
         let mut previous = None;
         let current = match reader.u8("session flags")? {
@@ -249,7 +240,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             Role::Responder => Side::Responder(Answerer::restore(&provider, &parties, recovery, now, &mut reader)?),
         };
         reader.finish("state")?;
-        let mut restored = Self::with(vault, parties, side, current)?;
+        let mut restored = Self::with(vault, parties, state_key, side, current)?;
         restored.previous = previous;
         // A restart counts once it has been written, and nothing is sealed before: the peer follows so many of them.
         if restored.current.is_some() {
@@ -262,10 +253,10 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     fn with(
         vault: V,
         parties: Parties,
+        state_key: Secret<32>,
         side: Side<V>,
         current: Option<Current<V::Provider>>,
     ) -> Result<Self, VaultError> {
-        let state_key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
         let instance = Instance(vault.provider().random()?);
         Ok(Self {
             vault,
@@ -750,38 +741,30 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             return Ok(None);
         }
         let provider = self.vault.provider();
-        let nonce: [u8; 12] = provider.random()?;
         // The peer may still send on it.
         let previous = self.previous.as_ref().filter(|previous| previous.until.is_none());
         let sessions =
             [self.current.as_ref().map(|current| &current.session), previous.map(|previous| &previous.session)];
-        let session: usize = sessions.iter().flatten().map(|session| session.saved_len()).sum();
-        let side = match &self.side {
+        let session_len: usize = sessions.iter().flatten().map(|session| session.saved_len()).sum();
+        let side_len = match &self.side {
             Side::Initiator(caller) => caller.saved_len(),
             Side::Responder(answerer) => answerer.saved_len(),
         };
-        // As much as is needed: a buffer that grew would leave secrets behind.
-        let capacity = 1 + nonce.len() + 1 + session + side + TAG_LEN;
-        let mut octets = Vec::with_capacity(capacity);
-        octets.push(VERSION);
-        octets.extend_from_slice(&nonce);
-        let start = octets.len();
-        match &self.current {
-            None => octets.push(0),
-            Some(current) => {
-                octets.push(1 | u8::from(current.confirmed) << 1 | u8::from(previous.is_some()) << 2);
-                sessions.iter().flatten().for_each(|session| session.save(&mut octets));
-            }
-        }
-        match &self.side {
-            Side::Initiator(caller) => caller.save(provider, &mut octets),
-            Side::Responder(answerer) => answerer.save(&mut octets),
-        }
-        let sealed = octets.get_mut(start..).unwrap_or_default();
         let key = <V::Provider as CryptoProvider>::AeadKey::new(&self.state_key);
-        let tag: [u8; TAG_LEN] = key.seal(&nonce, &associated(&self.parties), sealed);
-        octets.extend_from_slice(&tag);
-        debug_assert_eq!(octets.len(), capacity);
+        let bound = (DOMAIN, &[&self.parties.own.0, &self.parties.peer.0][..]);
+        let octets = at_rest::seal(provider, &key, bound, 1 + session_len + side_len, |octets| {
+            match &self.current {
+                None => octets.push(0),
+                Some(current) => {
+                    octets.push(1 | u8::from(current.confirmed) << 1 | u8::from(previous.is_some()) << 2);
+                    sessions.iter().flatten().for_each(|session| session.save(octets));
+                }
+            }
+            match &self.side {
+                Side::Initiator(caller) => caller.save(provider, octets),
+                Side::Responder(answerer) => answerer.save(octets),
+            }
+        })?;
         self.offered = self.version;
         Ok(Some(PairingState { version: self.version, octets }))
     }
@@ -795,13 +778,6 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     pub fn written(&mut self, version: u64) {
         self.written = self.written.max(version.min(self.offered));
     }
-}
-
-/// `version 1 | nonce 12 | AEAD( session flags 1 | session, if any | the one before, if any | caller or answerer )`.
-const VERSION: u8 = 1;
-
-fn associated(parties: &Parties) -> Vec<u8> {
-    [label(DOMAIN, "state").as_slice(), &[VERSION], &parties.own.0, &parties.peer.0].concat()
 }
 
 fn parties<V: Vault>(vault: &V, keys: &PairingKeys) -> Result<Parties, VaultError> {

@@ -29,6 +29,7 @@
 
 extern crate alloc;
 
+mod at_rest;
 mod channel;
 mod constrained;
 mod endpoint;

@@ -115,6 +115,19 @@ pub(crate) fn export<P: CryptoProvider>(
     provider.hkdf_expand(exporter, &info, out).is_ok()
 }
 
+/// The chain of an incarnation: Expand(restart secret, label || incarnation).
+pub(crate) fn incarnation<P: CryptoProvider>(
+    provider: &P,
+    (domain, name): (&str, &str),
+    restart: &Secret<32>,
+    incarnation: &[u8],
+) -> Secret<32> {
+    let mut chain = Secret::zero();
+    // Expand of 32 octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
+    let _ = provider.hkdf_expand(restart, &[&label(domain, name), incarnation], chain.expose_mut());
+    chain
+}
+
 /// The key of what is kept at rest. Only the holder of the channel key can compute it: from the key's agreement with itself.
 pub(crate) fn state_key<V: Vault>(vault: &V, domain: &str, channel_key: &DhHandle) -> Result<Secret<32>, VaultError> {
     let provider = vault.provider();

@@ -15,19 +15,18 @@ use alloc::{
 };
 use core::time::Duration;
 
-use sealway_identity::{Peer, label};
-use sealway_vault::{AeadKey, CryptoProvider, EntropyError, Secret, TAG_LEN};
+use sealway_identity::Peer;
+use sealway_vault::{CryptoProvider, EntropyError, Secret};
 use sealway_wire::{
     Cid, Incarnation, Instance, Lane, Reader, RecordHeader, Timestamp,
     content::Content,
     danger::{self, Protection},
 };
-use zeroize::Zeroizing;
 
 use crate::{
-    FrameError, HandshakeError, Role, SendError, StateError,
+    FrameError, HandshakeError, Role, SendError, StateError, at_rest,
     lane::{Opened, Plaintext, ReceiveLane, SendLane, Shape},
-    schedule::{DOMAIN, SessionKey},
+    schedule::{self, DOMAIN, SessionKey},
 };
 
 /// How long records are sealed on the stored lane of a session.
@@ -36,6 +35,9 @@ pub const SEALING_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 pub const BOX_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Incarnations of the sender that a receiver follows in one session; with as many, a new session is wanted.
 pub const MAX_INCARNATIONS: usize = 64;
+
+/// The label of the chain of an incarnation.
+const INCARNATION: &str = "incarnation";
 
 /// The stored lane, in both directions.
 pub(crate) struct StoredLane<P: CryptoProvider> {
@@ -165,7 +167,8 @@ impl<P: CryptoProvider> StoredLane<P> {
             }
             none => {
                 let incarnation = Incarnation(provider.random().map_err(|_| SendError::Entropy)?);
-                let chain = incarnation_chain(provider, &self.secrets.restart_send, incarnation);
+                let chain =
+                    schedule::incarnation(provider, (DOMAIN, INCARNATION), &self.secrets.restart_send, &incarnation.0);
                 none.insert(SendLane::restored(Lane::Stored, chain, incarnation))
             }
         };
@@ -192,7 +195,8 @@ impl<P: CryptoProvider> StoredLane<P> {
             return lane.open(provider, now, &local, header, frame);
         }
         // In scratch state: whoever makes incarnations up changes nothing.
-        let chain = incarnation_chain(provider, &self.secrets.restart_receive, incarnation);
+        let chain =
+            schedule::incarnation(provider, (DOMAIN, INCARNATION), &self.secrets.restart_receive, &incarnation.0);
         let mut lane = ReceiveLane::new(Lane::Stored, chain);
         let opened = lane.open(provider, now, &local, header, frame)?;
         if self.is_crowded() {
@@ -204,40 +208,26 @@ impl<P: CryptoProvider> StoredLane<P> {
 
     /// Writes what has to survive a restart, sealed under `key` and bound to `owner`.
     pub(crate) fn save(&self, provider: &P, key: &P::AeadKey, owner: &[u8; 32]) -> Result<Vec<u8>, EntropyError> {
-        let nonce: [u8; 12] = provider.random()?;
         let flags = u8::from(self.role == Role::Responder)
             | u8::from(self.confirmed) << 1
             | u8::from(self.peer_instance.is_some()) << 2;
         let peer = self.peer.to_saved();
-        let mut state = Vec::with_capacity(SEALED_FROM + FIXED_LEN + peer.len() + TAG_LEN);
-        state.push(VERSION);
-        state.extend_from_slice(&nonce);
-        state.push(flags);
-        state.extend_from_slice(&self.local.0);
-        state.extend_from_slice(&self.remote.0);
-        state.extend_from_slice(&self.since.as_micros().to_be_bytes());
-        state.extend_from_slice(&self.peer_instance.unwrap_or(Instance([0; 4])).0);
-        for secret in [&self.secrets.receive, &self.secrets.restart_send, &self.secrets.restart_receive] {
-            state.extend_from_slice(secret.expose());
-        }
-        state.extend_from_slice(&peer);
-        // In place: the secrets are gone from the buffer when it is returned.
-        let tag = key.seal(&nonce, &associated(owner), state.get_mut(SEALED_FROM..).unwrap_or_default());
-        state.extend_from_slice(&tag);
-        Ok(state)
+        at_rest::seal(provider, key, (DOMAIN, &[owner]), FIXED_LEN + peer.len(), |state| {
+            state.push(flags);
+            state.extend_from_slice(&self.local.0);
+            state.extend_from_slice(&self.remote.0);
+            state.extend_from_slice(&self.since.as_micros().to_be_bytes());
+            state.extend_from_slice(&self.peer_instance.unwrap_or(Instance([0; 4])).0);
+            for secret in [&self.secrets.receive, &self.secrets.restart_send, &self.secrets.restart_receive] {
+                state.extend_from_slice(secret.expose());
+            }
+            state.extend_from_slice(&peer);
+        })
     }
 
     /// Takes back what [`save`](Self::save) wrote.
     pub(crate) fn restore(key: &P::AeadKey, owner: &[u8; 32], state: &[u8]) -> Result<Self, StateError> {
-        let mut reader = Reader::new(state);
-        match reader.u8("state version")? {
-            VERSION => {}
-            version => return Err(StateError::Version(version)),
-        }
-        let nonce = reader.array("state nonce")?;
-        let (sealed, tag) = reader.rest().split_last_chunk().ok_or(StateError::Rejected)?;
-        let mut plaintext = Zeroizing::new(sealed.to_vec());
-        key.open(&nonce, &associated(owner), &mut plaintext, tag).map_err(|_| StateError::Rejected)?;
+        let plaintext = at_rest::open(key, (DOMAIN, &[owner]), state)?;
         let mut reader = Reader::new(&plaintext);
         let flags = reader.u8("state flags")?;
         let (local, remote) = (Cid(reader.array("state CID")?), Cid(reader.array("state CID")?));
@@ -266,19 +256,5 @@ impl<P: CryptoProvider> StoredLane<P> {
     }
 }
 
-/// `version 1 | nonce 12 | AEAD( flags 1 | CIDs 8 | time 8 | instance 4 | secrets 96 | peer )`.
-const VERSION: u8 = 1;
-const SEALED_FROM: usize = 1 + 12;
+/// `flags 1 | CIDs 8 | time 8 | instance 4 | secrets 96 | peer`, without the last.
 const FIXED_LEN: usize = 1 + 8 + 8 + 4 + 96;
-
-fn associated(owner: &[u8; 32]) -> Vec<u8> {
-    [label(DOMAIN, "state").as_slice(), &[VERSION], owner].concat()
-}
-
-/// The chain of an incarnation: Expand(restart secret, label(S1, incarnation) || incarnation).
-fn incarnation_chain<P: CryptoProvider>(provider: &P, restart: &Secret<32>, incarnation: Incarnation) -> Secret<32> {
-    let mut chain = Secret::zero();
-    // Expand of 32 octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
-    let _ = provider.hkdf_expand(restart, &[&label(DOMAIN, "incarnation"), &incarnation.0], chain.expose_mut());
-    chain
-}

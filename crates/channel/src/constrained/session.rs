@@ -5,7 +5,6 @@
 
 use alloc::vec::Vec;
 
-use sealway_identity::label;
 use sealway_vault::{CryptoProvider, Secret};
 use sealway_wire::{
     DecodeError, Lane, Reader, ShortCid, ShortIncarnation, Timestamp,
@@ -319,8 +318,7 @@ fn load_lane(chain: Secret<32>, reader: &mut Reader<'_>) -> Result<SavedLane, De
     Ok(SavedLane { chain, epoch, next: u32::from_be_bytes([0, a, b, c]), bits })
 }
 
-/// The chain of a lane of an incarnation: Expand(restart secret, label(C1, live incarnation | stored incarnation) ||
-/// incarnation).
+/// The chain of a lane of an incarnation.
 fn chain_of<P: CryptoProvider>(
     provider: &P,
     restart: &Secret<32>,
@@ -331,8 +329,5 @@ fn chain_of<P: CryptoProvider>(
         Lane::Live => "live incarnation",
         Lane::Stored => "stored incarnation",
     };
-    let mut chain = Secret::zero();
-    // Expand of 32 octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
-    let _ = provider.hkdf_expand(restart, &[&label(DOMAIN, name), &incarnation.0], chain.expose_mut());
-    chain
+    schedule::incarnation(provider, (DOMAIN, name), restart, &incarnation.0)
 }

@@ -97,6 +97,7 @@ impl Truncated {
     /// The low bits of `counter`.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "truncation to the low bits is the purpose")]
+    #[inline]
     pub const fn new(counter: Counter, width: CounterWidth) -> Self {
         let low = match width {
             CounterWidth::One => counter.0 as u8 as u32,
@@ -115,6 +116,7 @@ impl Truncated {
     /// The counter with these low bits that is nearest to `expected`, the counter after the largest one opened so far.
     /// RFC 9000 appendix A.3. `None` if it would be larger than [`Counter::MAX`].
     #[must_use]
+    #[inline]
     pub fn expand(self, expected: Counter) -> Option<Counter> {
         let window = 1_u64 << self.width.bits();
         let half = window / 2;
@@ -129,6 +131,7 @@ impl Truncated {
         Counter::new(nearest)
     }
 
+    #[inline]
     pub(crate) fn decode(reader: &mut Reader<'_>, width: CounterWidth) -> Result<Self, DecodeError> {
         let low = match width {
             CounterWidth::One => reader.u8("data counter")?.into(),
@@ -138,6 +141,7 @@ impl Truncated {
         Ok(Self { width, low })
     }
 
+    #[inline]
     pub(crate) fn encode(self, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
         let [a, b, c, d] = self.low.to_be_bytes();
         match self.width {

@@ -32,6 +32,7 @@ pub(crate) struct Octet0 {
 }
 
 impl Octet0 {
+    #[inline]
     pub(crate) const fn bits(self) -> u8 {
         let lane = match self.lane {
             Lane::Live => 0,
@@ -46,6 +47,7 @@ impl Octet0 {
         DATA | lane | width | if self.with_cid { WITH_CID } else { 0 } | if self.typed { TYPED } else { 0 }
     }
 
+    #[inline]
     pub(crate) const fn of(octet0: u8) -> Self {
         let width = match octet0 & WIDTH {
             WIDTH_ONE => CounterWidth::One,
@@ -111,6 +113,7 @@ impl RecordHeader {
 
     /// Octet 0 of this header: it is part of the associated data.
     #[must_use]
+    #[inline]
     pub const fn octet0(&self) -> u8 {
         let octet0 = Octet0 {
             lane: self.lane,
@@ -135,6 +138,7 @@ impl RecordHeader {
     ///
     /// # Errors
     /// If a field is cut off, the last bit of octet 0 is set, or the frame belongs to the constrained profile.
+    #[inline]
     pub fn decode(frame: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
         let mut reader = Reader::new(frame);
         let octet0 = reader.u8("octet 0")?;
@@ -156,6 +160,7 @@ impl RecordHeader {
     ///
     /// # Errors
     /// If `out` is shorter than [`len`](Self::len).
+    #[inline]
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
         let mut writer = Writer::new(out);
         writer.u8(self.octet0())?;

@@ -32,6 +32,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// If they do not fit; the buffer then keeps what was written before.
+    #[inline]
     pub fn put(&mut self, octets: &[u8]) -> Result<&mut Self, EncodeError> {
         let end = self.written.saturating_add(octets.len());
         let got = self.buffer.len();
@@ -47,6 +48,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// As [`put`](Self::put).
+    #[inline]
     pub fn u8(&mut self, octet: u8) -> Result<&mut Self, EncodeError> {
         self.put(&[octet])
     }

@@ -26,7 +26,7 @@ const PARTS: &[Part] = &[
     Part { name: "each crate alone", needs: &[], run: each_crate_alone },
     Part { name: "documentation", needs: &[], run: documentation },
     Part { name: "packages", needs: &[GIT], run: packages },
-    Part { name: "the demonstration", needs: &[], run: demonstration },
+    Part { name: "the demonstrations", needs: &[], run: demonstrations },
     Part { name: "instruction counts", needs: &[VALGRIND], run: || instructions::compare(false) },
     Part { name: "each protection off, and the test that notices", needs: &[], run: controls::channel },
     Part { name: "the demonstration, with a protection off", needs: &[], run: controls::demonstration },
@@ -132,10 +132,11 @@ fn packages() -> Result<(), String> {
     outcome
 }
 
-/// Runs the heart-rate demonstration as the README does; its exit code says whether its last line is as it must be.
-fn demonstration() -> Result<(), String> {
-    let text =
-        output(&["cargo", "run", "--quiet", "--release", "--package", "sealway-cli", "--", "demo", "heart-rate"])?;
-    println!("{}", text.lines().last().unwrap_or_default());
+/// Runs the demonstrations as the README does; their exit codes say whether the last line is as it must be.
+fn demonstrations() -> Result<(), String> {
+    for name in ["heart-rate", "offline"] {
+        let text = output(&["cargo", "run", "--quiet", "--release", "--package", "sealway-cli", "--", "demo", name])?;
+        println!("{}", text.lines().last().unwrap_or_default());
+    }
     Ok(())
 }

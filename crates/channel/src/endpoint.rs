@@ -1,14 +1,18 @@
 //! The machine: all channels of one identity.
 //!
 //! * [`handshake`]: the three flights, on either side.
+//! * [`letter`]: what is sealed to a peer that is away, and the own prekeys.
 //! * [`record`]: sealing, opening, and what typed records mean.
 //! * [`state`]: what of a session survives a restart.
 //! * [`output`]: deadlines, and what the endpoint has to say by itself.
 
 mod handshake;
+mod letter;
 mod output;
 mod record;
 mod state;
+
+pub use letter::OpenedLetter;
 
 use alloc::{
     boxed::Box,
@@ -30,6 +34,7 @@ use crate::{
     gate::GateKey,
     half_open::HalfOpenTable,
     lane::{Padding, Plaintext},
+    prekeys::{Prekeys, SavedPrekey},
 };
 
 /// A channel of an endpoint: to one peer, over any number of sessions.
@@ -272,6 +277,10 @@ pub struct Endpoint<V: Vault + Clone + 'static> {
     /// Under which state is sealed, once it was needed.
     state_key: Option<<V::Provider as CryptoProvider>::AeadKey>,
     saved: VecDeque<Saved>,
+    prekeys: Prekeys,
+    /// Under which prekeys are sealed for the disk, once it was needed.
+    prekey_key: Option<<V::Provider as CryptoProvider>::AeadKey>,
+    saved_prekeys: VecDeque<SavedPrekey>,
 }
 
 /// What S1.1 is held against for one of our channel keys.
@@ -308,6 +317,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             next_channel: 0,
             state_key: None,
             saved: VecDeque::new(),
+            prekeys: Prekeys::new(),
+            prekey_key: None,
+            saved_prekeys: VecDeque::new(),
         }
     }
 

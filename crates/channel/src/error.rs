@@ -32,6 +32,8 @@ pub enum FrameError {
     Throttled,
     /// It answers a handshake that our own, which goes first, is still running against. Its repetition may succeed.
     Yielding,
+    /// It is a letter to a prekey that is not ours, or is forgotten by now: its sender has to seal it to a newer one.
+    UnknownPrekey,
     /// It asks for a recovery, and nobody has allowed one; or for one that was had before.
     Refused,
     /// It was made with a psk that another message was answered under: two devices share it, or one has gone back to an older
@@ -101,6 +103,8 @@ pub enum SendError {
     Buffer(EncodeError),
     /// The source of randomness failed.
     Entropy,
+    /// A letter cannot be sealed: the own vault, or the recipient's ML-KEM key, is at fault.
+    Letter(HandshakeError),
 }
 
 /// Why what was kept of a session cannot be taken back. Delete it: a new session will be made.
@@ -143,6 +147,7 @@ impl fmt::Display for FrameError {
             Self::CookieWanted => f.write_str("under load: a cookie was asked for"),
             Self::Throttled => f.write_str("the source has begun too many handshakes just now"),
             Self::Yielding => f.write_str("our own handshake goes first"),
+            Self::UnknownPrekey => f.write_str("it was sealed to a prekey that is not ours, or not any more"),
             Self::Refused => f.write_str("nobody has allowed a recovery, or it is an old one"),
             Self::Cloned => f.write_str("its psk has served another: two devices share it, or one went back in time"),
             Self::Vault(error) => error.fmt(f),
@@ -184,6 +189,7 @@ impl fmt::Display for SendError {
             Self::TooLong { limit, got } => write!(f, "{got} octets, a record takes {limit}"),
             Self::Buffer(error) => error.fmt(f),
             Self::Entropy => f.write_str("the source of randomness failed"),
+            Self::Letter(error) => error.fmt(f),
         }
     }
 }

@@ -80,7 +80,7 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
             pattern: noise::S1,
             role: Role::Initiator,
             prologue: &prologue,
-            local: &owner.channel_key(),
+            local: noise::Local::Vault(&owner.channel_key()),
             remote: Some(&remote),
             psk: None,
             ephemeral,

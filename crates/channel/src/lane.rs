@@ -30,10 +30,14 @@ pub const MAX_UNACKNOWLEDGED: u64 = 1 << 26;
 
 /// The longest content of a record end to end, in octets.
 pub const MAX_CONTENT: usize = 16 * 1024;
-/// What a hop channel takes on top, for the frames that it carries.
-pub const HOP_ALLOWANCE: usize = 512;
+/// What a hop channel takes on top, for the frames that it carries: the longest letter is the longest of them.
+pub const HOP_ALLOWANCE: usize = 3328;
 /// The longest record.
 pub const MAX_RECORD: usize = MAX_HEADER_LEN + MAX_CONTENT + HOP_ALLOWANCE + TAG_LEN;
+
+/// A route of one box, two numbers and the kind, around a frame.
+const DEPOSIT_HEADER: usize = 1 + 8 + 8 + 1 + 1 + 16;
+const _: () = assert!(sealway_wire::letter::MAX_LETTER + DEPOSIT_HEADER <= MAX_CONTENT + HOP_ALLOWANCE);
 
 /// A chain of the stored lane is one epoch.
 fn epoch_of<P: CryptoProvider, S: Suite<P>>(lane: Lane, counter: Counter) -> u64 {

@@ -23,7 +23,7 @@
 //!
 //! [`Pairing`] is the machine of the constrained profile, for links that carry some dozens of octets; it knows one peer.
 //!
-//! `no_std`, with `alloc`. Protocol sections 3 to 5, 10 and 11.
+//! `no_std`, with `alloc`. Protocol sections 3 to 5 and 10 to 12.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -40,7 +40,9 @@ mod gate;
 mod half_open;
 mod initiator;
 mod lane;
+mod letter;
 mod noise;
+mod prekeys;
 mod replay;
 mod responder;
 mod schedule;
@@ -51,12 +53,14 @@ mod suite;
 pub use channel::{Context, PostQuantum, Profile};
 pub use constrained::{ConstrainedRecord, Pairing, PairingEvent, PairingKeys, PairingState};
 pub use endpoint::{
-    ChannelId, Config, Deposit, Endpoint, Event, Outgoing, PathId, Received, Record, Restored, Saved, Source,
+    ChannelId, Config, Deposit, Endpoint, Event, OpenedLetter, Outgoing, PathId, Received, Record, Restored, Saved,
+    Source,
 };
 pub use error::{CallError, FrameError, HandshakeError, OpenError, SendError, StateError};
 pub use lane::{
     EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_STORED, MAX_UNACKNOWLEDGED, Padding,
 };
+pub use prekeys::{PREKEY_TIME, PrekeyKind, SavedPrekey};
 pub use replay::WINDOW;
 pub use schedule::Role;
 pub use stored::{BOX_TIME, MAX_INCARNATIONS, SEALING_TIME};

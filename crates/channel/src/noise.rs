@@ -23,6 +23,8 @@ use crate::{HandshakeError, Role};
 pub(crate) const S1: &str = "Noise_XKpsk3_25519_AESGCM_SHA256";
 /// The pattern of C1.
 pub(crate) const C1: &str = "Noise_KKpsk0_25519_AESGCM_SHA256";
+/// The pattern of M1.
+pub(crate) const M1: &str = "Noise_Xpsk1_25519_AESGCM_SHA256";
 /// A pattern without keys, to overwrite a finished handshake with.
 const BLANK: &str = "Noise_NN_25519_AESGCM_SHA256";
 
@@ -48,7 +50,7 @@ impl<V: Vault + Clone + 'static> DerefMut for Handshake<V> {
 
 impl<V: Vault + Clone + 'static> Drop for Handshake<V> {
     fn drop(&mut self) {
-        let resolver = Resolver { vault: self.vault.clone(), ephemeral: Secret::zero(), known: None };
+        let resolver = Resolver { vault: self.vault.clone(), ephemeral: Secret::zero(), known: None, held: None };
         let blank = BLANK.parse().map_err(HandshakeError::from);
         let blank = blank.and_then(|name| Ok(Builder::with_resolver(name, Box::new(resolver)).build_responder()?));
         if let Ok(blank) = blank {
@@ -57,16 +59,24 @@ impl<V: Vault + Clone + 'static> Drop for Handshake<V> {
     }
 }
 
+/// Where the own static key is.
+pub(crate) enum Local<'a> {
+    /// In the vault.
+    Vault(&'a DhHandle),
+    /// Here: a prekey, which outlives no vault.
+    Held(&'a Secret<32>),
+}
+
 /// What a handshake begins with.
 pub(crate) struct Setup<'a> {
     pub(crate) pattern: &'static str,
     pub(crate) role: Role,
     pub(crate) prologue: &'a [u8],
-    pub(crate) local: &'a DhHandle,
+    pub(crate) local: Local<'a>,
     /// The peer's static key, where the pattern has it known beforehand.
     pub(crate) remote: Option<&'a PublicKey>,
-    /// The psk of position 0, in patterns that have one.
-    pub(crate) psk: Option<&'a Secret<32>>,
+    /// The psk of an early position, in patterns that have one.
+    pub(crate) psk: Option<(u8, &'a Secret<32>)>,
     /// Seed of the only ephemeral key.
     pub(crate) ephemeral: Secret<32>,
     /// What Diffie-Hellman of the two static keys gave, if that is known.
@@ -78,14 +88,21 @@ pub(crate) struct Setup<'a> {
 /// # Errors
 /// [`HandshakeError::Noise`] if the vault does not have the static key: snow would notice only later.
 pub(crate) fn build<V: Vault + Clone + 'static>(vault: &V, setup: Setup<'_>) -> Result<Handshake<V>, HandshakeError> {
-    vault.dh_public(setup.local).map_err(|_| HandshakeError::Noise)?;
+    let (handle, held) = match setup.local {
+        Local::Vault(handle) => {
+            vault.dh_public(handle).map_err(|_| HandshakeError::Noise)?;
+            (*handle, None)
+        }
+        // The handle is of no vault: the resolver has the key itself.
+        Local::Held(key) => (DhHandle([0; 32]), Some(key.clone())),
+    };
     let known = setup.remote.copied().zip(setup.known);
-    let resolver = Resolver { vault: vault.clone(), ephemeral: setup.ephemeral, known };
+    let resolver = Resolver { vault: vault.clone(), ephemeral: setup.ephemeral, known, held };
     let mut builder = Builder::with_resolver(setup.pattern.parse()?, Box::new(resolver))
-        .local_private_key(&setup.local.0)?
+        .local_private_key(&handle.0)?
         .prologue(setup.prologue)?;
-    if let Some(psk) = setup.psk {
-        builder = builder.psk(0, psk.expose())?;
+    if let Some((position, psk)) = setup.psk {
+        builder = builder.psk(position, psk.expose())?;
     }
     if let Some(remote) = setup.remote {
         builder = builder.remote_public_key(remote)?;
@@ -123,6 +140,8 @@ struct Resolver<V> {
     vault: V,
     ephemeral: Secret<32>,
     known: Option<(PublicKey, Secret<32>)>,
+    /// The own static key, where it is not in the vault.
+    held: Option<Secret<32>>,
 }
 
 impl<V: Vault + Clone + 'static> CryptoResolver for Resolver<V> {
@@ -131,8 +150,8 @@ impl<V: Vault + Clone + 'static> CryptoResolver for Resolver<V> {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        let known = self.known.clone();
-        let dh = NoiseDh { vault: self.vault.clone(), key: Key::<V>::None, public: [0; 32], known };
+        let (known, held) = (self.known.clone(), self.held.clone());
+        let dh = NoiseDh { vault: self.vault.clone(), key: Key::<V>::None, public: [0; 32], known, held };
         matches!(choice, DHChoice::Curve25519).then(|| Box::new(dh) as _)
     }
 
@@ -165,12 +184,14 @@ struct NoiseDh<V: Vault> {
     public: [u8; 32],
     /// What Diffie-Hellman of our static key with this one gave.
     known: Option<(PublicKey, Secret<32>)>,
+    held: Option<Secret<32>>,
 }
 
 enum Key<V: Vault> {
     None,
     Static(DhHandle),
-    Ephemeral(<V::Provider as CryptoProvider>::DhKey),
+    /// An ephemeral key, or a prekey.
+    Loaded(<V::Provider as CryptoProvider>::DhKey),
 }
 
 impl<V: Vault> Dh for NoiseDh<V> {
@@ -187,6 +208,12 @@ impl<V: Vault> Dh for NoiseDh<V> {
     }
 
     fn set(&mut self, handle: &[u8]) {
+        if let Some(held) = &self.held {
+            let key = self.vault.provider().load_dh(held);
+            self.public = key.public();
+            self.key = Key::Loaded(key);
+            return;
+        }
         let handle = handle.first_chunk().map(|octets| DhHandle(*octets));
         if let Some((handle, public)) = handle.and_then(|handle| Some((handle, self.vault.dh_public(&handle).ok()?))) {
             self.key = Key::Static(handle);
@@ -199,7 +226,7 @@ impl<V: Vault> Dh for NoiseDh<V> {
         rng.try_fill_bytes(seed.expose_mut())?;
         let key = self.vault.provider().load_dh(&seed);
         self.public = key.public();
-        self.key = Key::Ephemeral(key);
+        self.key = Key::Loaded(key);
         Ok(())
     }
 
@@ -221,7 +248,7 @@ impl<V: Vault> Dh for NoiseDh<V> {
                 self.known.as_ref().map(|(_, shared)| shared.clone()).ok_or(Error::Dh)?
             }
             Key::Static(handle) => self.vault.dh(handle, peer).map_err(|_| Error::Dh)?,
-            Key::Ephemeral(key) => key.agree(peer).map_err(|_| Error::Dh)?,
+            Key::Loaded(key) => key.agree(peer).map_err(|_| Error::Dh)?,
         };
         *out = *shared.expose();
         Ok(())
@@ -338,6 +365,7 @@ mod tests {
             vault,
             ephemeral: field(vector, &name("ephemeral")).map_or(Secret::zero(), Secret::new),
             known: None,
+            held: None,
         };
         let psk = hex(vector[name("psks")][0].as_str().unwrap());
         let position = pattern.split("psk").nth(1).unwrap()[..1].parse().unwrap();
@@ -418,9 +446,9 @@ mod tests {
             ephemeral: Secret::new([1; 32]),
             known: None,
         };
-        let mut state = build(&vault, setup(&handle)).unwrap();
+        let mut state = build(&vault, setup(Local::Vault(&handle))).unwrap();
         assert_eq!(raw_split(&mut state).unwrap_err(), HandshakeError::Noise);
-        let missing = build(&vault, setup(&DhHandle([9; 32])));
+        let missing = build(&vault, setup(Local::Vault(&DhHandle([9; 32]))));
         assert!(missing.is_err(), "snow would not notice an unknown handle in message 1");
     }
 }

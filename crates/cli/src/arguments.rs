@@ -89,6 +89,8 @@ pub(crate) enum RelayCommand {
 pub(crate) enum DemoCommand {
     /// A heart-rate monitor and a phone behind a relay that tampers, and the same over TLS.
     HeartRate(HeartRate),
+    /// Two machines that are never there at the same time, from their first words on.
+    Offline(Offline),
 }
 
 /// Which vault, and what opens it.
@@ -272,6 +274,13 @@ pub(crate) struct HeartRate {
     #[cfg(sealway_break)]
     #[arg(long = "break", value_name = "PROTECTION")]
     pub(crate) broken: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Offline {
+    /// Keeps the folder with logs and data, and says where it is.
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 /// Which process of a demonstration this is.

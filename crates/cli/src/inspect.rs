@@ -1,7 +1,7 @@
 //! `inspect`: what a frame is, as far as anybody can tell who has no key.
 
 use sealway::wire::{
-    Frame, HopFrame, Lane, RecordHeader, TAG_LEN, constrained,
+    Frame, HopFrame, Lane, Letter, RecordHeader, TAG_LEN, constrained,
     hop::{Custody, Senders},
 };
 
@@ -16,6 +16,7 @@ pub(crate) fn inspect(options: &Inspect) -> Result<(), Failure> {
         None => return Err(Failure::given("a frame of no octets")),
         // Frames of a link begin with 0x11 or more, those of the hop protocol with less. Octet 0 of a record has a bit for the
         // profile.
+        Some(0x30..=0x3f) => of_letter(&octets),
         Some(0x20..=0x2f | 0xa0..=0xbf | 0xe0..) => of_constrained(&octets),
         Some(0x10..) => of_link(&octets),
         Some(_) => of_hop(&octets),
@@ -92,6 +93,18 @@ fn of_constrained(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
     })
 }
 
+fn of_letter(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
+    let letter = Letter::decode(frame)?;
+    let (ephemeral, sealed) = letter.noise.split_at_checked(32).unwrap_or_default();
+    Ok(vec![
+        ("kind", "M1, a letter to a peer that is away".into()),
+        ("to prekey", letter.prekey.to_string()),
+        ("ML-KEM ciphertext", letter.ciphertext.map_or("none".into(), |ciphertext| octets(ciphertext))),
+        ("ephemeral", hex(ephemeral)),
+        ("sealed", octets(sealed)),
+    ])
+}
+
 const fn lane(lane: Lane) -> &'static str {
     match lane {
         Lane::Live => "live",
@@ -161,6 +174,15 @@ fn of_hop(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
         }
         HopFrame::Verdict { number: of, verdict } => {
             vec![("kind", "VERDICT".into()), ("number", number(of)), ("verdict", format!("{verdict:?}"))]
+        }
+        HopFrame::Publish { name, statement } => {
+            vec![("kind", "PUBLISH".into()), ("box", name.to_string()), ("statement", octets(statement))]
+        }
+        HopFrame::Fetch { number: of, name } => {
+            vec![("kind", "FETCH".into()), ("number", number(of)), ("box", name.to_string())]
+        }
+        HopFrame::Fetched { number: of, statement } => {
+            vec![("kind", "FETCHED".into()), ("number", number(of)), ("statement", octets(statement))]
         }
     })
 }

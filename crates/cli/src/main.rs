@@ -65,6 +65,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             report::print(&text)?;
         }
         Command::Demo(DemoCommand::HeartRate(options)) => return demo::run(options).await,
+        Command::Demo(DemoCommand::Offline(options)) => return demo::offline::run(&options).await,
         Command::DemoRole(role) => demo::run_role(&role).await?,
     }
     Ok(ExitCode::SUCCESS)

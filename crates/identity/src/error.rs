@@ -13,7 +13,7 @@ pub enum IdentityError {
     Decode(DecodeError),
     /// A signature does not verify, or was made by another key. Peer's fault.
     Signature {
-        /// What was signed: `rotation`, `attestation` or `card`.
+        /// What was signed: `rotation`, `attestation`, `card` or `prekey`.
         statement: &'static str,
     },
     /// A rotation does not follow from the event before it. Peer's fault.

@@ -7,6 +7,7 @@
 //! channel key, generation      Attestation                                 Attestation
 //! all of it, with addresses    Card     ───► UnverifiedCard ─────verify──► Card
 //! for one peer, in message 3   payload  ───► UnverifiedPayload ──verify──► Peer
+//! a key to seal letters to     prekey   ───► UnverifiedPrekey ───verify──► Prekey
 //! ```
 //!
 //! Only the unverified types decode, and only `verify` makes the verified ones: code that takes a [`Card`] or a [`Peer`]
@@ -47,6 +48,7 @@ mod label;
 mod owner;
 mod payload;
 mod policy;
+mod prekey;
 
 pub use attestation::{Attestation, UnverifiedAttestation};
 pub use card::{Card, CardParts, MAX_ADDRESSES, MAX_RELAYS, RelayEntry, UnverifiedCard};
@@ -56,6 +58,7 @@ pub use label::label;
 pub use owner::{Owner, RecoveryKey};
 pub use payload::{Mailbox, PayloadParts, Peer, UnverifiedPayload};
 pub use policy::{Decision, Policy};
+pub use prekey::{Prekey, PrekeyParts, UnverifiedPrekey};
 pub use sealway_wire::IdentityId;
 
 /// Seconds since 1970-01-01T00:00:00Z, as its holder declares them.

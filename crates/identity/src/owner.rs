@@ -9,12 +9,12 @@ use sealway_vault::{
 use sealway_wire::{DecodeError, IdentityId, handshake::IDENTITY_PAYLOAD_MAX};
 
 use crate::{
-    Attestation, Card, CardParts, History, IdentityError, PayloadParts, UnixTime, UnverifiedAttestation,
+    Attestation, Card, CardParts, History, IdentityError, PayloadParts, PrekeyParts, UnixTime, UnverifiedAttestation,
     UnverifiedHistory, card,
     cbor::{self, Items},
     cose,
     history::{self, Establishment, MAX_ROTATIONS, ROTATION},
-    payload,
+    payload, prekey,
 };
 
 /// An identity whose keys are in a vault of ours.
@@ -119,6 +119,15 @@ impl Owner {
     #[must_use]
     pub const fn channel_key(&self) -> DhHandle {
         DhHandle(self.attestation.channel_key)
+    }
+
+    /// Signs a statement about a prekey, with the history: the octets that relays serve, at most 4096.
+    ///
+    /// # Errors
+    /// If the vault refuses.
+    pub fn prekey(&self, vault: &impl Vault, parts: &PrekeyParts) -> Result<Vec<u8>, IdentityError> {
+        let subject = (self.history.encode(), self.id(), self.history.event_number());
+        prekey::sign(vault, &self.signing, (&subject.0, &subject.1, subject.2), parts)
     }
 
     /// Signs a contact card.

@@ -159,8 +159,8 @@ impl<V: Vault + Clone + 'static> Builder<V> {
             let mut stale = Batch::default();
             for table in Table::ALL {
                 let loaded = store.load(table, &mut |key, value| {
-                    // A session that cannot be taken back never will be: of a channel key that was replaced, say.
-                    if !driver.load(table, key, value) && table == Table::Sessions {
+                    // What was sealed and cannot be taken back never will be: under a channel key that was replaced, say.
+                    if !driver.load(table, key, value) && matches!(table, Table::Sessions | Table::Prekeys) {
                         stale.delete(table, key.to_vec());
                     }
                 });

@@ -383,6 +383,13 @@ impl Message {
         self.delivery.redelivered
     }
 
+    /// Whether it has come in a letter, sealed while there was no session: whoever has stolen the private part of our prekey,
+    /// which lives for two weeks, could have made it in the peer's name. Enough to report upon, not to act upon.
+    #[must_use]
+    pub const fn is_early(&self) -> bool {
+        self.delivery.early
+    }
+
     /// How the channel came to be.
     #[must_use]
     pub const fn context(&self) -> Option<Context> {

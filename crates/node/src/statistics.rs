@@ -56,6 +56,10 @@ statistics! {
     held_back_links: Counter,
     /// Handshakes that others have begun and not finished.
     half_open_handshakes: Gauge,
+    /// Letters that were sealed for peers with whom there is no session.
+    letters_sent: Counter,
+    /// Letters of others that have opened.
+    letters_received: Counter,
     /// Sessions that were opened, or have replaced one.
     sessions: Counter,
     /// Frames that were refused, for whatever reason.

@@ -49,6 +49,13 @@ pub enum ClientEvent<'a> {
         /// The frame.
         frame: &'a [u8],
     },
+    /// The prekeys of a box's owner, as the relay has them.
+    Fetched {
+        /// The number of the question.
+        number: VarInt,
+        /// The statement; empty: the relay has none for us.
+        statement: &'a [u8],
+    },
     /// A frame for a label that we do not know: this is to be sent to the relay.
     Answer(HopFrame<'static>),
     /// Nothing to do.
@@ -156,8 +163,13 @@ impl Client {
             HopFrame::Registered { name, outcome } => ClientEvent::Registered { name, outcome },
             HopFrame::Custody { number, outcome } => ClientEvent::Custody { number, outcome },
             HopFrame::Push { number, frame } => ClientEvent::Push { number, frame },
+            HopFrame::Fetched { number, statement } => ClientEvent::Fetched { number, statement },
             // Only clients say these.
-            HopFrame::Register { .. } | HopFrame::Deposit { .. } | HopFrame::Verdict { .. } => ClientEvent::Nothing,
+            HopFrame::Register { .. }
+            | HopFrame::Deposit { .. }
+            | HopFrame::Verdict { .. }
+            | HopFrame::Publish { .. }
+            | HopFrame::Fetch { .. } => ClientEvent::Nothing,
         }
     }
 

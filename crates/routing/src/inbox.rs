@@ -5,10 +5,8 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use sealway_wire::{
     IdentityId, Instance, MessageId,
     content::{COMMIT_WINDOW, Committed, Part},
+    danger::{self, Protection},
 };
-
-#[cfg(sealway_break)]
-use sealway_wire::danger;
 
 use crate::{Batch, Table};
 
@@ -16,8 +14,8 @@ use crate::{Batch, Table};
 const MAX_WAITING: usize = 512;
 /// Octets that wait, at most.
 const MAX_WAITING_OCTETS: usize = 2 * 1024 * 1024;
-/// Runs of the peer that are remembered; the one that was heard of least recently goes.
-const MAX_INSTANCES: usize = 64;
+/// Runs of the peer that are remembered; the one that was heard of least recently goes, unless its letters can be repeated.
+const MAX_INSTANCES: usize = 256;
 /// A message may have been handed over before a crash if its number is below a bound that is written so far ahead.
 const RESERVED: u32 = 64;
 
@@ -154,6 +152,8 @@ fn trimmed(bitmap: &[u8]) -> &[u8] {
 struct Waiting {
     part: Option<Part>,
     body: Vec<u8>,
+    /// It has come in a letter.
+    early: bool,
 }
 
 struct Progress {
@@ -174,6 +174,9 @@ struct Progress {
     parts: BTreeMap<u32, u32>,
     /// What waits, as an ACK tells it.
     held: [u8; COMMIT_WINDOW as usize / 8],
+    /// The newest of our prekeys that a letter of this run was sealed to: as long as that is there, letters of it can be
+    /// repeated, and what was committed has to be remembered.
+    letters: Option<u64>,
     /// When it was heard of last, and first, in this run: what one run of the peer has sent comes before what the next has.
     heard: u64,
     first_heard: Option<u64>,
@@ -191,6 +194,7 @@ impl Progress {
             waiting: BTreeMap::new(),
             parts: BTreeMap::new(),
             held: [0; COMMIT_WINDOW as usize / 8],
+            letters: None,
             heard: 0,
             first_heard: None,
         }
@@ -227,19 +231,26 @@ impl Progress {
         (self.marks.mark..self.next).all(|number| self.durable.contains(number))
     }
 
-    /// `mark 4 | reserved 4 | bitmap 128`.
+    /// `mark 4 | reserved 4 | bitmap 128 [| newest prekey 8]`.
     fn encode(&self) -> Vec<u8> {
-        [self.marks.mark.to_be_bytes().as_slice(), &self.reserved.to_be_bytes(), &self.marks.bitmap].concat()
+        let letters = self.letters.map(u64::to_be_bytes);
+        let letters = letters.iter().flatten().copied().collect::<Vec<u8>>();
+        [self.marks.mark.to_be_bytes().as_slice(), &self.reserved.to_be_bytes(), &self.marks.bitmap, &letters].concat()
     }
 
     fn decode(value: &[u8]) -> Option<Self> {
         let (mark, rest) = value.split_first_chunk()?;
-        let (reserved, bitmap) = rest.split_first_chunk()?;
-        let marks = Marks { mark: u32::from_be_bytes(*mark), bitmap: bitmap.try_into().ok()? };
+        let (reserved, rest) = rest.split_first_chunk()?;
+        let (bitmap, letters) = rest.split_first_chunk()?;
+        let letters = match letters {
+            [] => None,
+            letters => Some(u64::from_be_bytes(letters.try_into().ok()?)),
+        };
+        let marks = Marks { mark: u32::from_be_bytes(*mark), bitmap: *bitmap };
         let reserved = u32::from_be_bytes(*reserved);
         let (lowest, next) = (marks.mark, marks.mark);
         let durable = marks.clone();
-        Some(Self { marks, durable, lowest, next, before_start: reserved, reserved, ..Self::new() })
+        Some(Self { marks, durable, lowest, next, before_start: reserved, reserved, letters, ..Self::new() })
     }
 }
 
@@ -252,6 +263,8 @@ pub struct Delivery {
     pub body: Vec<u8>,
     /// It may have been handed over before a crash or restart.
     pub redelivered: bool,
+    /// It has come in a letter, not under a session: whoever steals our prekey can forge such a one.
+    pub early: bool,
     /// To be written before the message is handed over, so that the flag is right after a crash.
     pub before: Batch,
 }
@@ -302,6 +315,39 @@ impl Inbox {
         part: Option<Part>,
         body: &[u8],
     ) -> Intake {
+        self.take_in(id, (lowest, unwanted), part, body, None)
+    }
+
+    /// The same for a message that has come in a letter, sealed to the prekey of this sequence number.
+    pub fn handle_letter(
+        &mut self,
+        prekey: u64,
+        id: MessageId,
+        lowest: u32,
+        unwanted: u32,
+        part: Option<Part>,
+        body: &[u8],
+    ) -> Intake {
+        self.take_in(id, (lowest, unwanted), part, body, Some(prekey))
+    }
+
+    /// Letters sealed to prekeys before `oldest` do not open any more. Returns whether so many runs have to be remembered for
+    /// letters to the `newest` that it should be replaced before its time: with too many of them no other run finds a place.
+    pub fn letters_end_before(&mut self, oldest: u64, newest: u64) -> bool {
+        for progress in self.progress.values_mut() {
+            progress.letters = progress.letters.filter(|prekey| *prekey >= oldest);
+        }
+        self.progress.values().filter(|progress| progress.letters == Some(newest)).count() >= MAX_INSTANCES / 8
+    }
+
+    fn take_in(
+        &mut self,
+        id: MessageId,
+        (lowest, unwanted): (u32, u32),
+        part: Option<Part>,
+        body: &[u8],
+        letter: Option<u64>,
+    ) -> Intake {
         // No sender numbers so high: there is no number after it.
         if id.number == u32::MAX {
             return Intake::Later;
@@ -313,6 +359,7 @@ impl Inbox {
         }
         let progress = self.progress.entry(id.instance).or_insert_with(Progress::new);
         progress.heard = heard;
+        progress.letters = progress.letters.max(letter);
         progress.first_heard.get_or_insert(heard);
         progress.lowest = progress.lowest.max(lowest);
         progress.marks.raise(lowest);
@@ -333,14 +380,22 @@ impl Inbox {
             self.octets -= progress.waiting.remove(&number).map_or(0, |waiting| waiting.body.len());
         }
         #[cfg(sealway_break)]
-        if danger::is_off(danger::Protection::Window) && id.number < progress.next {
+        if danger::is_off(Protection::Window) && id.number < progress.next {
             self.again.push_back((id, body.to_vec()));
             return Intake::Accepted;
         }
         if progress.marks.contains(id.number) {
             return Intake::Committed;
         }
-        if id.number < progress.next || progress.waiting.contains_key(&id.number) {
+        if id.number < progress.next {
+            return Intake::Pending;
+        }
+        if let Some(waiting) = progress.waiting.get_mut(&id.number) {
+            // What comes under a session is certain to be the peer's.
+            if waiting.early && letter.is_none() {
+                self.octets = self.octets - waiting.body.len() + body.len();
+                *waiting = Waiting { part, body: body.to_vec(), early: false };
+            }
             return Intake::Pending;
         }
         // One run alone may go beyond the bounds: the one that is handed over next.
@@ -367,7 +422,7 @@ impl Inbox {
         }
         let Some(progress) = self.progress.get_mut(&id.instance) else { return Intake::Later };
         self.octets += body.len();
-        progress.waiting.insert(id.number, Waiting { part, body: body.to_vec() });
+        progress.waiting.insert(id.number, Waiting { part, body: body.to_vec(), early: letter.is_some() });
         Intake::Accepted
     }
 
@@ -402,13 +457,14 @@ impl Inbox {
         let peer = self.peer;
         #[cfg(sealway_break)]
         if let Some((id, body)) = self.again.pop_front() {
-            return Some(Delivery { id, body, redelivered: false, before: Batch::default() });
+            return Some(Delivery { id, body, redelivered: false, early: false, before: Batch::default() });
         }
         let runs = self.progress.iter_mut().filter(|(_, progress)| progress.first_heard.is_some());
         let goes_on = runs.filter_map(|(instance, progress)| Some((instance, progress.deliverable()?, progress)));
         let (instance, (number, count), progress) = goes_on.min_by_key(|(.., progress)| progress.first_heard)?;
         let taken = (number..number.saturating_add(count)).filter_map(|number| progress.waiting.remove(&number));
-        let mut taken = taken.map(|waiting| waiting.body);
+        let mut early = false;
+        let mut taken = taken.inspect(|waiting| early |= waiting.early).map(|waiting| waiting.body);
         let mut body = taken.next().unwrap_or_default();
         taken.for_each(|part| body.extend_from_slice(&part));
         self.octets -= body.len();
@@ -422,7 +478,7 @@ impl Inbox {
             before.put(Table::Inbox, key(&peer, *instance), progress.encode());
         }
         let id = MessageId { instance: *instance, number };
-        Some(Delivery { id, body, redelivered: number < progress.before_start, before })
+        Some(Delivery { id, body, redelivered: number < progress.before_start, early, before })
     }
 
     /// The application has done with a message: what is to be written, and what the disk has then.
@@ -513,7 +569,10 @@ impl Inbox {
         if self.progress.len() < MAX_INSTANCES || self.progress.contains_key(&newcomer) {
             return true;
         }
-        let idle = |progress: &Progress| progress.is_idle() && (progress.waiting.is_empty() || !progress.can_go_on());
+        let idle = |progress: &Progress| {
+            let is_idle = progress.is_idle() && (progress.waiting.is_empty() || !progress.can_go_on());
+            is_idle && (progress.letters.is_none() || danger::is_off(Protection::Letters))
+        };
         let idle = self.progress.iter().filter(|(_, progress)| idle(progress));
         // Those in which something waits for what may never come go last.
         let oldest = idle.min_by_key(|(_, progress)| (!progress.waiting.is_empty(), progress.heard));

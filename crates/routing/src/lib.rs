@@ -30,5 +30,5 @@ pub use client::{Client, ClientEvent, FlowId};
 pub use custody::CustodyId;
 pub use inbox::{Delivery, Holding, Inbox, Intake, Marks};
 pub use outbox::{Delivered, MAX_MESSAGE, MAX_WHOLE, Outbox, PushError, SendOptions, ToSend};
-pub use relay::{Deposited, Limits, Push, Relay, RelayEvent, SessionId};
+pub use relay::{Deposited, Limits, Push, Question, Relay, RelayEvent, SessionId};
 pub use store::{Batch, MemoryStore, Operation, Store, StoreError, StoreErrorKind, Table};

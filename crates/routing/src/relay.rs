@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use sealway_wire::{
     BoxName, DecodeError, Hop, IdentityId, Route, Timestamp, VarInt,
-    hop::{Custody as Answer, HopFrame, Label, Registration, Senders, Verdict},
+    hop::{Custody as Answer, HopFrame, Label, MAX_PUBLISHED, Registration, Senders, Verdict},
 };
 
 use crate::{
@@ -101,8 +101,21 @@ pub enum RelayEvent {
         /// To be written.
         batch: Batch,
     },
+    /// The owner of a box has published its prekeys, or withdrawn them: this is to be written.
+    Published(Batch),
+    /// The prekeys of a box's owner are to be read from [`Table::Published`] and handed to [`Relay::answer`].
+    Asked(Question),
     /// A label was given, or a notice taken.
     Control,
+}
+
+/// A question for the prekeys of a box's owner, whom the asker may send to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The box: its name is the key of the row.
+    pub name: BoxName,
+    session: SessionId,
+    number: VarInt,
 }
 
 /// A frame that is about to be in custody.
@@ -325,11 +338,21 @@ impl Relay {
                 }
             }
             HopFrame::Verdict { number, verdict } => self.settle(now, session, number, verdict),
+            HopFrame::Publish { name, statement } => self.publish(session, name, statement),
+            HopFrame::Fetch { number, name } => match self.admitting(session, name) {
+                Some(_) => RelayEvent::Asked(Question { name, session, number }),
+                // As if there were none: who may not send to a box does not learn that it is there.
+                None => {
+                    send(session, &HopFrame::Fetched { number, statement: &[] });
+                    RelayEvent::Control
+                }
+            },
             // Only relays say these.
             HopFrame::Absent { .. }
             | HopFrame::Registered { .. }
             | HopFrame::Custody { .. }
-            | HopFrame::Push { .. } => RelayEvent::Control,
+            | HopFrame::Push { .. }
+            | HopFrame::Fetched { .. } => RelayEvent::Control,
         })
     }
 
@@ -526,6 +549,29 @@ impl Relay {
             self.wanting.insert(owner);
         }
         Ok(batch)
+    }
+
+    /// Only the owner of a box publishes there. What it says is not read here: those who ask verify it.
+    fn publish(&self, session: SessionId, name: BoxName, statement: &[u8]) -> RelayEvent {
+        let owner = self.sessions.get(&session).map(|session| session.identity);
+        if self.boxes.get(&name).map(|mailbox| mailbox.owner) != owner || owner.is_none() {
+            return RelayEvent::Refused(Registration::Taken);
+        }
+        let mut batch = Batch::default();
+        if statement.is_empty() {
+            batch.delete(Table::Published, name.0.to_vec());
+        } else {
+            batch.put(Table::Published, name.0.to_vec(), statement.to_vec());
+        }
+        RelayEvent::Published(batch)
+    }
+
+    /// Answers a question with what was read; none: nothing is published, or could be read.
+    pub fn answer(&self, question: Question, row: Option<&[u8]>, mut send: impl FnMut(SessionId, &HopFrame<'_>)) {
+        if self.sessions.contains_key(&question.session) {
+            let statement = row.filter(|row| row.len() <= MAX_PUBLISHED).unwrap_or_default();
+            send(question.session, &HopFrame::Fetched { number: question.number, statement });
+        }
     }
 
     fn owned(&self, owner: IdentityId) -> usize {

@@ -16,11 +16,16 @@ pub enum Table {
     Custody,
     /// Stored lanes of sessions, sealed: by peer and connection id.
     Sessions,
+    /// The own prekeys, sealed: by id.
+    Prekeys,
+    /// What clients of a relay have published of their prekeys: by box.
+    Published,
 }
 
 impl Table {
     /// Every table, in the order in which they are to be loaded.
-    pub const ALL: [Self; 5] = [Self::Sessions, Self::Outbox, Self::Inbox, Self::Boxes, Self::Custody];
+    pub const ALL: [Self; 7] =
+        [Self::Sessions, Self::Prekeys, Self::Outbox, Self::Inbox, Self::Boxes, Self::Custody, Self::Published];
 
     /// Its name on disk.
     #[must_use]
@@ -31,6 +36,8 @@ impl Table {
             Self::Boxes => "boxes",
             Self::Custody => "custody",
             Self::Sessions => "sessions",
+            Self::Prekeys => "prekeys",
+            Self::Published => "published",
         }
     }
 }

@@ -157,6 +157,10 @@ impl<P: CryptoProvider> CryptoProvider for Audited<P> {
         self.0.generate_kem()
     }
 
+    fn load_kem(&self, seed: &Secret<64>) -> Self::KemKey {
+        self.0.load_kem(seed)
+    }
+
     fn encapsulate(&self, key: &[u8; 1184], ciphertext: &mut [u8; 1088]) -> Result<Secret<32>, KemError> {
         self.0.encapsulate(key, ciphertext)
     }

@@ -140,6 +140,11 @@ fn kem(provider: &impl CryptoProvider) {
     let mut unreduced = public;
     unreduced[..3].fill(0xff); // two coefficients of 4095, above the modulus 3329
     assert_eq!(provider.encapsulate(&unreduced, &mut again), Err(KemError::InvalidKey));
+    let seed = provider.random_secret().unwrap();
+    let (key, same) = (provider.load_kem(&seed), provider.load_kem(&seed));
+    key.encapsulation_key(&mut public);
+    let shared = provider.encapsulate(&public, &mut ciphertext).unwrap();
+    assert_eq!(same.decapsulate(&ciphertext), shared, "one seed, one key pair");
 }
 
 /// RFC 8032 section 7.1 test 2, and what only strict verification refuses.

@@ -152,6 +152,9 @@ pub trait CryptoProvider: Clone + Send + Sync + 'static {
     /// If the source of randomness fails.
     fn generate_kem(&self) -> Result<Self::KemKey, EntropyError>;
 
+    /// The ML-KEM-768 key pair of a seed, `d | z` (FIPS 203 section 7.1): for keys that outlive a restart.
+    fn load_kem(&self, seed: &Secret<64>) -> Self::KemKey;
+
     /// Encapsulates to `key`: writes the ciphertext and returns the shared secret.
     ///
     /// # Errors

@@ -57,6 +57,10 @@ pub enum Protection {
     WriteFirst,
     /// That a recovery has to be allowed.
     Recovery,
+    /// That what letters have brought is remembered as long as they can come again.
+    Letters,
+    /// That a letter opens only with the ML-KEM secret of its prekey.
+    Hybrid,
     /// That a path serves only after it was challenged.
     Path,
     /// That a padded channel pads.
@@ -65,7 +69,7 @@ pub enum Protection {
 
 impl Protection {
     /// All of them, with the names under which tests ask for them.
-    pub const ALL: [(Self, &'static str); 26] = [
+    pub const ALL: [(Self, &'static str); 28] = [
         (Self::Window, "window"),
         (Self::Tag, "tag"),
         (Self::Ack, "ack"),
@@ -90,6 +94,8 @@ impl Protection {
         (Self::OneAnswer, "one-answer"),
         (Self::WriteFirst, "write-first"),
         (Self::Recovery, "recovery"),
+        (Self::Letters, "letters"),
+        (Self::Hybrid, "hybrid"),
         (Self::Path, "path"),
         (Self::Padding, "padding"),
     ];

@@ -17,9 +17,14 @@ const DEPOSIT: u8 = 0x08;
 const CUSTODY: u8 = 0x09;
 const PUSH: u8 = 0x0a;
 const VERDICT: u8 = 0x0b;
+const PUBLISH: u8 = 0x0c;
+const FETCH: u8 = 0x0d;
+const FETCHED: u8 = 0x0e;
 
 /// The most hop identities that the owner of a box may list as its senders.
 pub const MAX_SENDERS: usize = 32;
+/// The longest statement of prekeys that a relay keeps with a box, in octets.
+pub const MAX_PUBLISHED: usize = 4096;
 
 /// A flow's name on one hop session, assigned by the receiver of the frames: 1, 2 or 4 octets on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -227,6 +232,27 @@ pub enum HopFrame<'a> {
         /// The verdict.
         verdict: Verdict,
     },
+    /// `0x0c | box 16 | statement`: the owner's prekeys, at most [`MAX_PUBLISHED`] octets, for those who may send to the box.
+    Publish {
+        /// The box.
+        name: BoxName,
+        /// The statement; empty: there is none any more.
+        statement: &'a [u8],
+    },
+    /// `0x0d | number | box 16`: asks for them.
+    Fetch {
+        /// The asker's number for it, for the answer.
+        number: VarInt,
+        /// The box.
+        name: BoxName,
+    },
+    /// `0x0e | number | statement`: the answer.
+    Fetched {
+        /// The number of the question.
+        number: VarInt,
+        /// The statement. Empty: there is none, or no such box, or its owner does not let the asker in.
+        statement: &'a [u8],
+    },
 }
 
 impl<'a> HopFrame<'a> {
@@ -276,6 +302,18 @@ impl<'a> HopFrame<'a> {
             VERDICT => {
                 let number = reader.varint("VERDICT number")?;
                 Self::Verdict { number, verdict: decode_verdict(&mut reader)? }
+            }
+            PUBLISH => {
+                let name = BoxName(reader.array("PUBLISH box")?);
+                Self::Publish { name, statement: decode_statement(&mut reader, "PUBLISH statement")? }
+            }
+            FETCH => {
+                let number = reader.varint("FETCH number")?;
+                Self::Fetch { number, name: BoxName(reader.array("FETCH box")?) }
+            }
+            FETCHED => {
+                let number = reader.varint("FETCHED number")?;
+                Self::Fetched { number, statement: decode_statement(&mut reader, "FETCHED statement")? }
             }
             kind => return Err(DecodeError::new("hop kind", Reason::Unknown { value: kind.into() })),
         };
@@ -335,6 +373,9 @@ impl<'a> HopFrame<'a> {
                     Verdict::Discard(reason) => writer.u8(3)?.u8(reason.to_wire())?,
                 }
             }
+            Self::Publish { name, statement } => writer.u8(PUBLISH)?.put(&name.0)?.put(statement)?,
+            Self::Fetch { number, name } => writer.u8(FETCH)?.varint(*number)?.put(&name.0)?,
+            Self::Fetched { number, statement } => writer.u8(FETCHED)?.varint(*number)?.put(statement)?,
         };
         Ok(writer.len())
     }
@@ -356,6 +397,11 @@ fn encode_senders(senders: &Senders<'_>, writer: &mut Writer<'_>) -> Result<(), 
     };
     writer.u8(u8::try_from(ids.len()).unwrap_or(u8::MAX))?.put(ids.as_flattened())?;
     Ok(())
+}
+
+fn decode_statement<'a>(reader: &mut Reader<'a>, field: &'static str) -> Result<&'a [u8], DecodeError> {
+    let (limit, got) = (MAX_PUBLISHED, reader.remaining());
+    if got > limit { Err(DecodeError::new(field, Reason::TooLong { limit, got })) } else { Ok(reader.rest()) }
 }
 
 fn decode_outcome(reader: &mut Reader<'_>) -> Result<Registration, DecodeError> {

@@ -73,6 +73,10 @@ name!(
     ShortIncarnation, 4, "incarnation"
 );
 name!(
+    /// Which prekey of its recipient a letter was sealed to: chosen by the recipient, at random.
+    PrekeyId, 4, "prekey id"
+);
+name!(
     /// By what the receiver of a handshake message of the constrained profile finds the psk that it was made with.
     Hint, 2, "hint"
 );

@@ -9,6 +9,8 @@
 //! hop         what a client and a relay say    (section 6)
 //! route       where a frame is to go           (section 6)
 //! address     tcp://host:port                  (section 7)
+//! constrained the frames of C1                 (section 11)
+//! letter      M1, for a peer that is away      (section 12)
 //! ```
 //!
 //! Decoders borrow from the octets that they were given, accept exactly what the encoders write (every accepted input
@@ -40,6 +42,7 @@ pub mod handshake;
 mod hex;
 pub mod hop;
 mod id;
+pub mod letter;
 mod reader;
 mod record;
 mod route;
@@ -53,7 +56,8 @@ pub use error::{DecodeError, EncodeError, Reason};
 pub use handshake::Frame;
 pub use hex::Hex;
 pub use hop::HopFrame;
-pub use id::{BoxName, Cid, Hint, IdentityId, Incarnation, Instance, MessageId, ShortCid, ShortIncarnation};
+pub use id::{BoxName, Cid, Hint, IdentityId, Incarnation, Instance, MessageId, PrekeyId, ShortCid, ShortIncarnation};
+pub use letter::Letter;
 pub use reader::Reader;
 pub use record::{Lane, MAX_HEADER_LEN, RecordHeader, TAG_LEN};
 pub use route::{Hop, MAX_HOPS, Route};

@@ -3,12 +3,17 @@
 use std::fmt;
 
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
+use sealway_crypto_rustcrypto as rustcrypto;
 use sealway_vault::{EntropyError, KemError, KemKey, Secret};
 
-/// An ML-KEM-768 private key, and its public key, which AWS-LC cannot compute from it later.
-pub struct MlKem768Key {
-    secret: DecapsulationKey,
-    public: Box<[u8; 1184]>,
+/// An ML-KEM-768 private key.
+pub struct MlKem768Key(Key);
+
+enum Key {
+    /// With its public key, which AWS-LC cannot compute from it later.
+    Generated { secret: DecapsulationKey, public: Box<[u8; 1184]> },
+    /// Of a seed: AWS-LC's Rust interface takes none.
+    Loaded(Box<rustcrypto::MlKem768Key>),
 }
 
 impl MlKem768Key {
@@ -16,17 +21,28 @@ impl MlKem768Key {
         let secret = DecapsulationKey::generate(&ML_KEM_768).map_err(|_| EntropyError)?;
         let public = secret.encapsulation_key().and_then(|key| key.key_bytes()).map_err(|_| EntropyError)?;
         let public = Box::<[u8; 1184]>::try_from(public.as_ref().to_vec()).map_err(|_| EntropyError)?;
-        Ok(Self { secret, public })
+        Ok(Self(Key::Generated { secret, public }))
+    }
+
+    pub(crate) fn load(seed: &Secret<64>) -> Self {
+        Self(Key::Loaded(Box::new(rustcrypto::MlKem768Key::from_seed(seed))))
     }
 }
 
 impl KemKey for MlKem768Key {
     fn encapsulation_key(&self, out: &mut [u8; 1184]) {
-        *out = *self.public;
+        match &self.0 {
+            Key::Generated { public, .. } => *out = **public,
+            Key::Loaded(key) => key.encapsulation_key(out),
+        }
     }
 
     fn decapsulate(&self, ciphertext: &[u8; 1088]) -> Secret<32> {
-        let shared = self.secret.decapsulate(Ciphertext::from(ciphertext.as_slice()));
+        let secret = match &self.0 {
+            Key::Generated { secret, .. } => secret,
+            Key::Loaded(key) => return key.decapsulate(ciphertext),
+        };
+        let shared = secret.decapsulate(Ciphertext::from(ciphertext.as_slice()));
         // A ciphertext of the right length cannot fail (implicit rejection); without memory the handshake fails on zeros.
         shared.ok().and_then(|shared| shared.as_ref().try_into().ok()).map_or_else(Secret::zero, Secret::new)
     }

@@ -4,6 +4,8 @@
 //! Signatures are those of `sealway-crypto-rustcrypto`: AWS-LC accepts Ed25519 keys of small order, under which one signature
 //! fits every message, and signs ECDSA with fresh randomness. They are made and checked once a handshake at most.
 //!
+//! ML-KEM keys that come from a seed are those of `sealway-crypto-rustcrypto` too: AWS-LC's Rust interface takes none.
+//!
 //! AES-256-CCM is that of `sealway-crypto-rustcrypto` too: AWS-LC's Rust interface does not have it.
 //!
 //! Keys lie on AWS-LC's own heap, and are wiped when they are dropped.
@@ -87,6 +89,10 @@ impl CryptoProvider for AwsLc {
 
     fn generate_kem(&self) -> Result<MlKem768Key, EntropyError> {
         MlKem768Key::generate()
+    }
+
+    fn load_kem(&self, seed: &Secret<64>) -> MlKem768Key {
+        MlKem768Key::load(seed)
     }
 
     fn encapsulate(&self, key: &[u8; 1184], ciphertext: &mut [u8; 1088]) -> Result<Secret<32>, KemError> {

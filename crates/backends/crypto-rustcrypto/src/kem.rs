@@ -5,11 +5,13 @@ use core::fmt;
 use ml_kem::{B32, DecapsulationKey768, EncapsulationKey768, KeyExport, kem::Decapsulate};
 use sealway_vault::{KemError, KemKey, Secret};
 
-/// An ML-KEM-768 private key, expanded: about 3.2 KiB, which only the initiator of a handshake holds.
+/// An ML-KEM-768 private key, expanded: about 3.2 KiB, which only the initiator of a handshake and the owner of a prekey hold.
 pub struct MlKem768Key(DecapsulationKey768);
 
 impl MlKem768Key {
-    pub(crate) fn new(seed: &Secret<64>) -> Self {
+    /// The key pair of a seed, `d | z` (FIPS 203 section 7.1).
+    #[must_use]
+    pub fn from_seed(seed: &Secret<64>) -> Self {
         Self(DecapsulationKey768::from_seed((*seed.expose()).into()))
     }
 }

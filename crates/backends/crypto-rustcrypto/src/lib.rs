@@ -105,7 +105,11 @@ impl<E: Entropy> CryptoProvider for RustCrypto<E> {
     }
 
     fn generate_kem(&self) -> Result<MlKem768Key, EntropyError> {
-        Ok(MlKem768Key::new(&self.random_secret()?))
+        Ok(MlKem768Key::from_seed(&self.random_secret()?))
+    }
+
+    fn load_kem(&self, seed: &Secret<64>) -> MlKem768Key {
+        MlKem768Key::from_seed(seed)
     }
 
     fn encapsulate(&self, key: &[u8; 1184], ciphertext: &mut [u8; 1088]) -> Result<Secret<32>, KemError> {

@@ -59,9 +59,9 @@ impl Parties {
             pattern: noise::C1,
             role: self.role,
             prologue: &self.prologue,
-            local: &self.channel_key,
+            local: noise::Local::Vault(&self.channel_key),
             remote: Some(&self.peer_key),
-            psk: Some(&psk.secret),
+            psk: Some((0, &psk.secret)),
             ephemeral,
             known: Some(self.shared.clone()),
         };

@@ -19,6 +19,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Acts on every deadline at or before `now`.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.half_open.expire(now);
+        self.handle_prekeys(now);
         let due: Vec<ChannelId> =
             self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, channel)| *channel).collect();
         for channel in due {
@@ -187,7 +188,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let answers = (!self.answers.is_empty()).then_some(Timestamp::from_micros(0));
         let channels = self.deadlines.first().map(|(at, _)| *at);
-        answers.into_iter().chain(channels).chain(self.half_open.deadline()).min()
+        answers.into_iter().chain(channels).chain(self.half_open.deadline()).chain(self.prekeys.next_timeout()).min()
     }
 }
 

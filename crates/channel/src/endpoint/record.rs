@@ -23,7 +23,7 @@ pub(super) enum Acknowledge {
     AtOnce,
 }
 
-const fn message_of<'f>(instance: Instance, message: &Reliable<'f>) -> Record<'f> {
+pub(super) const fn message_of<'f>(instance: Instance, message: &Reliable<'f>) -> Record<'f> {
     let Reliable { number, lowest, unwanted, part, body, .. } = *message;
     Record::Message { instance, number, lowest, unwanted, part, body }
 }

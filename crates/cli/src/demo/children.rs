@@ -93,6 +93,14 @@ impl Actor {
         self.orders.write_all(format!("{order}\n").as_bytes()).await.map_err(Failure::failed)
     }
 
+    /// Tells the process nothing more, and waits until it has ended.
+    pub(crate) async fn end(self) -> Result<(), Failure> {
+        let Self { mut process, orders } = self;
+        drop(orders);
+        let status = process.wait().await.map_err(Failure::failed)?;
+        if status.success() { Ok(()) } else { Err(Failure::failed(format!("a process has failed: {status}"))) }
+    }
+
     /// Kills the process as `kill -9` does, and waits until it is gone.
     pub(crate) async fn kill(mut self) -> Result<(), Failure> {
         self.process.kill().await.map_err(Failure::failed)

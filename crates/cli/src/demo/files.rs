@@ -33,6 +33,20 @@ impl Folder {
         crate::identity::card(&self.path(&format!("{name}.card")).to_string_lossy())
     }
 
+    /// Whose cards there are, beside the relay's.
+    pub(crate) fn clients(&self) -> Result<Vec<sealway::IdentityId>, Failure> {
+        let mut clients = Vec::new();
+        for entry in std::fs::read_dir(&self.0).map_err(Failure::failed)? {
+            let name = entry.map_err(Failure::failed)?.file_name();
+            if let Some(name) =
+                name.to_str().and_then(|name| name.strip_suffix(".card")).filter(|name| *name != "relay")
+            {
+                clients.push(self.card(name)?.id());
+            }
+        }
+        Ok(clients)
+    }
+
     /// A file that is written at its end only. What was written stays although the process is killed.
     pub(crate) fn append(&self, name: &str) -> Result<Appender, Failure> {
         let path = self.path(name);

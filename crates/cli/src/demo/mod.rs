@@ -1,3 +1,5 @@
+//! The demonstrations. `sealway demo offline` is in [`offline`].
+//!
 //! `sealway demo heart-rate`: a monitor and a phone, both clients of a relay that tampers; and the same over TLS.
 //!
 //! The three are processes of their own. This one starts them, kills them, listens on the wire, and in the end counts, from
@@ -8,6 +10,7 @@
 mod broken;
 mod children;
 mod files;
+pub(crate) mod offline;
 mod reading;
 mod roles;
 mod scan;
@@ -45,23 +48,42 @@ pub(crate) async fn run_role(role: &DemoRole) -> Result<(), Failure> {
         "relay" => roles::relay(&folder, &role.address, role.seed).await,
         "monitor" => roles::monitor(&folder, &role.address).await,
         "phone" => roles::phone(&folder, &role.address).await,
+        "sensor" => roles::writer(&folder, ("sensor", "office"), &role.address).await,
+        "office" => roles::writer(&folder, ("office", "sensor"), &role.address).await,
         "tls-relay" => tls::relay(&folder, &role.address).await,
         other => Err(Failure::given(format!("no process of a demonstration is called {other}"))),
     }
 }
 
 pub(crate) async fn run(options: HeartRate) -> Result<ExitCode, Failure> {
-    let temporary = tempfile::Builder::new().prefix("sealway-demo-").tempdir();
-    let temporary = temporary.map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
-    let folder = Folder(temporary.path().to_path_buf());
+    let (keep, folder) = folder(options.keep)?;
     let stage = Stage::new(folder.clone(), STEP);
     #[cfg(sealway_break)]
     let stage = broken::prepare(stage, &options);
     let outcome = play(&folder, stage, options.seed).await;
-    if options.keep {
-        println!("everything is in {}", temporary.keep().display());
-    }
+    keep.announce();
     outcome
+}
+
+/// The folder of a demonstration, which goes with this unless it is to be kept.
+struct Keep {
+    temporary: tempfile::TempDir,
+    keep: bool,
+}
+
+impl Keep {
+    fn announce(self) {
+        if self.keep {
+            println!("everything is in {}", self.temporary.keep().display());
+        }
+    }
+}
+
+fn folder(keep: bool) -> Result<(Keep, Folder), Failure> {
+    let temporary = tempfile::Builder::new().prefix("sealway-demo-").tempdir();
+    let temporary = temporary.map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
+    let folder = Folder(temporary.path().to_path_buf());
+    Ok((Keep { temporary, keep }, folder))
 }
 
 /// What happened beside the messages.
@@ -84,7 +106,7 @@ async fn play(folder: &Folder, mut stage: Stage, seed: u64) -> Result<ExitCode, 
     );
     println!("frame, a stranger on the wire in front of it flips bits, and all three are killed and started again.\n");
     let wiretap = Wiretap::bind(folder, "wire.seen", true).await?;
-    make_identities(folder, wiretap.address)?;
+    make_identities(folder, wiretap.address, &["monitor", "phone"])?;
     let mut acts = Acts::default();
     // Who has not got what was sent to it in time has lost it: the count says so.
     if let Err(failure) = perform(folder, &mut stage, &wiretap, &mut acts, seed).await {
@@ -94,7 +116,8 @@ async fn play(folder: &Folder, mut stage: Stage, seed: u64) -> Result<ExitCode, 
     conclude(folder, &acts, &wiretap, tls_delivered)
 }
 
-fn make_identities(folder: &Folder, relay_address: SocketAddr) -> Result<(), Failure> {
+/// Makes a relay, and machines that are found there.
+fn make_identities(folder: &Folder, relay_address: SocketAddr, clients: &[&str]) -> Result<(), Failure> {
     let make = |name: &str, addresses, relays| {
         let path = folder.path(&format!("{name}.vault"));
         let (identity, _recovery) = Identity::create(&path, Folder::unlock(), addresses, relays)?;
@@ -102,9 +125,7 @@ fn make_identities(folder: &Folder, relay_address: SocketAddr) -> Result<(), Fai
         written.map_err(Failure::failed).map(|()| identity.card().clone())
     };
     let relay = make("relay", vec![format!("tcp://{relay_address}")], vec![])?;
-    make("monitor", vec![], vec![relay.clone()])?;
-    make("phone", vec![], vec![relay])?;
-    Ok(())
+    clients.iter().try_for_each(|name| make(name, vec![], vec![relay.clone()]).map(drop))
 }
 
 async fn start_relay(stage: &mut Stage, address: &str, seed: u64) -> Result<(Actor, SocketAddr), Failure> {

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// The relay: lets monitor and phone attach, and tampers with what they send each other.
+/// The relay: lets those attach whose cards are in the folder, and tampers with what they send each other.
 pub(crate) async fn relay(folder: &Folder, address: &str, seed: u64) -> Result<(), Failure> {
-    let policy = Policy::ids([folder.card("monitor")?.id(), folder.card("phone")?.id()]);
+    let policy = Policy::ids(folder.clients()?);
     let tampering = Tampering::new(folder.append("relay.seen")?, folder.append("relay.damage")?, seed);
     let node = Node::builder(folder.identity("relay")?)
         .transport(Tcp::default())
@@ -114,4 +114,50 @@ pub(crate) async fn phone(folder: &Folder, local: &str) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// One of two that never meet: `send TEXT` sends; what the other sends is written down and said; `flush` waits until the other
+/// has read everything. It ends when it is told nothing more.
+pub(crate) async fn writer(folder: &Folder, (name, peer): (&str, &str), local: &str) -> Result<(), Failure> {
+    let (node, mut channel) = channel(folder, name, peer, local).await?;
+    let path = folder.path(&format!("{name}.got"));
+    let file = folder.append(&format!("{name}.got"))?;
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    // Not before the relay has a prekey of ours to give away.
+    node.attach(&folder.card("relay")?).await?;
+    println!("ready");
+    loop {
+        tokio::select! {
+            order = orders.next_line() => {
+                let Some(order) = order.map_err(Failure::failed)? else { break };
+                match order.strip_prefix("send ") {
+                    Some(text) => {
+                        let receipt = channel.send(text).await?;
+                        tokio::spawn(say_when_kept(receipt, text.into()));
+                    }
+                    None => {
+                        let flushed = channel.flushed();
+                        tokio::spawn(async move {
+                            if flushed.await.is_ok() {
+                                println!("flushed");
+                            }
+                        });
+                    }
+                }
+            }
+            message = channel.recv() => {
+                let Some(message) = message? else { break };
+                let text = String::from_utf8_lossy(message.body()).into_owned();
+                let line = format!("{} {text}", if message.is_early() { "letter" } else { "record" });
+                let known = message.redelivered() && lines(&path).last() == Some(&line);
+                if !known {
+                    file.write(format!("{line}\n").as_bytes());
+                }
+                message.done().await?;
+                println!("got {text}");
+            }
+        }
+    }
+    node.shutdown().await;
+    Ok(())
 }

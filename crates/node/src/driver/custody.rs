@@ -8,12 +8,17 @@ use sealway_identity::Mailbox;
 use sealway_routing::{Deposited, Holding, Push, SessionId, StoreError, Table};
 use sealway_vault::Vault;
 use sealway_wire::{
-    BoxName, IdentityId, Instance, Lane, MessageId, RecordHeader, Route, Timestamp, VarInt,
+    BoxName, IdentityId, Instance, Lane, Letter, MessageId, RecordHeader, Route, Timestamp, VarInt,
     content::Reliable,
     hop::{Custody, DiscardReason, HopFrame, Verdict},
 };
 
-use super::{Driver, frames::seal_hop_frame, peers::Stored};
+use super::{
+    Driver,
+    frames::seal_hop_frame,
+    letters::{Letters, letter_seconds},
+    peers::Stored,
+};
 use crate::{Progress, links::LinkId, shared::Told};
 
 /// Deposits that one turn seals for a peer.
@@ -23,7 +28,7 @@ const REPORT_DELAY: Duration = Duration::from_millis(250);
 /// So many frames that wait for nothing else but that report make it leave at once: a relay pushes only so many ahead.
 const REPORT_AT_ONCE: usize = 16;
 /// After how long a deposit is tried again that the relay has not taken, or not answered.
-const REFUSED: Duration = Duration::from_secs(30);
+pub(super) const REFUSED: Duration = Duration::from_secs(30);
 /// Frames that a relay has pushed and that wait for the application, of one peer: more are left to the relay. It is more than a
 /// relay pushes of one depositor.
 const MAX_PUSHES: usize = 256;
@@ -65,7 +70,9 @@ pub(super) struct Away {
     /// The same, told on a live lane from which nothing has come back since.
     told: Vec<(Instance, Timestamp)>,
     /// Frames that were pushed, by the message that is in them.
-    pushes: Vec<(MessageId, Pushed)>,
+    pub(super) pushes: Vec<(MessageId, Pushed)>,
+    /// To what letters to the peer are sealed.
+    pub(super) letters: Letters,
 }
 
 /// An instance of which a peer is to be told.
@@ -85,6 +92,11 @@ struct Reporting {
 }
 
 impl Away {
+    /// Whether the peer is to be told of what was committed.
+    pub(super) fn has_unreported(&self) -> bool {
+        !self.unreported.is_empty()
+    }
+
     fn is_reported(&self, instance: Instance) -> bool {
         let waits = self.unreported.iter().any(|unreported| unreported.instance == instance && !unreported.failed);
         !waits && !self.reporting.iter().any(|reporting| reporting.instance == instance)
@@ -165,12 +177,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Whether what is for the peer has to be left in its box.
     pub(super) fn is_away(&mut self, id: IdentityId) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
-        let Some(channel) = peer.channel else { return false };
+        let is_open = peer.channel.is_some_and(|channel| self.endpoint.is_open(channel));
         // One that we cannot call and have no live session with has to be waited for.
-        let cannot_call = peer.card.is_none() && !self.endpoint.is_open(channel);
+        let cannot_call = peer.card.is_none() && !is_open;
         let is_away = peer.away.mailbox.is_some() && (peer.away.since.is_some() || cannot_call);
         // What no relay keeps is tried live until the peer is there.
-        is_away && !(self.endpoint.is_open(channel) && peer.shared.outgoing().outbox.is_live_only())
+        is_away && !(is_open && peer.shared.outgoing().outbox.is_live_only())
     }
 
     /// The hop channel to the relay that has a box, and its dial, if we are attached there.
@@ -185,13 +197,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let (channel, mailbox) = (peer.channel, peer.away.mailbox);
         let way = mailbox.and_then(|mailbox| self.way_to(mailbox).map(|(index, hop)| (index, hop, mailbox.name)));
-        let (Some(channel), Some((index, hop, name))) = (channel, way) else { return self.block(id) };
-        if !self.endpoint.may_deposit(now, channel) {
-            // Nothing can be told either: what waits for that waits no longer.
-            self.reports_failed(now, id);
-            return self.block(id);
+        let Some((index, hop, name)) = way else { return self.block(id) };
+        let session = channel.filter(|channel| self.endpoint.may_deposit(now, *channel));
+        if session.is_none() && !self.may_write_letters(now, id, (index, hop, name)) {
+            return;
         }
-        self.deposit_reports(now, id, channel, (index, hop, name));
+        self.deposit_reports(now, id, session, (index, hop, name));
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.away.paused.is_some_and(|until| until > now) {
             (peer.awake, peer.blocked) = (false, false);
@@ -226,7 +237,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 part: message.part,
                 body: message.body,
             });
-            let sealed = self.endpoint.seal_deposit(now, channel, deposit, &mut frame);
+            let sealed = self.seal_for_box(now, id, session, deposit, &mut frame);
             // Rounded up: 0 would mean for ever.
             let seconds = outgoing.outbox.remaining(now, message_id).map_or(0, |left| left.as_secs() + 1);
             drop(outgoing);
@@ -239,6 +250,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             };
             let outstanding = Outstanding::Message { peer: id, id: message_id };
+            let seconds = if session.is_some() { seconds } else { letter_seconds(seconds) };
             self.deposit(now, (index, hop, name), seconds, &frame[..len], outstanding);
         }
         self.scratch.inner = frame;
@@ -248,7 +260,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         &mut self,
         now: Timestamp,
         id: IdentityId,
-        channel: ChannelId,
+        session: Option<ChannelId>,
         way: (usize, ChannelId, BoxName),
     ) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -266,22 +278,26 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let mut frame = std::mem::take(&mut self.scratch.inner);
         for Unreported { instance, .. } in std::mem::take(&mut peer.away.unreported) {
-            let Some(peer) = self.peers.get_mut(&id) else { break };
-            let mut incoming = peer.shared.incoming();
+            let Some(peer) = self.peers.get(&id) else { break };
+            let shared = peer.shared.clone();
+            let mut incoming = shared.incoming();
             let Some(committed) = incoming.inbox.committed(instance) else { continue };
-            let sealed = self.endpoint.seal_deposit(now, channel, Deposit::Committed(committed), &mut frame);
+            let sealed = self.seal_for_box(now, id, session, Deposit::Committed(committed), &mut frame);
             drop(incoming);
             match sealed {
                 Ok(len) => {
                     let outstanding = Outstanding::Report { peer: id, instance };
-                    let number = self.deposit(now, way, 0, &frame[..len], outstanding);
+                    let seconds = if session.is_some() { 0 } else { letter_seconds(0) };
+                    let number = self.deposit(now, way, seconds, &frame[..len], outstanding);
                     if let (Some(number), Some(peer)) = (number, self.peers.get_mut(&id)) {
                         peer.away.reporting.push(Reporting { instance, since: now, number });
                     }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "what was committed was not sealed for the relay; it waits");
-                    peer.away.unreported(instance, true, now.after(REFUSED));
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.away.unreported(instance, true, now.after(REFUSED));
+                    }
                 }
             }
         }
@@ -303,7 +319,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     /// What was committed cannot be told: frames that wait for that are done with all the same.
-    fn reports_failed(&mut self, now: Timestamp, id: IdentityId) {
+    pub(super) fn reports_failed(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.away.report_at = None;
         peer.away.unreported.iter_mut().for_each(|unreported| unreported.failed = true);
@@ -376,6 +392,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn hop_lost(&mut self, now: Timestamp, index: usize, hop: ChannelId) {
         let Some(attachment) = self.dials[index].attachment() else { return };
         attachment.next_deposit = 0;
+        let questions = std::mem::take(&mut attachment.questions);
         for outstanding in std::mem::take(&mut attachment.deposits).into_values() {
             let Outstanding::Report { peer: id, instance } = outstanding else { continue };
             if let Some(peer) = self.peers.get_mut(&id) {
@@ -387,6 +404,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
         }
+        // Nobody answers any more what was asked.
+        for id in questions.into_values() {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.away.letters.unanswered();
+                peer.away.paused = None;
+            }
+        }
         for peer in self.peers.values_mut() {
             peer.away.pushes.retain(|(_, pushed)| pushed.hop != hop);
         }
@@ -396,6 +420,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// The relay hands over a frame that it has kept.
     pub(super) fn pushed(&mut self, now: Timestamp, index: usize, pushed: Pushed, frame: &[u8]) {
+        if Letter::is_letter(frame) {
+            return self.pushed_letter(now, index, pushed, frame);
+        }
         let may_be_kept = |header: RecordHeader| header.lane == Lane::Stored && header.typed;
         if !RecordHeader::decode(frame).is_ok_and(|(header, _)| may_be_kept(header)) {
             return self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Misplaced));
@@ -405,7 +432,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let path = PathId(u64::MAX - index as u64);
         match self.endpoint.handle_frame(now, path, Source::proven(path.0).within(path.0 >> 48), &mut frame) {
             Ok(Received::Record { channel, record, .. }) if !self.by_hop.contains_key(&channel) => {
-                self.take_pushed(now, channel, pushed, record);
+                let peer = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel));
+                if let Some(id) = peer {
+                    self.take_pushed(now, id, pushed, record, None);
+                }
             }
             Ok(_) | Err(FrameError::Decode(_)) => {
                 self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Protocol));
@@ -419,8 +449,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    fn take_pushed(&mut self, now: Timestamp, channel: ChannelId, pushed: Pushed, record: Record<'_>) {
-        let Some(id) = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel)) else { return };
+    /// Takes in what a frame has brought that a relay had kept. A letter was sealed to our prekey of the number `letter`.
+    pub(super) fn take_pushed(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        pushed: Pushed,
+        record: Record<'_>,
+        letter: Option<u64>,
+    ) {
         match record {
             Record::Message { instance, number, .. } => {
                 let message = MessageId { instance, number };
@@ -429,7 +466,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     return self.give_verdict(now, pushed, Verdict::Later);
                 }
                 self.offer(now, id);
-                self.handle_record(now, channel, record);
+                self.take_record(now, id, record, letter);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     // Another frame with the same message, or the same one under a new number: of two we keep track.
                     let mut known = peer.away.pushes.iter().filter(|(known, _)| *known == message);

@@ -78,6 +78,9 @@ pub(super) struct Attachment {
     /// What was left for others in this hop session and waits for the relay's answer, by number.
     pub(super) deposits: BTreeMap<u64, Outstanding>,
     pub(super) next_deposit: u64,
+    /// Whose prekeys the relay was asked for in this hop session, by the number of the question.
+    pub(super) questions: BTreeMap<u64, IdentityId>,
+    pub(super) next_question: u64,
     waiting: Vec<Reply<()>>,
 }
 
@@ -154,12 +157,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             return;
         }
+        self.make_prekeys();
         let attachment = Attachment {
             client: Client::new(INCOMING_FLOWS),
             attached: false,
             refused: None,
             deposits: BTreeMap::new(),
             next_deposit: 0,
+            questions: BTreeMap::new(),
+            next_question: 0,
             waiting,
         };
         self.dial(now, relay, Purpose::Relay(attachment));
@@ -496,6 +502,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             tracing::info!(relay = %self.dials[index].card.id().short(), "attached");
             self.dials[index].failures = 0;
             self.relay_is_back(now, index);
+            self.publish_prekey_at(now, channel);
         } else if !is_open {
             tracing::error!(?outcome, "the relay does not give us our box");
         }

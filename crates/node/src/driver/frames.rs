@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sealway_channel::{ChannelId, Endpoint, FrameError, HandshakeError, PathId, Received, Record, Source};
 use sealway_link::Frames;
-use sealway_routing::{Batch, ClientEvent, FlowId, RelayEvent};
+use sealway_routing::{Batch, ClientEvent, FlowId, Question, RelayEvent, Table};
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, IdentityId, Timestamp,
@@ -139,6 +139,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             ClientEvent::Custody { number, outcome } => self.deposit_answered(now, index, number, outcome),
             ClientEvent::Push { number, frame } => self.pushed(now, index, Pushed { hop: channel, number }, frame),
+            ClientEvent::Fetched { number, statement } => self.fetched_prekey(now, index, number, statement),
             ClientEvent::Registered { name, outcome } => self.registered(now, channel, name, outcome),
             ClientEvent::Answer(answer) => self.send_hop_frame(now, channel, &answer),
             ClientEvent::Nothing => {}
@@ -217,6 +218,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
                 self.write(batch, Stored::Removed);
             }
+            // A relay without a store keeps nothing.
+            Ok(RelayEvent::Published(batch)) => self.write(batch, Stored::Removed),
+            Ok(RelayEvent::Asked(question)) => match &self.writer {
+                Some(writer) => writer.read(Table::Published, question.name.0.to_vec(), Stored::Asked(question)),
+                None => self.answer_question(now, question, None),
+            },
             Ok(event) => tracing::debug!(?channel, ?event, "hop"),
             Err(error) => {
                 statistics.refused_frames += 1;
@@ -224,6 +231,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 tracing::debug!(?channel, %error, "a client does not speak the hop protocol");
             }
         }
+    }
+
+    pub(super) fn answer_question(&mut self, now: Timestamp, question: Question, row: Option<&[u8]>) {
+        let Self { relay, endpoint, links, scratch, statistics, .. } = self;
+        let Some(relay) = relay else { return };
+        relay.answer(question, row, |session, frame| {
+            let pushed = seal_hop_frame(now, endpoint, links, scratch, ChannelId(session.0), frame);
+            statistics.dropped_frames += u64::from(!pushed);
+        });
     }
 
     fn box_registered(&mut self, now: Timestamp, channel: ChannelId, name: BoxName, batch: Batch) {

@@ -5,10 +5,12 @@
 //! * [`peer`]: what it knows of one peer.
 //! * [`peers`]: messages: outboxes, inboxes, and the application's handles.
 //! * [`custody`]: frames that a relay keeps.
+//! * [`letters`]: what is sealed to a peer with whom there is no session; prekeys.
 
 mod custody;
 mod dial;
 mod frames;
+mod letters;
 mod peer;
 mod peers;
 
@@ -205,9 +207,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let mut links_first = false;
         let sleep = sleep_until(Instant::now());
         tokio::pin!(sleep);
+        // Who waits for the end, and until when it is put off.
+        let mut leaving: Option<(Vec<oneshot::Sender<()>>, Timestamp)> = None;
         let ended = loop {
             self.turn();
-            let deadline = self.next_timeout().map(|at| self.clock.instant(at));
+            let until = leaving.as_ref().map(|(_, until)| *until);
+            if until.is_some_and(|until| !self.asks_for_prekeys() || self.clock.now() >= until) {
+                break leaving.map(|(replies, _)| replies).unwrap_or_default();
+            }
+            let deadline = self.next_timeout().into_iter().chain(until).min().map(|at| self.clock.instant(at));
             if let Some(at) = deadline.filter(|at| *at != sleep.deadline()) {
                 sleep.as_mut().reset(at);
             }
@@ -219,7 +227,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 Some(completed) = queues.completed.recv() => Input::Completed(completed),
                 command = queues.commands.recv() => match command {
                     Some(command) => Input::Command(command),
-                    None => break None,
+                    None => break Vec::new(),
                 },
                 () = wake.notified() => Input::Wake,
                 () = &mut sleep, if deadline.is_some() => Input::Timeout,
@@ -227,21 +235,24 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             // What else is there is taken along: one turn serves it all.
             let mut next = Some(input);
             let mut inputs = 0;
-            let ended = loop {
+            while let Some(input) = next.take() {
                 // A link's input is many frames.
-                inputs += if matches!(next, Some(Input::Link(_))) { INPUTS / 4 } else { 1 };
-                match next.take() {
-                    Some(Input::Command(Command::Shutdown { reply })) => break Some(reply),
-                    Some(input) => self.handle_input(input),
-                    None => break None,
+                inputs += if matches!(input, Input::Link(_)) { INPUTS / 4 } else { 1 };
+                match input {
+                    Input::Command(Command::Shutdown { reply }) => {
+                        let now = self.clock.now();
+                        let (replies, _) = leaving.get_or_insert_with(|| (Vec::new(), now.after(FLUSH_TIME)));
+                        replies.push(reply);
+                        self.report_at_once(now);
+                        // What came before it is done; what comes after it is not asked for in vain either.
+                        break;
+                    }
+                    input => self.handle_input(input),
                 }
                 if inputs < INPUTS {
                     links_first = !links_first;
                     next = queues.try_next(links_first);
                 }
-            };
-            if ended.is_some() {
-                break ended;
             }
         };
         self.shut_down(queues, ended).await;
@@ -306,6 +317,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
         }
+        self.write_prekeys();
     }
 
     fn handle_event(&mut self, now: Timestamp, event: Event) {
@@ -420,6 +432,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(crate) fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> bool {
         let now = self.clock.now();
         let is_loaded = match table {
+            Table::Prekeys => self.restore_prekey(now, value),
+            // A relay reads it when somebody asks.
+            Table::Published => true,
             Table::Boxes | Table::Custody => self.relay.as_mut().is_none_or(|relay| relay.load(table, key, value)),
             Table::Sessions => self.restore(now, value),
             Table::Outbox | Table::Inbox => match key.first_chunk::<32>().map(|id| IdentityId(*id)) {
@@ -430,13 +445,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 None => false,
             },
         };
-        if !is_loaded && table != Table::Sessions {
+        if !is_loaded && !matches!(table, Table::Sessions | Table::Prekeys) {
             tracing::warn!(table = table.name(), "a row of the store cannot be read; it is left alone");
         }
         is_loaded
     }
 
-    async fn shut_down(mut self, mut queues: Queues, reply: Option<oneshot::Sender<()>>) {
+    async fn shut_down(mut self, mut queues: Queues, replies: Vec<oneshot::Sender<()>>) {
         queues.commands.close();
         self.peers.values().for_each(|peer| peer.shared.close());
         // What was asked for before the shutdown is still done.
@@ -477,7 +492,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         })
         .await;
         drop(self);
-        if let Some(reply) = reply {
+        for reply in replies {
             let _ = reply.send(());
         }
     }

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use sealway_channel::{ChannelId, Context, PathId, Record};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
-use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, SendOptions, StoreError};
+use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, Question, SendOptions, StoreError};
 use sealway_vault::Vault;
 use sealway_wire::{
-    BoxName, Cid, IdentityId, Instance, Lane, MessageId, Timestamp,
+    BoxName, Cid, IdentityId, Instance, Lane, MessageId, PrekeyId, Timestamp,
     content::{Committed, Reliable},
     hop::Verdict,
 };
@@ -57,6 +57,10 @@ pub(crate) enum Stored {
     Fetched(Push),
     /// What a frame that a relay had kept has brought.
     Taken(Pushed),
+    /// A prekey of ours.
+    Prekey(PrekeyId),
+    /// What a client of ours is asked for by another, where we are a relay.
+    Asked(Question),
     /// What need not be kept any longer, or is only of use to a later run.
     Removed,
 }
@@ -235,6 +239,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     self.fetched(now, push, Err(error));
                 }
             },
+            Completed::Read { what: Stored::Asked(question), value } => {
+                if let Err(error) = &value {
+                    tracing::error!(%error, "the store failed");
+                }
+                self.answer_question(now, question, value.ok().flatten().as_deref());
+            }
             Completed::Read { .. } => {}
         }
     }
@@ -266,7 +276,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, true),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Done),
-            Stored::Fetched(_) | Stored::Removed => {}
+            Stored::Prekey(id) => {
+                self.endpoint.prekey_written(now, id);
+                self.publish_prekey(now);
+            }
+            Stored::Fetched(_) | Stored::Asked(_) | Stored::Removed => {}
         }
     }
 
@@ -291,8 +305,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Later),
             // The client is not told: it asks again when it attaches again.
             Stored::Registered { .. } => {}
+            Stored::Prekey(id) => self.endpoint.prekey_not_written(now, id),
             // They are removed after the next start, when they are offered and found committed.
-            Stored::Fetched(_) | Stored::Removed => {}
+            Stored::Fetched(_) | Stored::Asked(_) | Stored::Removed => {}
         }
     }
 
@@ -450,12 +465,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     pub(super) fn handle_record(&mut self, now: Timestamp, channel: ChannelId, record: Record<'_>) {
         let Some(id) = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel)) else { return };
+        self.take_record(now, id, record, None);
+    }
+
+    /// Takes in what a peer has sent: under a session, or in a letter to our prekey of the number `letter`.
+    pub(super) fn take_record(&mut self, now: Timestamp, id: IdentityId, record: Record<'_>, letter: Option<u64>) {
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         match record {
             Record::Message { instance, number, lowest, unwanted, part, body } => {
                 let message = MessageId { instance, number };
                 let mut incoming = peer.shared.incoming();
-                let intake = incoming.inbox.handle_message(message, lowest, unwanted, part, body);
+                let intake = match letter {
+                    Some(prekey) => incoming.inbox.handle_letter(prekey, message, lowest, unwanted, part, body),
+                    None => incoming.inbox.handle_message(message, lowest, unwanted, part, body),
+                };
                 let is_here = matches!(intake, Intake::Accepted | Intake::Pending);
                 let is_blocked = is_here && incoming.inbox.is_blocked(message);
                 drop(incoming);
@@ -579,8 +602,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.lane = if is_away { Lane::Stored } else { Lane::Live };
         let channel = peer.channel;
-        let has_met =
+        let has_session =
             channel.is_some_and(|channel| self.endpoint.is_open(channel) || self.endpoint.may_deposit(now, channel));
+        let has_met = has_session || peer.away.letters.can_be_written();
         peer.shared.set_met(has_met);
         let shared = peer.shared.clone();
         if is_away {

@@ -1,0 +1,268 @@
+//! Letters: what is sealed to a prekey of a peer with whom there is no session, and left in its box. The own prekeys, which the
+//! relays serve to those who may send to us.
+
+use std::time::Duration;
+
+use sealway_channel::{
+    ChannelId, Deposit, FrameError, HandshakeError, OpenedLetter, PREKEY_TIME, PrekeyKind, SavedPrekey, SendError,
+    Source,
+};
+use sealway_identity::{IdentityError, Mailbox, PayloadParts, Prekey, UnverifiedPrekey};
+use sealway_routing::{Batch, Table};
+use sealway_vault::Vault;
+use sealway_wire::{
+    BoxName, IdentityId, Timestamp, VarInt,
+    hop::{DiscardReason, HopFrame, Verdict},
+};
+
+use super::{
+    Driver,
+    custody::{Pushed, REFUSED},
+    peers::Stored,
+};
+
+/// A prekey is asked for again after so long: its owner may have replaced it.
+const FRESH: Duration = Duration::from_secs(60 * 60);
+/// A question that the relay has not answered by then is asked again.
+const UNANSWERED: Duration = Duration::from_secs(30);
+
+/// To what letters to a peer are sealed.
+#[derive(Default)]
+pub(super) struct Letters {
+    /// The newest prekey of the peer that we have seen, and when its relay named it last.
+    prekey: Option<(Prekey, Timestamp)>,
+    /// Since when the relay has been asked.
+    asked: Option<Timestamp>,
+}
+
+impl Letters {
+    /// The hop session has ended in which it was asked.
+    pub(super) const fn unanswered(&mut self) {
+        self.asked = None;
+    }
+
+    pub(super) const fn can_be_written(&self) -> bool {
+        self.prekey.is_some()
+    }
+
+    fn fresh(&self, now: Timestamp) -> Option<&Prekey> {
+        self.prekey.as_ref().filter(|(_, named)| now.since(*named) < FRESH).map(|(prekey, _)| prekey)
+    }
+}
+
+/// How many seconds a relay is asked to keep a letter: no longer than its prekey is certain to be there.
+pub(super) fn letter_seconds(wanted: u64) -> u64 {
+    let longest = PREKEY_TIME.as_secs();
+    if wanted == 0 { longest } else { wanted.min(longest) }
+}
+
+impl<V: Vault + Clone + 'static> Driver<V> {
+    // ---- as a sender ----
+
+    /// Whether letters can be sealed to a peer now. If not, its relay is asked for a prekey; the answer wakes the peer.
+    pub(super) fn may_write_letters(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        (index, hop, name): (usize, ChannelId, BoxName),
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let letters = &mut peer.away.letters;
+        if letters.fresh(now).is_some() {
+            return true;
+        }
+        if peer.away.paused.is_none_or(|until| until <= now)
+            && letters.asked.is_none_or(|asked| now.since(asked) >= UNANSWERED)
+            && let Some(attachment) = self.dials[index].attachment()
+        {
+            let number = attachment.next_question;
+            attachment.next_question += 1;
+            attachment.questions.retain(|_, asked| *asked != id);
+            attachment.questions.insert(number, id);
+            letters.asked = Some(now);
+            let number = VarInt::new(number).unwrap_or(VarInt::MAX);
+            self.send_hop_frame(now, hop, &HopFrame::Fetch { number, name });
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let again = peer.away.letters.asked.map(|asked| asked.after(UNANSWERED));
+            peer.away.paused = peer.away.paused.filter(|until| *until > now).or(again);
+            (peer.awake, peer.blocked) = (false, false);
+        }
+        false
+    }
+
+    /// Whether a relay is asked for a prekey to which something is to be told that it is not told otherwise.
+    pub(super) fn asks_for_prekeys(&self) -> bool {
+        self.peers.values().any(|peer| peer.away.has_unreported() && peer.away.letters.asked.is_some())
+    }
+
+    /// A relay has answered with the prekey of a peer, or with nothing.
+    pub(super) fn fetched_prekey(&mut self, now: Timestamp, index: usize, number: VarInt, statement: &[u8]) {
+        let attachment = self.dials[index].attachment();
+        let Some(id) = attachment.and_then(|attachment| attachment.questions.remove(&number.get())) else { return };
+        let prekey = self.verified_prekey(id, statement);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.away.letters.asked = None;
+        match prekey {
+            Ok(prekey) => {
+                let is_lower = |(known, _): &(Prekey, Timestamp)| prekey.rank() < known.rank();
+                if peer.away.letters.prekey.as_ref().is_some_and(is_lower) {
+                    tracing::warn!(peer = %id.short(), "the relay names a prekey that was replaced");
+                } else {
+                    peer.away.letters.prekey = Some((prekey, now));
+                    peer.away.paused = None;
+                    peer.shared.outgoing().met();
+                    peer.wake();
+                    // What could not be told is told now.
+                    self.may_deposit_again(now, id);
+                    return;
+                }
+            }
+            Err(Some(error)) => tracing::warn!(peer = %id.short(), %error, "a prekey is refused"),
+            Err(None) => tracing::debug!(peer = %id.short(), "the relay has no prekey of this peer for us"),
+        }
+        peer.away.paused = Some(now.after(REFUSED));
+        peer.blocked = false;
+        // Nothing can be told either: what waits for that waits no longer.
+        self.reports_failed(now, id);
+    }
+
+    /// `Err(None)`: there is none.
+    fn verified_prekey(&self, id: IdentityId, statement: &[u8]) -> Result<Prekey, Option<IdentityError>> {
+        if statement.is_empty() {
+            return Err(None);
+        }
+        let prekey = UnverifiedPrekey::decode(statement).map_err(IdentityError::from);
+        let prekey = prekey.and_then(|prekey| prekey.verify(self.endpoint.provider(), &id)).map_err(Some)?;
+        // An identity that has rotated has taken its earlier prekeys back.
+        if self.endpoint.is_current(&prekey) { Ok(prekey) } else { Err(Some(IdentityError::Superseded)) }
+    }
+
+    /// Seals for a peer's box: under the session, or as a letter where there is none.
+    pub(super) fn seal_for_box(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        session: Option<ChannelId>,
+        deposit: Deposit<'_>,
+        out: &mut [u8],
+    ) -> Result<usize, SendError> {
+        if let Some(channel) = session {
+            return self.endpoint.seal_deposit(now, channel, deposit, out);
+        }
+        let peer = self.peers.get(&id).ok_or(SendError::UnknownChannel)?;
+        let prekey = peer.away.letters.fresh(now).ok_or(SendError::NotOpen)?;
+        // We have a box where the peer has one.
+        let mailbox = peer.away.mailbox.map(|mailbox| Mailbox { name: self.contact_box, ..mailbox });
+        let payload = mailbox.map_or_else(PayloadParts::default, PayloadParts::with_mailbox);
+        let sealed = self.endpoint.seal_letter(prekey, &payload, deposit, out);
+        self.statistics.letters_sent += u64::from(sealed.is_ok());
+        sealed
+    }
+
+    // ---- as a recipient ----
+
+    /// The relay hands over a letter that it has kept.
+    pub(super) fn pushed_letter(&mut self, now: Timestamp, index: usize, pushed: Pushed, frame: &[u8]) {
+        let mut frame = frame.to_vec();
+        // What a relay brings is on its account.
+        let source = Source::proven(u64::MAX - index as u64);
+        match self.endpoint.open_letter(now, source, &mut frame) {
+            Ok(letter) => self.take_letter(now, index, pushed, letter),
+            // The application may name the sender yet.
+            Err(
+                FrameError::Throttled | FrameError::Handshake(HandshakeError::Identity(IdentityError::NotAdmitted)),
+            ) => {
+                self.give_verdict(now, pushed, Verdict::Later);
+            }
+            Err(error @ FrameError::Decode(_)) => {
+                self.statistics.refused(&error);
+                self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Protocol));
+            }
+            Err(error) => {
+                self.statistics.refused(&error);
+                tracing::debug!(%error, "a letter that the relay has kept does not open");
+                self.give_verdict(now, pushed, Verdict::Unopened);
+            }
+        }
+    }
+
+    fn take_letter(&mut self, now: Timestamp, index: usize, pushed: Pushed, letter: OpenedLetter<'_>) {
+        let OpenedLetter { sender, prekey, record } = letter;
+        let id = sender.id();
+        if self.is_relay_of_ours(id) {
+            return self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Protocol));
+        }
+        self.statistics.letters_received += 1;
+        let relay = self.dials[index].card.id();
+        let peer = self.peers.entry(id).or_insert_with(|| super::Peer::new(id, &self.common));
+        // Where it can be answered, unless the peer has said so under a session, or its card has.
+        if let Some(mailbox) = sender.mailbox().filter(|mailbox| mailbox.relay == relay) {
+            peer.away.mailbox.get_or_insert(mailbox);
+        }
+        if let Some((oldest, newest)) = self.endpoint.prekeys()
+            && peer.shared.incoming().inbox.letters_end_before(oldest, newest)
+        {
+            self.endpoint.renew_prekey();
+        }
+        self.take_pushed(now, id, pushed, record, Some(prekey));
+    }
+
+    // ---- the own prekeys ----
+
+    /// From now on there are prekeys. They outlive no run without a store: then nobody could open what a relay keeps.
+    pub(super) const fn make_prekeys(&mut self) {
+        if self.writer.is_some() {
+            self.endpoint.make_prekeys(PrekeyKind::Hybrid);
+        }
+    }
+
+    pub(super) fn restore_prekey(&mut self, now: Timestamp, state: &[u8]) -> bool {
+        let restored = self.endpoint.restore_prekey(now, state);
+        if let Err(error) = &restored {
+            tracing::warn!(%error, "a prekey of an earlier run cannot be taken back");
+        }
+        restored.is_ok()
+    }
+
+    /// Has prekeys written that have changed.
+    pub(super) fn write_prekeys(&mut self) {
+        while let Some(SavedPrekey { id, state }) = self.endpoint.poll_prekey() {
+            let mut batch = Batch::default();
+            match state {
+                Some(state) => {
+                    batch.put(Table::Prekeys, id.0.to_vec(), state);
+                    self.write(batch, Stored::Prekey(id));
+                }
+                None => {
+                    batch.delete(Table::Prekeys, id.0.to_vec());
+                    self.write(batch, Stored::Removed);
+                }
+            }
+        }
+    }
+
+    /// Has all relays serve the newest prekey.
+    pub(super) fn publish_prekey(&mut self, now: Timestamp) {
+        let attached = |dial: &mut super::Dial| {
+            let is_attached = dial.attachment().is_some_and(|attachment| attachment.attached);
+            dial.channel.filter(|_| is_attached)
+        };
+        let hops: Vec<ChannelId> = self.dials.iter_mut().filter_map(attached).collect();
+        hops.into_iter().for_each(|hop| self.publish_prekey_at(now, hop));
+    }
+
+    pub(super) fn publish_prekey_at(&mut self, now: Timestamp, hop: ChannelId) {
+        match self.endpoint.published_prekey() {
+            Ok(Some((_, statement))) => {
+                let name = self.contact_box;
+                self.send_hop_frame(now, hop, &HopFrame::Publish { name, statement: &statement });
+            }
+            // It follows when it is on disk.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "the vault does not sign our prekey: nobody can write to us while we are away")
+            }
+        }
+    }
+}

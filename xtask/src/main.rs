@@ -5,6 +5,7 @@ mod bench;
 mod controls;
 mod fuzz;
 mod instructions;
+mod models;
 mod parts;
 mod tidy;
 mod tools;
@@ -23,6 +24,7 @@ cargo xtask bench [--runs N]             runs the benches, each figure beside it
 cargo xtask instructions [--write]       counts instructions, and compares them with benches/instructions.json
 cargo xtask vectors                      writes docs/vectors anew, and from them what fuzzers begin with
 cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
+cargo xtask model                        runs the symbolic models in docs/models with Verifpal, which it installs with nightly
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Some((&"instructions", ["--write"])) => instructions::compare(true),
         Some((&"hostile", [])) => parts::hostile(100_000),
         Some((&"hostile", ["--long"])) => parts::hostile(1_000_000),
+        Some((&"model", [])) => models::run(),
         Some((&"fuzz", [])) => fuzz::run(30),
         Some((&"fuzz", [option, seconds])) if *option == "--seconds" => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),

@@ -52,6 +52,26 @@ pub(crate) const CARGO_FUZZ: Tool = Tool {
     install: &["cargo", "install", "--locked", "cargo-fuzz"],
 };
 
+/// Only for the symbolic models. It is a program that is run, and no dependency: its licence is the GPL.
+pub(crate) const VERIFPAL: Tool = Tool {
+    name: "Verifpal 1.3.6",
+    probe: &["target/verifpal/bin/verifpal", "--version"],
+    install: &[
+        "cargo",
+        "+nightly",
+        "install",
+        "verifpal",
+        "--version",
+        "1.3.6",
+        "--ignore-rust-version",
+        "--locked",
+        "--root",
+        "target/verifpal",
+        "--target-dir",
+        "target/verifpal/build",
+    ],
+};
+
 impl Tool {
     pub(crate) fn is_there(&self) -> bool {
         quietly(self.probe)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A peer in Python, of S1 and C1, from docs/protocol.md alone, held against the vectors beside it.
+"""A peer in Python, of S1, C1 and M1, from docs/protocol.md alone, held against the vectors beside it.
 
 Independent of the Rust code: X25519, AES-GCM, Ed25519, HMAC and HKDF from `cryptography`, ML-KEM-768 from `kyber-py`, Noise by hand.
 It makes every handshake message of both sides from the private keys, and opens and seals every record.
@@ -62,7 +62,7 @@ def dh(private, peer):
 
 
 class Noise:
-    """Noise_XKpsk3 and Noise_KKpsk0 with 25519, AESGCM and SHA256 (Noise revision 34), as far as they are needed here."""
+    """Noise_XKpsk3, Noise_KKpsk0 and Noise_Xpsk1 with 25519, AESGCM and SHA256 (Noise revision 34), as far as they are needed here."""
 
     def __init__(self, pattern, prologue, *known_statics):
         name = f"Noise_{pattern}_25519_AESGCM_SHA256".encode()
@@ -298,6 +298,51 @@ def constrained(vectors):
     return len(vectors["records"])
 
 
+def signed(statement, kind, key):
+    """The payload of a COSE_Sign1 that `key` has made: RFC 9052, 4.4."""
+    assert statement[:1] == b"\x84" and statement[1:6] == cbor_bytes(unhex("a10127")) + b"\xa0"
+    payload, signature = statement[6:-66], statement[-64:]
+    payload = payload[{0x58: 2, 0x59: 3}[payload[0]] :]
+    structure = b"\x84\x6aSignature1" + cbor_bytes(unhex("a10127")) + cbor_bytes(label(kind, "id")) + cbor_bytes(payload)
+    Ed25519PublicKey.from_public_bytes(key.public_key().public_bytes_raw()).verify(signature, structure)
+    assert key.sign(structure) == signature
+    return payload
+
+
+def letters(vector):
+    """The statement of a prekey, and letters to it, from the private keys of both sides."""
+    recipient, prekey, sender = vector["recipient"], vector["prekey"], vector["sender"]
+    key = Ed25519PrivateKey.from_private_bytes(unhex(recipient["keys"]["signing_key"]))
+    dh_key, s = unhex(prekey["x25519_key"]), unhex(sender["keys"]["channel_key"])
+    published = unhex(prekey["published"])
+    statement = published[published.index(b"\x84\x43\xa1\x01\x27") :]
+    claims = signed(statement, "prekey", key)
+    assert unhex(recipient["id"]) in claims and unhex(prekey["id"]) in claims and public(dh_key) in claims
+    ek = dk = None
+    if prekey["ml_kem_seed"]:
+        ek, dk = ML_KEM_768.key_derive(unhex(prekey["ml_kem_seed"]))
+        assert ek in claims
+    for told in vector["letters"]:
+        e, shared, ciphertext = unhex(told["ephemeral_key"]), b"", b""
+        if ek:
+            shared, ciphertext = ML_KEM_768._encaps_internal(ek, unhex(told["ml_kem_m"]))
+            assert ML_KEM_768.decaps(dk, ciphertext) == shared
+        prologue = label("prologue", "M1") + unhex(recipient["id"]) + unhex(prekey["id"]) + sha256(ciphertext)
+        psk = expand(extract(ZERO, shared), label("psk", "M1") + prologue)
+        noise = Noise("Xpsk1", prologue, public(dh_key))
+        noise.e(public(e))
+        noise.mix_key(dh(e, public(dh_key)))
+        sealed_s = noise.seal(public(s))
+        noise.mix_key(dh(s, public(dh_key)))
+        noise.mix_psk(psk)
+        payload = unhex(sender["payload_with_box"])
+        plaintext = len(payload).to_bytes(2, "big") + payload + unhex(told["content"])
+        octet0 = b"\x32" if ek else b"\x31"
+        made = octet0 + unhex(prekey["id"]) + ciphertext + public(e) + sealed_s + noise.seal(plaintext)
+        assert made == unhex(told["letter"])
+    return len(vector["letters"])
+
+
 def identity(vector):
     """Inception, id and card of an Ed25519 identity, made from its private keys."""
     if vector["algorithm"] != "Ed25519":
@@ -307,15 +352,8 @@ def identity(vector):
     digest = sha256(label("next", "id"), b"\x01", following)
     inception = b"\x83\x01" + cbor_bytes(key.public_key().public_bytes_raw()) + cbor_bytes(digest)
     assert sha256(label("inception", "id"), inception) == unhex(vector["id"])
-    card = unhex(vector["card"])
-    assert card[:1] == b"\x84" and card[1:6] == cbor_bytes(unhex("a10127")) + b"\xa0"
-    payload, signature = card[6 : -66], card[-64:]
-    payload = payload[{0x58: 2, 0x59: 3}[payload[0]] :]
+    payload = signed(unhex(vector["card"]), "card", key)
     assert inception in payload and public(unhex(vector["keys"]["channel_key"])) in payload
-    # RFC 9052, 4.4: Sig_structure = ["Signature1", protected, external data, payload].
-    structure = b"\x84\x6aSignature1" + cbor_bytes(unhex("a10127")) + cbor_bytes(label("card", "id")) + cbor_bytes(payload)
-    Ed25519PublicKey.from_public_bytes(key.public_key().public_bytes_raw()).verify(signature, structure)
-    assert key.sign(structure) == signature
     return 1
 
 
@@ -333,6 +371,8 @@ def main():
     short = constrained(load("constrained.json"))
     cards = sum(identity(vector) for vector in load("identity.json"))
     print(f"handshake and {records} records made and opened, {cards} card signed and verified")
+    made = sum(letters(vector) for vector in load("letter.json"))
+    print(f"{made} letters to two prekeys made")
     print(f"three constrained handshakes and {short} records made and opened")
 
 

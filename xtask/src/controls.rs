@@ -31,6 +31,8 @@ const CONTROLS: &[(&str, [&str; 3])] = &[
     ("one-answer", ["channel", "constrained", "two_devices_with_one_key_and_psk_are_noticed_within_two_handshakes"]),
     ("write-first", ["channel", "constrained", "nothing_is_sealed_or_sent_before_the_state_is_written"]),
     ("recovery", ["channel", "constrained", "a_device_that_has_lost_its_state_is_recovered_by_its_operator"]),
+    ("hybrid", ["channel", "letters", "a_hybrid_prekey_takes_no_letter_without_its_ml_kem_part"]),
+    ("letters", ["routing", "delivery", "what_letters_have_brought_is_remembered_as_long_as_they_can_come_again"]),
     ("path", ["channel", "records", "records_follow_a_peer_that_moves"]),
     ("padding", ["channel", "records", "padded_records_tell_the_magnitude_of_their_content"]),
 ];

@@ -12,10 +12,11 @@
 use alloc::{vec, vec::Vec};
 
 use sealway_identity::{Owner, PayloadParts, Peer, Prekey, UnverifiedPayload, label};
-use sealway_vault::{CryptoProvider, KemError, KemKey, Secret, Vault};
+use sealway_vault::{CryptoProvider, DhHandle, KemError, KemKey, Secret, Vault};
 use sealway_wire::{
     DecodeError, IdentityId, PrekeyId, Reader, Reason,
     content::Content,
+    danger::{self, Protection},
     letter::{Letter, MAX_CONTENT, NOISE_OVERHEAD},
 };
 use zeroize::Zeroizing;
@@ -40,12 +41,23 @@ pub(crate) fn seal<V: Vault + Clone + 'static>(
     content: &Content<'_>,
     out: &mut [u8],
 ) -> Result<usize, SendError> {
-    let provider = vault.provider();
     let own = owner.payload(payload).map_err(|error| SendError::Letter(HandshakeError::Identity(error)))?;
+    write(vault, &owner.channel_key(), &own, recipient, content, out)
+}
+
+fn write<V: Vault + Clone + 'static>(
+    vault: &V,
+    channel_key: &DhHandle,
+    own: &[u8],
+    recipient: &Prekey,
+    content: &Content<'_>,
+    out: &mut [u8],
+) -> Result<usize, SendError> {
+    let provider = vault.provider();
     let mut plaintext = Zeroizing::new(vec![0; 2 + own.len() + MAX_CONTENT]);
     let length = u16::try_from(own.len()).map_err(|_| SendError::Letter(HandshakeError::Noise))?;
     plaintext[..2].copy_from_slice(&length.to_be_bytes());
-    plaintext[2..2 + own.len()].copy_from_slice(&own);
+    plaintext[2..2 + own.len()].copy_from_slice(own);
     let len = content.encode(&mut plaintext[2 + own.len()..]);
     let too_long = |got| SendError::TooLong { limit: MAX_CONTENT, got };
     let len = 2 + own.len() + len.map_err(|error| too_long(error.needed))?;
@@ -64,7 +76,7 @@ pub(crate) fn seal<V: Vault + Clone + 'static>(
         pattern: noise::M1,
         role: Role::Initiator,
         prologue: &prologue,
-        local: noise::Local::Vault(&owner.channel_key()),
+        local: noise::Local::Vault(channel_key),
         remote: Some(&parts.key),
         psk: Some((1, &psk)),
         ephemeral,
@@ -90,6 +102,7 @@ pub(crate) fn open<V: Vault + Clone + 'static>(
     let shared = match (secrets.kem, letter.ciphertext) {
         (Some(seed), Some(ciphertext)) => Some(provider.load_kem(seed).decapsulate(ciphertext)),
         (None, None) => None,
+        (Some(_), None) if danger::is_off(Protection::Hybrid) => None,
         _ => return Err(HandshakeError::Kem.into()),
     };
     let prologue = prologue(provider, &admit.own, letter.prekey, letter.ciphertext);
@@ -149,4 +162,51 @@ fn psk<P: CryptoProvider>(
     let mut psk = Secret::zero();
     let expanded = provider.hkdf_expand(&prk, &[&label(DOMAIN, "psk"), prologue], psk.expose_mut());
     expanded.map(|()| psk).map_err(|_| HandshakeError::Noise)
+}
+
+/// What only who builds a letter by hand can send.
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+
+    use sealway_crypto_rustcrypto::RustCrypto;
+    use sealway_identity::{IdentityError, Policy, PrekeyParts, UnverifiedPrekey};
+    use sealway_testkit::entropy::{Seeded, seeded_provider};
+    use sealway_vault::{Algorithm, DhKey, SoftwareVault};
+    use sealway_wire::{Instance, content::Reliable};
+
+    use super::*;
+
+    type TestVault = Arc<SoftwareVault<RustCrypto<Seeded>>>;
+
+    fn machine(seed: u64) -> (TestVault, Owner) {
+        let mut vault = SoftwareVault::new(seeded_provider(seed));
+        let (owner, _) = Owner::incept(&mut vault, Algorithm::Ed25519).unwrap();
+        (Arc::new(vault), owner)
+    }
+
+    #[test]
+    fn the_statements_of_another_under_a_key_of_ones_own_are_refused() {
+        // Specification: [M42].
+        let ((vault, owner), (_, sender), (thief, own)) = (machine(1), machine(2), machine(3));
+        let dh = Secret::new([7; 32]);
+        let key = vault.provider().load_dh(&dh).public();
+        let parts = PrekeyParts { sequence: 1, id: PrekeyId([1; 4]), key, kem: None };
+        let statement = UnverifiedPrekey::decode(&owner.prekey(&vault, &parts).unwrap()).unwrap();
+        let prekey = statement.verify(vault.provider(), &owner.id()).unwrap();
+        let message =
+            Reliable { instance: Some(Instance([1; 4])), number: 0, lowest: 0, unwanted: 0, part: None, body: b"" };
+        let policy = Policy::ids([sender.id(), own.id()]);
+        let opened = |payload: &Owner| {
+            let mut out = vec![0; 2048];
+            let payload = payload.payload(&PayloadParts::default()).unwrap();
+            let content = Content::Reliable(message);
+            let len = write(&thief, &own.channel_key(), &payload, &prekey, &content, &mut out).unwrap();
+            let secrets = PrekeySecrets { dh: &dh, kem: None };
+            let admit = Admission { own: owner.id(), policy: &policy, known: &|_| None };
+            open(&vault, &secrets, &Letter::decode(&out[..len]).unwrap(), admit).map(|(peer, _)| peer.id())
+        };
+        assert_eq!(opened(&own), Ok(own.id()));
+        assert_eq!(opened(&sender), Err(HandshakeError::Identity(IdentityError::ChannelKey).into()));
+    }
 }

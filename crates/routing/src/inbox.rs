@@ -275,6 +275,8 @@ pub struct Inbox {
     progress: BTreeMap<Instance, Progress>,
     octets: usize,
     clock: u64,
+    /// Runs that have made room for others: their rows are deleted with the next write.
+    forgotten: Vec<Instance>,
     /// What was handed over before, and nothing keeps from being handed over again.
     #[cfg(sealway_break)]
     again: alloc::collections::VecDeque<(MessageId, Vec<u8>)>,
@@ -289,6 +291,7 @@ impl Inbox {
             progress: BTreeMap::new(),
             octets: 0,
             clock: 0,
+            forgotten: Vec::new(),
             #[cfg(sealway_break)]
             again: alloc::collections::VecDeque::new(),
         }
@@ -490,7 +493,9 @@ impl Inbox {
         (id.number..id.number.saturating_add(count)).rev().for_each(|number| progress.marks.insert(number));
         let mut batch = Batch::default();
         batch.put(Table::Inbox, key(&peer, id.instance), progress.encode());
-        Some((batch, progress.marks.clone()))
+        let marks = progress.marks.clone();
+        self.forgotten.drain(..).for_each(|instance| batch.delete(Table::Inbox, key(&peer, instance)));
+        Some((batch, marks))
     }
 
     /// What [`done`](Self::done) gave is on disk: from now on the sender is told so.
@@ -566,9 +571,21 @@ impl Inbox {
 
     /// Whether a run of the peer has a place, or another that has nothing under way makes room for it.
     fn has_place(&mut self, newcomer: Instance) -> bool {
-        if self.progress.len() < MAX_INSTANCES || self.progress.contains_key(&newcomer) {
+        if self.progress.contains_key(&newcomer) {
             return true;
         }
+        // Its row is about to be written anew.
+        self.forgotten.retain(|forgotten| *forgotten != newcomer);
+        while self.progress.len() >= MAX_INSTANCES {
+            if !self.forget_one() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Forgets the run that is of the least use. Returns whether there was any.
+    fn forget_one(&mut self) -> bool {
         let idle = |progress: &Progress| {
             let is_idle = progress.is_idle() && (progress.waiting.is_empty() || !progress.can_go_on());
             is_idle && (progress.letters.is_none() || danger::is_off(Protection::Letters))
@@ -579,6 +596,7 @@ impl Inbox {
         let Some(instance) = oldest.map(|(instance, _)| *instance) else { return false };
         if let Some(progress) = self.progress.remove(&instance) {
             self.octets -= progress.waiting.values().map(|waiting| waiting.body.len()).sum::<usize>();
+            self.forgotten.push(instance);
         }
         true
     }

@@ -441,7 +441,7 @@ impl Outbox {
 
     fn walk_live(&self, now: Timestamp) -> Walk {
         let mut cursor = Cursor { next: 0, in_flight: 0, octets: 0, again: NEVER };
-        let first = self.entries.values().next().map(Entry::message);
+        let first = self.entries.values().next().filter(|first| first.part.is_some()).map(Entry::message);
         let (mut unsent, mut is_broken) = (None, false);
         for (order, entry) in self.live() {
             let Some(sent) = &entry.sent else {

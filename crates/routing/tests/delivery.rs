@@ -442,3 +442,82 @@ fn a_sender_does_not_run_ahead_of_a_slow_application() {
     }
     assert!(sent <= 140, "{sent}: no more than a window");
 }
+
+#[test]
+fn what_letters_have_brought_is_remembered_as_long_as_they_can_come_again() {
+    // Specification: [M45].
+    sealway_testkit::audit::begin();
+    let peer = IdentityId([7; 32]);
+    let mut inbox = Inbox::new(peer);
+    let mut disk = MemoryStore::default();
+    let of = |run: u32| MessageId { instance: Instance(run.to_be_bytes()), number: 0 };
+    let commit = |inbox: &mut Inbox, disk: &mut MemoryStore, run: u32, prekey: Option<u64>| {
+        let intake = match prekey {
+            Some(prekey) => inbox.handle_letter(prekey, of(run), 0, 0, None, b"once"),
+            None => inbox.handle_message(of(run), 0, 0, None, b"once"),
+        };
+        if intake == Intake::Accepted {
+            let delivery = inbox.poll_deliver().unwrap();
+            assert_eq!((delivery.id, delivery.early), (of(run), prekey.is_some()));
+            let (batch, marks) = inbox.done(of(run)).unwrap();
+            disk.commit(&[delivery.before, batch]).unwrap();
+            inbox.written(of(run).instance, marks);
+        }
+        intake
+    };
+    assert_eq!(commit(&mut inbox, &mut disk, 0, Some(5)), Intake::Accepted);
+    // However many runs of the peer come after it, and across a restart.
+    for run in 1..1000 {
+        assert_eq!(commit(&mut inbox, &mut disk, run, None), Intake::Accepted);
+        if run % 100 == 0 {
+            inbox = Inbox::new(peer);
+            disk.load(Table::Inbox, &mut |key, value| assert!(inbox.load(key, value))).unwrap();
+        }
+    }
+    assert_eq!(commit(&mut inbox, &mut disk, 0, Some(5)), Intake::Committed);
+    // When its prekey is forgotten it may be, too: the letter does not open any more.
+    assert!(!inbox.letters_end_before(5, 9));
+    assert_eq!(commit(&mut inbox, &mut disk, 0, Some(5)), Intake::Committed);
+    assert!(!inbox.letters_end_before(6, 9));
+    for run in 1000..2000 {
+        assert_eq!(commit(&mut inbox, &mut disk, run, None), Intake::Accepted);
+    }
+    assert_eq!(commit(&mut inbox, &mut disk, 0, None), Intake::Accepted);
+    let mut rows = 0;
+    disk.load(Table::Inbox, &mut |_, _| rows += 1).unwrap();
+    assert!(rows <= 257, "what is forgotten takes no room: {rows}");
+}
+
+#[test]
+fn with_too_many_runs_to_remember_letters_wait_and_a_new_prekey_is_wanted_in_time() {
+    let mut inbox = Inbox::new(IdentityId([7; 32]));
+    let of = |run: u32| MessageId { instance: Instance(run.to_be_bytes()), number: 0 };
+    let mut wanted_at = None;
+    for run in 0.. {
+        let intake = inbox.handle_letter(3, of(run), 0, 0, None, b"");
+        if intake == Intake::Later {
+            assert!(wanted_at.is_some_and(|wanted| wanted * 4 < run), "{wanted_at:?} of {run}");
+            break;
+        }
+        inbox.poll_deliver().unwrap();
+        let (_, marks) = inbox.done(of(run)).unwrap();
+        inbox.written(of(run).instance, marks);
+        if inbox.letters_end_before(3, 3) {
+            wanted_at.get_or_insert(run);
+        }
+    }
+    // Under a new prekey it goes on when the old one has ended.
+    assert!(!inbox.letters_end_before(4, 4));
+    assert_eq!(inbox.handle_letter(4, of(9999), 0, 0, None, b""), Intake::Accepted);
+}
+
+#[test]
+fn what_comes_under_a_session_takes_the_place_of_a_letter() {
+    let mut inbox = Inbox::new(IdentityId([7; 32]));
+    let of = |number: u32| MessageId { instance: Instance([1; 4]), number };
+    assert_eq!(inbox.handle_letter(3, of(0), 0, 0, None, b"forged"), Intake::Accepted);
+    assert_eq!(inbox.handle_message(of(0), 0, 0, None, b"genuine"), Intake::Pending);
+    assert_eq!(inbox.handle_letter(3, of(0), 0, 0, None, b"forged"), Intake::Pending);
+    let delivery = inbox.poll_deliver().unwrap();
+    assert_eq!((delivery.body.as_slice(), delivery.early), (b"genuine".as_slice(), false));
+}

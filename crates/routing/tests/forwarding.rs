@@ -232,3 +232,52 @@ proptest! {
         prop_assert!(world.received[2].is_empty());
     }
 }
+
+#[test]
+fn prekeys_are_published_by_the_owner_and_served_to_those_who_may_send() {
+    let mut world = World::new(4, Limits::default());
+    let mut disk = MemoryStore::default();
+    let friend = [identity(1).0];
+    world.register(0, BoxName([5; 16]), Senders::Only(SenderList::new(&friend).unwrap()));
+    let mut frame = |client: usize, frame: HopFrame<'_>, disk: &mut MemoryStore| {
+        let mut octets = vec![0; 8192];
+        let len = frame.encode(&mut octets).unwrap();
+        world.carried.clear();
+        match world.at_relay(client, &octets[..len]) {
+            RelayEvent::Published(batch) => disk.commit(&[batch]).unwrap(),
+            RelayEvent::Asked(question) => {
+                let row = disk.get(Table::Published, &question.name.0).unwrap();
+                let mut answers = Vec::new();
+                world.relay.answer(question, row.as_deref(), |session, frame| {
+                    assert_eq!(session, SessionId(client as u64));
+                    let mut out = vec![0; 8192];
+                    let len = frame.encode(&mut out).unwrap();
+                    answers.push(out[..len].to_vec());
+                });
+                world.carried.extend(answers);
+            }
+            _ => {}
+        }
+        world.carried.clone()
+    };
+    let name = BoxName([5; 16]);
+    let number = sealway_wire::VarInt::from_u32(7);
+    let ask = HopFrame::Fetch { number, name };
+    let answer = |statement: &[u8]| {
+        let mut out = vec![0; 8192];
+        let len = HopFrame::Fetched { number, statement }.encode(&mut out).unwrap();
+        vec![out[..len].to_vec()]
+    };
+    assert_eq!(frame(1, ask, &mut disk), answer(b""));
+    // Nobody else publishes there.
+    frame(2, HopFrame::Publish { name, statement: b"forged" }, &mut disk);
+    frame(1, HopFrame::Publish { name: BoxName([6; 16]), statement: b"no box" }, &mut disk);
+    assert_eq!(frame(1, ask, &mut disk), answer(b""));
+    frame(0, HopFrame::Publish { name, statement: b"prekey" }, &mut disk);
+    assert_eq!(frame(1, ask, &mut disk), answer(b"prekey"));
+    // To whom the box is closed there is none; nor is there a box.
+    assert_eq!(frame(2, ask, &mut disk), answer(b""));
+    assert_eq!(frame(1, HopFrame::Fetch { number, name: BoxName([9; 16]) }, &mut disk), answer(b""));
+    frame(0, HopFrame::Publish { name, statement: b"" }, &mut disk);
+    assert_eq!(frame(1, ask, &mut disk), answer(b""));
+}

@@ -73,6 +73,8 @@ fn target(file: &str, key: &str) -> Option<&'static str> {
         ("session", "frame") => Some("frame"),
         ("session", key) if key.starts_with("S1.") => Some("frame"),
         ("constrained", "frame" | "C1.1" | "C1.2") => Some("short_frame"),
+        ("letter", "letter") => Some("letter"),
+        ("letter", "published") => Some("prekey"),
         (_, "card" | "card_uri") => Some("card"),
         (_, "payload" | "payload_with_box" | "identity_payload") => Some("payload"),
         _ => None,

@@ -5,13 +5,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sealway_channel::ChannelId;
-use sealway_identity::{UnverifiedCard, UnverifiedPayload};
+use sealway_channel::{ChannelId, PrekeyKind, Source};
+use sealway_identity::{UnverifiedCard, UnverifiedPayload, UnverifiedPrekey};
 use sealway_routing::{
     Batch, Inbox, Limits, MemoryStore, Outbox, Relay, RelayEvent, SendOptions, SessionId, Store, Table,
 };
 use sealway_wire::{
-    Address, Frame, HopFrame, IdentityId, Instance, Lane, MessageId, Reader, Timestamp, constrained,
+    Address, Frame, HopFrame, IdentityId, Instance, Lane, Letter, MessageId, Reader, Timestamp, constrained,
     content::{Committed, Content, Part},
 };
 
@@ -24,7 +24,7 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const ALL: [(&str, Target); 13] = [
+pub const ALL: [(&str, Target); 15] = [
     ("frame", frame),
     ("hop_frame", hop_frame),
     ("content", content),
@@ -38,6 +38,8 @@ pub const ALL: [(&str, Target); 13] = [
     ("frame_buffer", frame_buffer),
     ("short_frame", short_frame),
     ("pairing", pairing),
+    ("letter", letter),
+    ("prekey", prekey),
 ];
 
 fn reencodes<E>(octets: &[u8], encode: impl FnOnce(&mut [u8]) -> Result<usize, E>) {
@@ -57,6 +59,30 @@ pub fn frame(octets: &[u8]) {
 pub fn short_frame(octets: &[u8]) {
     if let Ok(frame) = constrained::Frame::decode(octets) {
         reencodes(octets, |out| frame.encode(out));
+    }
+}
+
+/// A letter, as octets; and by one for whom it is not.
+pub fn letter(octets: &[u8]) {
+    if let Ok(letter) = Letter::decode(octets) {
+        reencodes(octets, |out| letter.encode(out));
+    }
+    let mut network = Network::pair(1);
+    let now = network.now;
+    let endpoint = &mut network.machines[0].endpoint;
+    endpoint.make_prekeys(PrekeyKind::Hybrid);
+    endpoint.handle_timeout(now);
+    let made = endpoint.poll_prekey().expect("one is made").id;
+    let mut frame = octets.to_vec();
+    // Addressed to the prekey that is there: nothing that anybody can make without a key opens.
+    frame.iter_mut().skip(1).zip(made.0).for_each(|(octet, id)| *octet = id);
+    assert!(endpoint.open_letter(now, Source::proven(1), &mut frame).is_err());
+}
+
+/// What a relay serves of somebody's prekeys.
+pub fn prekey(octets: &[u8]) {
+    if let Ok(prekey) = UnverifiedPrekey::decode(octets) {
+        assert_eq!(prekey.encode(), octets);
     }
 }
 

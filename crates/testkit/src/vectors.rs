@@ -7,16 +7,17 @@ use std::{
 };
 
 use sealway_channel::{
-    ChannelId, Config, ConstrainedRecord, Deposit, Endpoint, Padding, Pairing, PairingKeys, PathId, Received, Record,
-    Role, Source,
+    ChannelId, Config, ConstrainedRecord, Deposit, Endpoint, Padding, Pairing, PairingKeys, PathId, PrekeyKind,
+    Received, Record, Role, Source,
 };
 use sealway_crypto_rustcrypto::RustCrypto;
-use sealway_identity::{Card, CardParts, Mailbox, Owner, PayloadParts, Policy, RelayEntry};
+use sealway_identity::{Card, CardParts, Mailbox, Owner, PayloadParts, Policy, RelayEntry, UnverifiedPrekey};
 use sealway_vault::{Algorithm, DhHandle, Entropy, EntropyError, KeyStore, Secret, SoftwareVault, Vault as _};
 use sealway_wire::{
     BoxName, Hop, HopFrame, IdentityId, Instance, Lane, RecordHeader, Route, Timestamp, VarInt,
     content::{Ack, CloseReason, Committed, Content, Part, Ranges, Reliable, Start},
     hop::{Custody, DiscardReason, Label, Registration, SenderList, Senders, Verdict},
+    letter::MAX_LETTER,
 };
 use serde_json::{Value, json};
 
@@ -67,6 +68,7 @@ pub fn generate() -> BTreeMap<&'static str, Value> {
         ("identity.json", identities()),
         ("session.json", session()),
         ("constrained.json", constrained()),
+        ("letter.json", letters()),
         ("contents.json", Value::Array(contents())),
         ("hop.json", Value::Array(hop_frames())),
     ])
@@ -179,6 +181,69 @@ fn encoded(content: &Content<'_>) -> Vec<u8> {
     let len = content.encode(&mut out).expect("room");
     out.truncate(len);
     out
+}
+
+/// Letters to a prekey with an ML-KEM part, and to one without.
+fn letters() -> Value {
+    let of = |kind| {
+        let (left, right) = (
+            machine(41, Algorithm::Ed25519, &CardParts::default()),
+            machine(42, Algorithm::Ed25519, &CardParts::default()),
+        );
+        let mut sender = side("sender", &left, 0xa1, &right.card);
+        let mut recipient = side("recipient", &right, 0xb2, &left.card);
+        right.told.take();
+        recipient.endpoint.make_prekeys(kind);
+        recipient.endpoint.handle_timeout(NOW);
+        let id = recipient.endpoint.poll_prekey().expect("one is made").id;
+        recipient.endpoint.prekey_written(NOW, id);
+        let is_hybrid = kind == PrekeyKind::Hybrid;
+        let mut private = right.told.take().into_iter().skip(1);
+        let mut next = || private.next().map(hex);
+        let (dh, kem) = (next(), if is_hybrid { next() } else { None });
+        let (_, statement) = recipient.endpoint.published_prekey().expect("signed").expect("written");
+        let provider = left.vault.provider();
+        let verified =
+            UnverifiedPrekey::decode(&statement).and_then(|prekey| Ok(prekey.verify(provider, &right.owner.id())));
+        let prekey = verified.expect("canonical").expect("genuine");
+        let payload = PayloadParts::with_mailbox(Mailbox { relay: IdentityId([4; 32]), name: BoxName([5; 16]) });
+        let instance = Some(Instance([0xa1; 4]));
+        let reliable = |unwanted, part, body| Reliable { instance, number: 9, lowest: 7, unwanted, part, body };
+        let committed = Committed { instance: Instance([0xb2; 4]), mark: 3, bitmap: &[5], held: &[] };
+        let deposits = [
+            Deposit::Message(reliable(0, None, b"a message")),
+            Deposit::Message(reliable(2, None, b"after a gap")),
+            Deposit::Message(reliable(0, Some(Part { index: 1, count: 3 }), b"a part")),
+            Deposit::Committed(committed),
+        ];
+        let letters = deposits.map(|deposit| {
+            left.told.take();
+            let mut out = vec![0; MAX_LETTER];
+            let len = sender.endpoint.seal_letter(&prekey, &payload, deposit, &mut out).expect("short");
+            let mut draws = left.told.take().into_iter().filter(|draw| draw.len() == 32).map(hex);
+            let kem = if is_hybrid { draws.next() } else { None };
+            let (ephemeral, frame) = (draws.next(), out[..len].to_vec());
+            let opened = recipient.endpoint.open_letter(NOW, SOURCE, &mut out[..len]).expect("genuine");
+            assert_eq!(opened.sender.id(), left.owner.id());
+            let content = match deposit {
+                Deposit::Message(message) => encoded(&Content::Reliable(message)),
+                Deposit::Committed(committed) => {
+                    encoded(&Content::Ack(Ack { opened: None, committed: Some(committed) }))
+                }
+            };
+            json!({ "ephemeral_key": ephemeral, "ml_kem_m": kem, "letter": hex(frame), "content": hex(content) })
+        });
+        json!({
+            "recipient": { "id": hex(right.owner.id().as_bytes()), "keys": right.keys },
+            "prekey": { "id": hex(id.0), "x25519_key": dh, "ml_kem_seed": kem, "published": hex(statement) },
+            "sender": {
+                "keys": left.keys,
+                "payload_with_box": hex(left.owner.payload(&payload).expect("short")),
+            },
+            "letters": letters,
+        })
+    };
+    [PrekeyKind::Hybrid, PrekeyKind::Classical].map(of).to_vec().into()
 }
 
 /// A whole session: the handshake with and without a cookie, and records of every kind.
@@ -393,6 +458,10 @@ fn hop_frames() -> Vec<Value> {
         ("PUSH", HopFrame::Push { number, frame: b"frame" }),
         ("VERDICT done", HopFrame::Verdict { number, verdict: Verdict::Done }),
         ("VERDICT discard", HopFrame::Verdict { number, verdict: Verdict::Discard(DiscardReason::Protocol) }),
+        ("PUBLISH", HopFrame::Publish { name, statement: b"statement" }),
+        ("FETCH", HopFrame::Fetch { number, name }),
+        ("FETCHED", HopFrame::Fetched { number, statement: b"statement" }),
+        ("FETCHED nothing", HopFrame::Fetched { number, statement: b"" }),
     ];
     let told = |(name, frame): &(&str, HopFrame<'_>)| {
         let mut out = vec![0; 256];

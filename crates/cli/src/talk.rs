@@ -237,7 +237,9 @@ fn explain(progress: Progress) {
             eprintln!("the relay keeps the lines until the peer attaches; this program may end, with Ctrl-C");
         }
         Progress::NeverMet => {
-            eprintln!("the first time both ends have to be attached at once: the lines wait here until the peer is");
+            eprintln!(
+                "the peer has never been at its relay, or does not let us write to it: the lines wait here until it does"
+            );
         }
         _ => {}
     }

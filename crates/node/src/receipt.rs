@@ -17,8 +17,8 @@ use crate::NodeError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// It waits here: there was never a session with the peer, or the last one is older than two weeks. Both ends have to
-    /// be attached at the same time once.
+    /// It waits here: there is no session with the peer, or the last one is older than two weeks, and no relay has given us a
+    /// prekey of it, to which a letter could be sealed. The peer has to attach to its relay once, and to let us in there.
     NeverMet,
     /// It waits here, or is on its way.
     UnderWay,

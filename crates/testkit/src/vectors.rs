@@ -203,9 +203,8 @@ fn letters() -> Value {
         let (dh, kem) = (next(), if is_hybrid { next() } else { None });
         let (_, statement) = recipient.endpoint.published_prekey().expect("signed").expect("written");
         let provider = left.vault.provider();
-        let verified =
-            UnverifiedPrekey::decode(&statement).and_then(|prekey| Ok(prekey.verify(provider, &right.owner.id())));
-        let prekey = verified.expect("canonical").expect("genuine");
+        let prekey = UnverifiedPrekey::decode(&statement).expect("canonical");
+        let prekey = prekey.verify(provider, &right.owner.id()).expect("genuine");
         let payload = PayloadParts::with_mailbox(Mailbox { relay: IdentityId([4; 32]), name: BoxName([5; 16]) });
         let instance = Some(Instance([0xa1; 4]));
         let reliable = |unwanted, part, body| Reliable { instance, number: 9, lowest: 7, unwanted, part, body };

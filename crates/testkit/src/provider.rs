@@ -4,6 +4,8 @@ use sealway_vault::{
     AeadKey, Algorithm, CcmKey, CryptoProvider, DhKey, KemError, KemKey, Secret, Sha256, SigningKey, VerifyingKey,
 };
 
+use serde_json::Value;
+
 use crate::hex;
 
 fn secret<const N: usize>(text: &str) -> Secret<N> {
@@ -24,6 +26,7 @@ pub fn conforms(provider: &impl CryptoProvider) {
     ccm(provider);
     agreement(provider);
     kem(provider);
+    kem_keys(provider);
     ed25519(provider);
     p256(provider);
 }
@@ -145,6 +148,20 @@ fn kem(provider: &impl CryptoProvider) {
     key.encapsulation_key(&mut public);
     let shared = provider.encapsulate(&public, &mut ciphertext).unwrap();
     assert_eq!(same.decapsulate(&ciphertext), shared, "one seed, one key pair");
+}
+
+/// NIST's vectors of key generation (ACVP, FIPS 203), as the package `fips203` ships them.
+fn kem_keys(provider: &impl CryptoProvider) {
+    let file: Value = serde_json::from_str(include_str!("../testdata/ml-kem-768.json")).expect("JSON");
+    let tests = file["tests"].as_array().expect("an array");
+    assert_eq!(tests.len(), 25);
+    for test in tests {
+        let field = |name: &str| test[name].as_str().expect("hexadecimal text");
+        let key = provider.load_kem(&secret(&[field("d"), field("z")].concat()));
+        let mut public = [0; 1184];
+        key.encapsulation_key(&mut public);
+        assert_eq!(provider.sha256(&[&public]), array(field("sha256_ek")));
+    }
 }
 
 /// RFC 8032 section 7.1 test 2, and what only strict verification refuses.

@@ -73,7 +73,14 @@ pub(crate) fn hostile(half_open: u32) -> Result<(), String> {
 }
 
 fn vectors() -> Result<(), String> {
-    run(&["target/python/bin/python", "docs/vectors/check.py"])
+    run(&["target/python/bin/python", "docs/vectors/check.py"])?;
+    // The tables of the comparison, from the frames of the vectors: each line of them has to be on that page.
+    let tables = output(&["target/python/bin/python", "docs/vectors/airtime.py"])?;
+    let page = std::fs::read_to_string(tools::root().join("docs/comparison.md")).map_err(|error| error.to_string())?;
+    match tables.lines().find(|line| !page.lines().any(|told| told == *line)) {
+        Some(line) => Err(format!("docs/comparison.md lacks what docs/vectors/airtime.py says: {line}")),
+        None => Ok(()),
+    }
 }
 
 fn examples() -> Result<(), String> {

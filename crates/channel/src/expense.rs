@@ -27,6 +27,9 @@ const RECENT: usize = 2048;
 /// First messages that a source may have worked on at once, and how soon one more.
 const BURST: u32 = 64;
 const EACH: Duration = Duration::from_micros(31_250);
+/// Letters that a relay may have opened at once, and how soon one more.
+const LETTERS: u32 = 512;
+const EACH_LETTER: Duration = Duration::from_micros(2000);
 /// A hop session may have so many times as much worked on as one of its flows.
 const FLOWS: u32 = 4;
 /// Sources whose budgets are remembered.
@@ -153,12 +156,13 @@ enum Payer {
     Source(Source),
     /// A hop session, for all of its flows: whoever is at its other end may open as many as he likes.
     Group(u64),
+    Letters(Source),
 }
 
 /// Whether one more fits into what is spent `until`; it counts then.
-fn spend(now: Timestamp, until: &mut Timestamp, each: Duration) -> bool {
+fn spend(now: Timestamp, until: &mut Timestamp, each: Duration, burst: u32) -> bool {
     let after = (*until).max(now).after(each);
-    let fits = after.since(now) <= each * BURST || danger::is_off(Protection::Budget);
+    let fits = after.since(now) <= each * burst || danger::is_off(Protection::Budget);
     if fits {
         *until = after;
     }
@@ -169,16 +173,21 @@ impl Budget {
     /// Whether a message that may come from anywhere may be worked on without a cookie: all of them share one budget, or
     /// forged addresses would have as many as they like. It counts then.
     pub(crate) fn takes_unproven(&mut self, now: Timestamp) -> bool {
-        spend(now, &mut self.unproven, EACH / 2)
+        spend(now, &mut self.unproven, EACH / 2, BURST)
     }
 
     /// Whether `source` may have one more message worked on; it counts then.
     pub(crate) fn takes(&mut self, now: Timestamp, source: Source) -> bool {
-        let group = source.group.is_none_or(|group| self.pays(now, Payer::Group(group), EACH / FLOWS));
-        group && self.pays(now, Payer::Source(source), EACH)
+        let group = source.group.is_none_or(|group| self.pays(now, Payer::Group(group), (EACH / FLOWS, BURST)));
+        group && self.pays(now, Payer::Source(source), (EACH, BURST))
     }
 
-    fn pays(&mut self, now: Timestamp, payer: Payer, each: Duration) -> bool {
+    /// The same for a letter, of which a relay that we have chosen hands over many at once.
+    pub(crate) fn takes_letter(&mut self, now: Timestamp, source: Source) -> bool {
+        self.pays(now, Payer::Letters(source), (EACH_LETTER, LETTERS))
+    }
+
+    fn pays(&mut self, now: Timestamp, payer: Payer, (each, burst): (Duration, u32)) -> bool {
         if self.spent.len() >= SOURCES && !self.spent.contains_key(&payer) {
             self.spent.retain(|_, until| *until > now);
             // All of them are busy: the one that has spent least makes room.
@@ -187,7 +196,7 @@ impl Budget {
                 least.map(|payer| self.spent.remove(&payer));
             }
         }
-        spend(now, self.spent.entry(payer).or_insert(now), each)
+        spend(now, self.spent.entry(payer).or_insert(now), each, burst)
     }
 }
 

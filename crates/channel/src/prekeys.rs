@@ -8,7 +8,7 @@
 //!
 //! Ages are counted, not read off a clock: the time that the program runs always counts, the time between two runs only if the
 //! clock stood higher at the later one. A device without a clock, which begins at nought each time, thus keeps a prekey longer
-//! than 7 days, and never forgets one too early.
+//! than 7 days, and does not forget one too early.
 
 use alloc::{boxed::Box, vec::Vec};
 use core::time::Duration;
@@ -22,8 +22,6 @@ use crate::{StateError, at_rest, letter::DOMAIN};
 /// How long letters are sealed to a prekey; and how long they still open after it was replaced, which is how long a relay is
 /// asked to keep one.
 pub const PREKEY_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// With so many prekeys none is replaced before its time.
-const MAX_PREKEYS: usize = 8;
 /// How often the age of a prekey is written.
 const COUNTED: Duration = Duration::from_secs(60 * 60);
 /// After what time another is made when one could not be.
@@ -127,15 +125,13 @@ pub(crate) struct Prekeys {
     /// Of what kind new ones are; none are made without.
     kind: Option<PrekeyKind>,
     held: Vec<Held>,
-    /// A new one is to be made although the newest has time left.
-    wanted: bool,
-    /// A new one could not be made or written: when to try again.
-    retry_at: Option<Timestamp>,
+    /// When they are looked after next.
+    next: Timestamp,
 }
 
 impl Prekeys {
     pub(crate) const fn new() -> Self {
-        Self { kind: None, held: Vec::new(), wanted: false, retry_at: None }
+        Self { kind: None, held: Vec::new(), next: Timestamp::from_micros(0) }
     }
 
     pub(crate) fn find(&self, id: PrekeyId) -> Option<&Held> {
@@ -144,27 +140,18 @@ impl Prekeys {
 
     /// The one to be published: the newest that is on disk.
     pub(crate) fn published(&self) -> Option<&Held> {
-        self.held.iter().rev().find(|held| held.written && !held.replaced)
+        self.held.iter().rev().find(|held| held.written)
     }
 
-    /// The sequence number of the oldest that letters still open under.
-    pub(crate) fn oldest(&self) -> Option<u64> {
-        self.held.first().map(|held| held.sequence)
-    }
-
-    /// Has a new one made, unless there are too many.
-    pub(crate) const fn renew(&mut self) {
-        self.wanted = self.held.len() < MAX_PREKEYS;
+    /// The sequence numbers of the oldest, under which letters still open, and of the newest.
+    pub(crate) fn span(&self) -> Option<(u64, u64)> {
+        self.held.first().zip(self.held.last()).map(|(oldest, newest)| (oldest.sequence, newest.sequence))
     }
 
     /// From now on there is always one of this kind.
     pub(crate) const fn make_always(&mut self, kind: PrekeyKind) {
         self.kind = Some(kind);
-    }
-
-    /// The sequence number of the one that is published.
-    pub(crate) fn newest(&self) -> Option<u64> {
-        self.published().map(|held| held.sequence)
+        self.next = Timestamp::from_micros(0);
     }
 
     /// Takes one back that an earlier run has written.
@@ -174,34 +161,29 @@ impl Prekeys {
         key: &P::AeadKey,
         own: &[u8; 32],
         state: &[u8],
-    ) -> Result<(), StateError> {
+    ) -> Result<PrekeyId, StateError> {
         let mut held = Held::open::<P>(key, own, state)?;
         held.count(now);
+        let id = held.id;
         self.held.push(held);
         self.held.sort_unstable_by_key(|held| held.sequence);
-        Ok(())
+        self.next = Timestamp::from_micros(0);
+        Ok(id)
     }
 
     /// Counts ages, and makes, replaces and forgets. Returns the ids of those that are to be written, or deleted.
-    pub(crate) fn handle_timeout<P: CryptoProvider>(
-        &mut self,
-        now: Timestamp,
-        provider: &P,
-    ) -> Result<Vec<PrekeyId>, EntropyError> {
-        if self.kind.is_none() || self.next_timeout().is_some_and(|at| at > now) {
-            return Ok(Vec::new());
+    pub(crate) fn handle_timeout<P: CryptoProvider>(&mut self, now: Timestamp, provider: &P) -> Vec<PrekeyId> {
+        if self.kind.is_none() || now < self.next {
+            return Vec::new();
         }
         self.held.iter_mut().for_each(|held| held.count(now));
-        let mut changed = Vec::new();
+        // Also what an earlier run has not come to.
+        let mut changed = self.replace(now);
         let is_over = |held: &Held| held.replaced && held.age >= PREKEY_TIME;
         changed.extend(self.held.extract_if(.., |held| is_over(held)).map(|held| held.id));
-        let newest = self.held.last();
-        let is_wanted = self.wanted && self.held.len() < MAX_PREKEYS;
-        let is_due = newest.is_none_or(|newest| newest.written && (newest.age >= PREKEY_TIME || is_wanted));
-        if is_due && self.retry_at.is_none_or(|at| at <= now) {
-            self.retry_at = Some(now.after(RETRY));
-            changed.push(self.make(now, provider)?);
-            (self.wanted, self.retry_at) = (false, None);
+        if self.held.last().is_none_or(|newest| newest.written && newest.age >= PREKEY_TIME) {
+            // Without randomness it is tried again.
+            changed.extend(self.make(now, provider).ok());
         }
         for held in &mut self.held {
             if held.written && held.age.saturating_sub(held.noted) >= COUNTED {
@@ -209,16 +191,26 @@ impl Prekeys {
                 changed.push(held.id);
             }
         }
-        Ok(changed)
+        let left = |held: &Held| PREKEY_TIME.saturating_sub(held.age).max(RETRY);
+        let soonest = self.held.iter().map(left).min().unwrap_or(RETRY);
+        self.next = now.after(soonest.min(COUNTED));
+        changed
+    }
+
+    /// Returns all ids, for their ages to be written: there is no later in this run.
+    pub(crate) fn count(&mut self, now: Timestamp) -> Vec<PrekeyId> {
+        self.held.iter_mut().for_each(|held| held.count(now));
+        self.held.iter().filter(|held| held.written).map(|held| held.id).collect()
     }
 
     fn make<P: CryptoProvider>(&mut self, now: Timestamp, provider: &P) -> Result<PrekeyId, EntropyError> {
+        let Some(kind) = self.kind else { return Err(EntropyError) };
         let mut id = PrekeyId(provider.random()?);
         while self.find(id).is_some() {
             id = PrekeyId(provider.random()?);
         }
         let dh = provider.random_secret()?;
-        let kem = if self.kind == Some(PrekeyKind::Hybrid) { Some(provider.random_secret()?) } else { None };
+        let kem = if kind == PrekeyKind::Hybrid { Some(provider.random_secret()?) } else { None };
         // It has to be above all that were ever published: with a clock also after the loss of what was written.
         let after = self.held.last().map_or(0, |newest| newest.sequence.saturating_add(1));
         let sequence = after.max(now.as_micros() / 1_000_000);
@@ -227,12 +219,10 @@ impl Prekeys {
         Ok(id)
     }
 
-    /// One is on disk. Those before it are replaced from now on. Returns those that changed.
-    pub(crate) fn written(&mut self, now: Timestamp, id: PrekeyId) -> Vec<PrekeyId> {
-        let Some(at) = self.held.iter().position(|held| held.id == id && !held.written) else { return Vec::new() };
-        let (before, rest) = self.held.split_at_mut(at);
-        rest.iter_mut().take(1).for_each(|held| held.written = true);
-        let replaced = before.iter_mut().filter(|held| !held.replaced);
+    /// Those before the newest that is on disk are replaced from now on. Returns those that were not before.
+    fn replace(&mut self, now: Timestamp) -> Vec<PrekeyId> {
+        let Some(newest) = self.held.iter().rposition(|held| held.written) else { return Vec::new() };
+        let replaced = self.held.iter_mut().take(newest).filter(|held| !held.replaced);
         let replace = |held: &mut Held| {
             (held.replaced, held.age, held.counted, held.noted) = (true, Duration::ZERO, now, Duration::ZERO);
             held.id
@@ -240,31 +230,22 @@ impl Prekeys {
         replaced.map(replace).collect()
     }
 
-    /// One could not be written: it is given up, and another one made later.
+    /// One is on disk. Returns those that it has replaced, which are to be written.
+    pub(crate) fn written(&mut self, now: Timestamp, id: PrekeyId) -> Vec<PrekeyId> {
+        let written = self.held.iter_mut().find(|held| held.id == id && !held.written);
+        let Some(held) = written else { return Vec::new() };
+        held.written = true;
+        self.replace(now)
+    }
+
+    /// One could not be sealed or written: if nobody knows of it yet it is given up, and another one made later.
     pub(crate) fn not_written(&mut self, now: Timestamp, id: PrekeyId) {
-        let before = self.held.len();
         self.held.retain(|held| held.id != id || held.written);
-        if self.held.len() < before {
-            self.retry_at = Some(now.after(RETRY));
-        }
+        self.next = self.next.min(now.after(RETRY));
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
-        self.kind?;
-        let newest = self.held.last();
-        let is_wanted = self.wanted && self.held.len() < MAX_PREKEYS;
-        let wanted = (newest.is_none() || is_wanted && newest.is_some_and(|newest| newest.written))
-            .then(|| self.retry_at.unwrap_or(Timestamp::from_micros(0)));
-        let due = self.held.iter().filter(|held| held.written).map(|held| {
-            let left = PREKEY_TIME.saturating_sub(held.age);
-            // One that has had its time waits for the one after it.
-            let retry = self.retry_at.filter(|_| left.is_zero() && !held.replaced);
-            let noted = COUNTED.saturating_sub(held.age.saturating_sub(held.noted));
-            let ends = retry.unwrap_or_else(|| held.counted.after(left));
-            let is_waiting = left.is_zero() && !held.replaced && newest.is_some_and(|newest| !newest.written);
-            if is_waiting { held.counted.after(noted) } else { ends.min(held.counted.after(noted)) }
-        });
-        due.chain(wanted).min()
+        self.kind.map(|_| self.next)
     }
 }
 
@@ -309,7 +290,7 @@ mod tests {
         /// Does what is due, hour by hour, and writes all.
         fn go_on(&mut self, from: u64, to: u64) {
             for hour in from..=to {
-                let mut changed = self.prekeys.handle_timeout(at(hour), &self.provider).unwrap();
+                let mut changed = self.prekeys.handle_timeout(at(hour), &self.provider);
                 while let Some(id) = changed.pop() {
                     match self.prekeys.find(id) {
                         Some(held) => {
@@ -388,31 +369,56 @@ mod tests {
     fn nothing_is_published_that_is_not_on_disk() {
         let mut prekeys = made(PrekeyKind::Hybrid);
         let provider = seeded_provider(2);
-        let made = prekeys.handle_timeout(at(5), &provider).unwrap();
+        let made = prekeys.handle_timeout(at(5), &provider);
         let [id] = made.as_slice() else { panic!("one is made") };
         assert!(prekeys.published().is_none());
         prekeys.not_written(at(5), *id);
         assert!(prekeys.find(*id).is_none());
         assert_eq!(prekeys.next_timeout(), Some(at(5).after(RETRY)));
-        assert!(prekeys.handle_timeout(at(5), &provider).unwrap().is_empty());
-        let made = prekeys.handle_timeout(at(6), &provider).unwrap();
+        assert!(prekeys.handle_timeout(at(5), &provider).is_empty());
+        let made = prekeys.handle_timeout(at(6), &provider);
         assert!(prekeys.written(at(6), made[0]).is_empty());
         assert_eq!(prekeys.published().map(|held| held.id), Some(made[0]));
     }
 
     #[test]
-    fn no_more_are_made_before_their_time_than_the_limit() {
+    fn a_cut_between_a_new_prekey_and_the_note_that_it_replaces_another_does_no_harm() {
         let mut run = Run::new();
         run.go_on(0, 0);
         let (first, _) = run.published();
-        for hour in 1..20 {
-            run.prekeys.renew();
-            run.go_on(hour, hour);
-        }
-        assert_eq!((run.prekeys.held.len(), run.disk.len()), (MAX_PREKEYS, MAX_PREKEYS));
+        // The new one is on disk; that the first is replaced is not.
+        let made = run.prekeys.handle_timeout(at(168), &run.provider);
+        let held = run.prekeys.find(made[0]).unwrap();
+        let state = held.seal(&run.provider, &key(), &OWN).unwrap();
+        run.disk.insert(made[0], state);
+        run.restart(170);
+        run.go_on(170, 170);
+        assert_eq!(run.published().0, made[0]);
+        assert!(run.prekeys.next_timeout().is_some_and(|next| next > at(170)), "there is nothing to do at once");
+        run.go_on(171, 170 + 167);
         assert!(run.prekeys.find(first).is_some());
-        run.go_on(20, 7 + 168);
-        assert_ne!(run.published().0, first, "in time it is replaced all the same");
+        run.go_on(170 + 168, 170 + 169);
+        assert!(run.prekeys.find(first).is_none());
+    }
+
+    #[test]
+    fn runs_that_are_shorter_than_the_notes_are_apart_count_all_the_same() {
+        let mut run = Run::new();
+        run.go_on(0, 0);
+        let (first, _) = run.published();
+        // Each start begins at nought and lasts five minutes.
+        let five_minutes = Timestamp::from_micros(300_000_000);
+        for _ in 0..2016 {
+            run.restart(0);
+            run.go_on(0, 0);
+            for id in run.prekeys.count(five_minutes) {
+                let held = run.prekeys.find(id).unwrap();
+                run.disk.insert(id, held.seal(&run.provider, &key(), &OWN).unwrap());
+            }
+        }
+        run.restart(0);
+        run.go_on(0, 0);
+        assert_ne!(run.published().0, first);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use sealway_channel::{
     Config, Deposit, Endpoint, FrameError, HandshakeError, PREKEY_TIME, PathId, PrekeyKind, Record, SendError, Source,
+    StateError,
 };
 use sealway_crypto_rustcrypto::RustCrypto;
 use sealway_identity::{CardParts, IdentityError, Owner, PayloadParts, Policy, Prekey, PrekeyParts, UnverifiedPrekey};
@@ -227,7 +228,7 @@ fn a_letter_opens_until_its_prekey_is_forgotten_and_nothing_is_computed_after() 
     recipient.look_after(NOW.after(PREKEY_TIME * 2));
     assert_eq!(recipient.open(&letter), Err(FrameError::UnknownPrekey));
     // Of any number of such letters none is paid for.
-    for _ in 0..200 {
+    for _ in 0..1000 {
         assert_eq!(recipient.open(&letter), Err(FrameError::UnknownPrekey));
     }
     let letter = sender.seal(&second, b"to the new one");
@@ -240,8 +241,8 @@ fn what_a_relay_has_us_compute_is_limited() {
     let prekey = recipient.publish(PrekeyKind::Classical);
     let mut forged = sender.seal(&prekey, b"?");
     *forged.last_mut().unwrap() ^= 1;
-    let computed = (0..200).filter(|_| recipient.open(&forged) != Err(FrameError::Throttled)).count();
-    assert_eq!(computed, 64);
+    let computed = (0..1000).filter(|_| recipient.open(&forged) != Err(FrameError::Throttled)).count();
+    assert_eq!(computed, 512);
 }
 
 #[test]
@@ -278,6 +279,38 @@ fn statements_are_of_one_identity_and_one_history() {
     sender.endpoint.open(NOW, &card, &Policy::only(&card), PayloadParts::default(), PathId(1)).unwrap();
     assert!(!sender.endpoint.is_current(&verified(&old)));
     assert!(sender.endpoint.is_current(&verified(&rotated.prekey(&vault, prekey.parts()).unwrap())));
+}
+
+#[test]
+fn letters_open_after_a_rotation_as_long_as_the_old_card_serves() {
+    let mut vault = SoftwareVault::new(seeded_provider(20));
+    let (owner, recovery) = Owner::incept(&mut vault, Algorithm::Ed25519).unwrap();
+    let before = Arc::new(SoftwareVault::load(seeded_provider(22), &vault.save().unwrap()).unwrap());
+    let endpoint = Machine::endpoint(&before, &owner);
+    let mut recipient = Machine { vault: before, owner, endpoint, disk: vec![] };
+    let mut sender = Machine::new(21);
+    sender.admit(&recipient);
+    let prekey = recipient.publish(PrekeyKind::Classical);
+    let letter = sender.seal(&prekey, b"before");
+    let (rotated, _) = recipient.owner.rotate(&mut vault, &recovery).unwrap();
+    recipient.vault = Arc::new(vault);
+    let start = |recipient: &Machine, earlier| {
+        let mut config = Config::new(Instance([1; 4]));
+        config.earlier_key = earlier;
+        config.accept = Policy::ids([sender.owner.id()]);
+        Endpoint::new(recipient.vault.clone(), rotated.clone(), config)
+    };
+    let state = recipient.disk[0].1.clone();
+    recipient.endpoint = start(&recipient, None);
+    assert_eq!(recipient.endpoint.restore_prekey(NOW, &state), Err(StateError::Rejected));
+    recipient.endpoint = start(&recipient, Some((recipient.owner.channel_key(), NOW.after(PREKEY_TIME))));
+    recipient.endpoint.restore_prekey(NOW, &state).unwrap();
+    assert_eq!(recipient.open(&letter).unwrap(), b"before");
+    // It is kept under the new key from now on.
+    let saved = recipient.endpoint.poll_prekey().unwrap().state.unwrap();
+    recipient.endpoint = start(&recipient, None);
+    recipient.endpoint.restore_prekey(NOW, &saved).unwrap();
+    assert_eq!(recipient.open(&letter).unwrap(), b"before");
 }
 
 #[test]

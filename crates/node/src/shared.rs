@@ -297,7 +297,7 @@ impl Shared {
                 true
             }
             Table::Inbox => self.incoming().inbox.load(key, value),
-            Table::Boxes | Table::Custody | Table::Sessions | Table::Prekeys | Table::Published => false,
+            Table::Boxes | Table::Custody | Table::Sessions | Table::Peers | Table::Prekeys | Table::Published => false,
         }
     }
 

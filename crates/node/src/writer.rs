@@ -22,7 +22,7 @@ pub(crate) struct Writer<T> {
     requests: mpsc::Sender<Job<T>>,
 }
 
-/// What the thread has done, in the order of the requests.
+/// What the thread has done: writes in their order, and each question after what was queued before it.
 pub(crate) enum Completed<T> {
     /// These were written, or not.
     Written { what: Vec<T>, result: Result<(), Arc<StoreError>> },
@@ -38,31 +38,32 @@ impl<T: Send + 'static> Writer<T> {
     ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
         let (requests, queue) = mpsc::channel::<Job<T>>();
         let thread = thread::Builder::new().name("sealway-store".into()).spawn(move || {
-            let mut next = None;
-            while let Some(job) = next.take().or_else(|| queue.recv().ok()) {
-                let completed = match job {
-                    Job::Read(table, key, what) => Completed::Read { what, value: store.get(table, &key) },
-                    Job::Write(batch, what) => {
-                        let (mut batches, mut what) = (vec![batch], vec![what]);
-                        while batches.len() < GROUP
-                            && let Ok(job) = queue.try_recv()
-                        {
-                            match job {
-                                Job::Write(batch, reason) => {
-                                    batches.push(batch);
-                                    what.push(reason);
-                                }
-                                read @ Job::Read(..) => {
-                                    next = Some(read);
-                                    break;
-                                }
-                            }
+            while let Ok(job) = queue.recv() {
+                // Questions wait for what is written together: it was queued before them, or does them no harm.
+                let (mut batches, mut what, mut questions) = (Vec::new(), Vec::new(), Vec::new());
+                let mut next = Some(job);
+                while let Some(job) = next.take() {
+                    match job {
+                        Job::Write(batch, reason) => {
+                            batches.push(batch);
+                            what.push(reason);
                         }
-                        Completed::Written { what, result: store.commit(&batches).map_err(Arc::new) }
+                        Job::Read(table, key, reason) => questions.push((table, key, reason)),
                     }
-                };
-                if done.send(completed).is_err() {
-                    break;
+                    if batches.len() + questions.len() < GROUP {
+                        next = queue.try_recv().ok();
+                    }
+                }
+                if !batches.is_empty() {
+                    let result = store.commit(&batches).map_err(Arc::new);
+                    if done.send(Completed::Written { what, result }).is_err() {
+                        return;
+                    }
+                }
+                for (table, key, what) in questions {
+                    if done.send(Completed::Read { what, value: store.get(table, &key) }).is_err() {
+                        return;
+                    }
                 }
             }
         })?;

@@ -132,6 +132,34 @@ async fn who_has_no_card_of_the_sender_answers_by_letter() {
 }
 
 #[tokio::test]
+async fn an_answer_leaves_although_its_sender_has_no_card_and_began_anew() {
+    let (scene, relay) = Scene::set().await;
+    let (node, left) = scene.start(&scene.left, &scene.right).await;
+    let mut receipt = left.send(b"who is there?".to_vec()).await.unwrap();
+    reaches(&mut receipt, Progress::InCustody).await;
+    node.shutdown().await;
+    let start = || async {
+        let node = scene.right.builder().accept(scene.left.policy()).start().await.unwrap();
+        node.stay_attached(&scene.relay_card).await.unwrap();
+        node
+    };
+    let node = start().await;
+    let mut accepted = node.accept().await.unwrap();
+    assert_eq!(read(&mut accepted, 1).await, [b"who is there?"]);
+    relay.shutdown().await;
+    accepted.send(b"me".to_vec()).await.unwrap();
+    node.shutdown().await;
+    let (_relay, _) = run_relay(&scene.relay, &[&scene.left, &scene.right], &scene.address).await;
+    let node = start().await;
+    while node.statistics().await.unwrap().letters_sent == 0 {
+        tokio::task::yield_now().await;
+    }
+    node.shutdown().await;
+    let (_node, mut left) = scene.start(&scene.left, &scene.right).await;
+    assert_eq!(read(&mut left, 1).await, [b"me"]);
+}
+
+#[tokio::test]
 async fn those_who_have_written_meet_and_go_on_under_a_session() {
     let (scene, _relay) = Scene::set().await;
     let (left_node, mut left) = scene.start(&scene.left, &scene.right).await;

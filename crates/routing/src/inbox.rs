@@ -14,8 +14,11 @@ use crate::{Batch, Table};
 const MAX_WAITING: usize = 512;
 /// Octets that wait, at most.
 const MAX_WAITING_OCTETS: usize = 2 * 1024 * 1024;
-/// Runs of the peer that are remembered; the one that was heard of least recently goes, unless its letters can be repeated.
-const MAX_INSTANCES: usize = 256;
+/// Runs of the peer of which everything is remembered; of the one that was heard of least recently only its mark is, as long as
+/// something of it can be repeated.
+const MAX_INSTANCES: usize = 64;
+/// Runs of which the mark is remembered.
+const MAX_SETTLED: usize = 8192;
 /// A message may have been handed over before a crash if its number is below a bound that is written so far ahead.
 const RESERVED: u32 = 64;
 
@@ -177,6 +180,8 @@ struct Progress {
     /// The newest of our prekeys that a letter of this run was sealed to: as long as that is there, letters of it can be
     /// repeated, and what was committed has to be remembered.
     letters: Option<u64>,
+    /// It has a row on disk, or will have.
+    on_disk: bool,
     /// When it was heard of last, and first, in this run: what one run of the peer has sent comes before what the next has.
     heard: u64,
     first_heard: Option<u64>,
@@ -195,6 +200,7 @@ impl Progress {
             parts: BTreeMap::new(),
             held: [0; COMMIT_WINDOW as usize / 8],
             letters: None,
+            on_disk: false,
             heard: 0,
             first_heard: None,
         }
@@ -228,7 +234,7 @@ impl Progress {
 
     /// Whether everything that was handed over is committed on disk.
     fn is_idle(&self) -> bool {
-        (self.marks.mark..self.next).all(|number| self.durable.contains(number))
+        (self.durable.mark..self.next).all(|number| self.durable.contains(number))
     }
 
     /// `mark 4 | reserved 4 | bitmap 128 [| newest prekey 8]`.
@@ -250,7 +256,54 @@ impl Progress {
         let reserved = u32::from_be_bytes(*reserved);
         let (lowest, next) = (marks.mark, marks.mark);
         let durable = marks.clone();
-        Some(Self { marks, durable, lowest, next, before_start: reserved, reserved, letters, ..Self::new() })
+        Some(Self {
+            marks,
+            durable,
+            lowest,
+            next,
+            before_start: reserved,
+            reserved,
+            letters,
+            on_disk: true,
+            ..Self::new()
+        })
+    }
+}
+
+/// What is remembered of a run that has nothing under way.
+#[derive(Clone, Copy)]
+struct Settled {
+    mark: u32,
+    /// The newest of our prekeys when it was settled: letters of it may be sealed to that, or to earlier ones.
+    prekey: u64,
+}
+
+impl Settled {
+    /// `mark 4 | newest prekey 8`.
+    fn encode(self) -> Vec<u8> {
+        [self.mark.to_be_bytes().as_slice(), &self.prekey.to_be_bytes()].concat()
+    }
+
+    fn decode(value: &[u8]) -> Option<Self> {
+        let (mark, prekey) = value.split_first_chunk()?;
+        Some(Self { mark: u32::from_be_bytes(*mark), prekey: u64::from_be_bytes(prekey.try_into().ok()?) })
+    }
+
+    fn into_progress(self) -> Progress {
+        let marks = Marks { mark: self.mark, ..Marks::new() };
+        let (durable, next) = (marks.clone(), self.mark);
+        let (before_start, reserved, letters) = (self.mark, self.mark, Some(self.prekey));
+        Progress {
+            marks,
+            durable,
+            lowest: next,
+            next,
+            before_start,
+            reserved,
+            letters,
+            on_disk: true,
+            ..Progress::new()
+        }
     }
 }
 
@@ -275,8 +328,12 @@ pub struct Inbox {
     progress: BTreeMap<Instance, Progress>,
     octets: usize,
     clock: u64,
-    /// Runs that have made room for others: their rows are deleted with the next write.
-    forgotten: Vec<Instance>,
+    /// The oldest of our prekeys that is there, and the newest: what was sealed to one of them can come again.
+    prekeys: Option<(u64, u64)>,
+    /// Runs of which everything was committed up to a mark, and nothing above it.
+    settled: BTreeMap<Instance, Settled>,
+    /// Rows that are to be written, or deleted, with the next write.
+    changed: BTreeMap<Instance, Option<Settled>>,
     /// What was handed over before, and nothing keeps from being handed over again.
     #[cfg(sealway_break)]
     again: alloc::collections::VecDeque<(MessageId, Vec<u8>)>,
@@ -291,7 +348,9 @@ impl Inbox {
             progress: BTreeMap::new(),
             octets: 0,
             clock: 0,
-            forgotten: Vec::new(),
+            prekeys: None,
+            settled: BTreeMap::new(),
+            changed: BTreeMap::new(),
             #[cfg(sealway_break)]
             again: alloc::collections::VecDeque::new(),
         }
@@ -300,11 +359,16 @@ impl Inbox {
     /// Takes back from the store what was committed. Returns whether the row was one of this peer.
     pub fn load(&mut self, key: &[u8], value: &[u8]) -> bool {
         let Some((peer, instance)) = key.split_first_chunk::<32>() else { return false };
-        let (Ok(instance), Some(progress)) = (instance.try_into(), Progress::decode(value)) else { return false };
+        let Ok(instance) = instance.try_into().map(Instance) else { return false };
         if *peer != self.peer.0 {
             return false;
         }
-        self.progress.insert(Instance(instance), progress);
+        if let Some(settled) = Settled::decode(value) {
+            self.settled.insert(instance, settled);
+            return true;
+        }
+        let Some(progress) = Progress::decode(value) else { return false };
+        self.progress.insert(instance, progress);
         true
     }
 
@@ -334,13 +398,20 @@ impl Inbox {
         self.take_in(id, (lowest, unwanted), part, body, Some(prekey))
     }
 
-    /// Letters sealed to prekeys before `oldest` do not open any more. Returns whether so many runs have to be remembered for
-    /// letters to the `newest` that it should be replaced before its time: with too many of them no other run finds a place.
-    pub fn letters_end_before(&mut self, oldest: u64, newest: u64) -> bool {
+    /// Letters sealed to prekeys before `oldest` do not open any more; `newest` is the last that has been made.
+    pub fn set_prekeys(&mut self, oldest: u64, newest: u64) {
+        self.prekeys = Some((oldest, newest));
         for progress in self.progress.values_mut() {
             progress.letters = progress.letters.filter(|prekey| *prekey >= oldest);
         }
-        self.progress.values().filter(|progress| progress.letters == Some(newest)).count() >= MAX_INSTANCES / 8
+        let changed = &mut self.changed;
+        self.settled.retain(|instance, settled| {
+            let is_kept = settled.prekey >= oldest;
+            if !is_kept {
+                changed.insert(*instance, None);
+            }
+            is_kept
+        });
     }
 
     fn take_in(
@@ -357,7 +428,10 @@ impl Inbox {
         }
         self.clock += 1;
         let heard = self.clock;
-        if !self.has_place(id.instance) {
+        // Letters leave room for the runs that come under sessions.
+        let is_new = !self.progress.contains_key(&id.instance) && !self.settled.contains_key(&id.instance);
+        let is_full = self.settled.len() + MAX_INSTANCES >= MAX_SETTLED;
+        if (letter.is_some() && is_new && is_full) || !self.has_place(id.instance) {
             return Intake::Later;
         }
         let progress = self.progress.entry(id.instance).or_insert_with(Progress::new);
@@ -478,6 +552,7 @@ impl Inbox {
         let mut before = Batch::default();
         if progress.next > progress.reserved {
             progress.reserved = progress.next.saturating_add(RESERVED - 1);
+            progress.on_disk = true;
             before.put(Table::Inbox, key(&peer, *instance), progress.encode());
         }
         let id = MessageId { instance: *instance, number };
@@ -492,9 +567,15 @@ impl Inbox {
         // Downwards, so that the mark moves once.
         (id.number..id.number.saturating_add(count)).rev().for_each(|number| progress.marks.insert(number));
         let mut batch = Batch::default();
+        progress.on_disk = true;
         batch.put(Table::Inbox, key(&peer, id.instance), progress.encode());
         let marks = progress.marks.clone();
-        self.forgotten.drain(..).for_each(|instance| batch.delete(Table::Inbox, key(&peer, instance)));
+        for (instance, settled) in core::mem::take(&mut self.changed) {
+            match settled {
+                Some(settled) => batch.put(Table::Inbox, key(&peer, instance), settled.encode()),
+                None => batch.delete(Table::Inbox, key(&peer, instance)),
+            }
+        }
         Some((batch, marks))
     }
 
@@ -574,21 +655,28 @@ impl Inbox {
         if self.progress.contains_key(&newcomer) {
             return true;
         }
-        // Its row is about to be written anew.
-        self.forgotten.retain(|forgotten| *forgotten != newcomer);
         while self.progress.len() >= MAX_INSTANCES {
             if !self.forget_one() {
                 return false;
             }
         }
+        // Its row is about to be written anew.
+        self.changed.remove(&newcomer);
+        if let Some(settled) = self.settled.remove(&newcomer) {
+            self.progress.insert(newcomer, settled.into_progress());
+        }
         true
     }
 
-    /// Forgets the run that is of the least use. Returns whether there was any.
+    /// Makes room by the run that is of the least use. Returns whether there was any.
     fn forget_one(&mut self) -> bool {
+        let is_full = self.settled.len() >= MAX_SETTLED;
+        let newest = self.prekeys.map(|(_, newest)| newest).filter(|_| !danger::is_off(Protection::Letters));
         let idle = |progress: &Progress| {
             let is_idle = progress.is_idle() && (progress.waiting.is_empty() || !progress.can_go_on());
-            is_idle && (progress.letters.is_none() || danger::is_off(Protection::Letters))
+            // As long as letters of it can come again, its mark has to say all that was committed.
+            let says_all = !is_full && progress.durable.bitmap == [0; OCTETS];
+            is_idle && (progress.letters.is_none() || newest.is_none() || says_all)
         };
         let idle = self.progress.iter().filter(|(_, progress)| idle(progress));
         // Those in which something waits for what may never come go last.
@@ -596,7 +684,14 @@ impl Inbox {
         let Some(instance) = oldest.map(|(instance, _)| *instance) else { return false };
         if let Some(progress) = self.progress.remove(&instance) {
             self.octets -= progress.waiting.values().map(|waiting| waiting.body.len()).sum::<usize>();
-            self.forgotten.push(instance);
+            let mark = progress.durable.mark;
+            // A letter with what has come under a session may still be at a relay, too.
+            let settled = newest.filter(|_| !is_full && mark > 0 && progress.durable.bitmap == [0; OCTETS]);
+            let settled = settled.map(|prekey| Settled { mark, prekey });
+            self.settled.extend(settled.map(|settled| (instance, settled)));
+            if progress.on_disk {
+                self.changed.insert(instance, settled);
+            }
         }
         true
     }

@@ -44,6 +44,9 @@ pub struct Limits {
 /// Others have their own room: who leaves what cannot be taken holds up nobody else.
 const PUSHED: usize = 64;
 const PUSHED_OCTETS: usize = 256 * 1024;
+/// Questions for prekeys of one hop session that wait for the disk, and statements that are being written.
+const QUESTIONS: usize = 32;
+const PUBLICATIONS: usize = 8;
 /// The same, of all depositors.
 const PUSHED_IN_ALL: usize = 1024;
 
@@ -101,10 +104,13 @@ pub enum RelayEvent {
         /// To be written.
         batch: Batch,
     },
-    /// The owner of a box has published its prekeys, or withdrawn them: this is to be written.
-    Published(Batch),
+    /// The owner of a box has published its prekeys, or withdrawn them: this is to be written. Then
+    /// [`Relay::published`] is to be called, whether it could be or not.
+    Published(SessionId, Batch),
     /// The prekeys of a box's owner are to be read from [`Table::Published`] and handed to [`Relay::answer`].
     Asked(Question),
+    /// A client asks or publishes more at once than is worked on. It has heard nothing.
+    Ignored,
     /// A label was given, or a notice taken.
     Control,
 }
@@ -154,6 +160,9 @@ struct Session {
     pushed: BTreeMap<u64, Outstanding>,
     /// The same, by depositor.
     windows: BTreeMap<IdentityId, Window>,
+    /// What waits for the disk.
+    questions: usize,
+    publications: usize,
 }
 
 struct Outstanding {
@@ -258,6 +267,8 @@ impl Relay {
             next_label: 0,
             pushed: BTreeMap::new(),
             windows: BTreeMap::new(),
+            questions: 0,
+            publications: 0,
         };
         self.sessions.insert(session, fresh);
         self.attached.insert(identity, session);
@@ -339,14 +350,20 @@ impl Relay {
             }
             HopFrame::Verdict { number, verdict } => self.settle(now, session, number, verdict),
             HopFrame::Publish { name, statement } => self.publish(session, name, statement),
-            HopFrame::Fetch { number, name } => match self.admitting(session, name) {
-                Some(_) => RelayEvent::Asked(Question { name, session, number }),
-                // As if there were none: who may not send to a box does not learn that it is there.
-                None => {
-                    send(session, &HopFrame::Fetched { number, statement: &[] });
-                    RelayEvent::Control
+            HopFrame::Fetch { number, name } => {
+                match (self.admitting(session, name), self.sessions.get_mut(&session)) {
+                    (Some(_), Some(asker)) if asker.questions < QUESTIONS => {
+                        asker.questions += 1;
+                        RelayEvent::Asked(Question { name, session, number })
+                    }
+                    (Some(_), _) => RelayEvent::Ignored,
+                    // As if there were none: who may not send to a box does not learn that it is there.
+                    (None, _) => {
+                        send(session, &HopFrame::Fetched { number, statement: &[] });
+                        RelayEvent::Control
+                    }
                 }
-            },
+            }
             // Only relays say these.
             HopFrame::Absent { .. }
             | HopFrame::Registered { .. }
@@ -552,23 +569,35 @@ impl Relay {
     }
 
     /// Only the owner of a box publishes there. What it says is not read here: those who ask verify it.
-    fn publish(&self, session: SessionId, name: BoxName, statement: &[u8]) -> RelayEvent {
-        let owner = self.sessions.get(&session).map(|session| session.identity);
-        if self.boxes.get(&name).map(|mailbox| mailbox.owner) != owner || owner.is_none() {
+    fn publish(&mut self, session: SessionId, name: BoxName, statement: &[u8]) -> RelayEvent {
+        let Some(publisher) = self.sessions.get_mut(&session) else { return RelayEvent::Ignored };
+        if self.boxes.get(&name).is_none_or(|mailbox| mailbox.owner != publisher.identity) {
             return RelayEvent::Refused(Registration::Taken);
         }
+        if publisher.publications >= PUBLICATIONS {
+            return RelayEvent::Ignored;
+        }
+        publisher.publications += 1;
         let mut batch = Batch::default();
         if statement.is_empty() {
             batch.delete(Table::Published, name.0.to_vec());
         } else {
             batch.put(Table::Published, name.0.to_vec(), statement.to_vec());
         }
-        RelayEvent::Published(batch)
+        RelayEvent::Published(session, batch)
+    }
+
+    /// What a client has published is written, or could not be: it publishes again when it attaches again.
+    pub fn published(&mut self, session: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.publications = session.publications.saturating_sub(1);
+        }
     }
 
     /// Answers a question with what was read; none: nothing is published, or could be read.
-    pub fn answer(&self, question: Question, row: Option<&[u8]>, mut send: impl FnMut(SessionId, &HopFrame<'_>)) {
-        if self.sessions.contains_key(&question.session) {
+    pub fn answer(&mut self, question: Question, row: Option<&[u8]>, mut send: impl FnMut(SessionId, &HopFrame<'_>)) {
+        if let Some(asker) = self.sessions.get_mut(&question.session) {
+            asker.questions = asker.questions.saturating_sub(1);
             let statement = row.filter(|row| row.len() <= MAX_PUBLISHED).unwrap_or_default();
             send(question.session, &HopFrame::Fetched { number: question.number, statement });
         }

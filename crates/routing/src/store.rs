@@ -16,6 +16,8 @@ pub enum Table {
     Custody,
     /// Stored lanes of sessions, sealed: by peer and connection id.
     Sessions,
+    /// Where those can be answered who are known by letters alone: by identity.
+    Peers,
     /// The own prekeys, sealed: by id.
     Prekeys,
     /// What clients of a relay have published of their prekeys: by box.
@@ -24,8 +26,16 @@ pub enum Table {
 
 impl Table {
     /// Every table, in the order in which they are to be loaded.
-    pub const ALL: [Self; 7] =
-        [Self::Sessions, Self::Prekeys, Self::Outbox, Self::Inbox, Self::Boxes, Self::Custody, Self::Published];
+    pub const ALL: [Self; 8] = [
+        Self::Sessions,
+        Self::Peers,
+        Self::Prekeys,
+        Self::Outbox,
+        Self::Inbox,
+        Self::Boxes,
+        Self::Custody,
+        Self::Published,
+    ];
 
     /// Its name on disk.
     #[must_use]
@@ -36,6 +46,7 @@ impl Table {
             Self::Boxes => "boxes",
             Self::Custody => "custody",
             Self::Sessions => "sessions",
+            Self::Peers => "peers",
             Self::Prekeys => "prekeys",
             Self::Published => "published",
         }

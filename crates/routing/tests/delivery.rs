@@ -449,6 +449,7 @@ fn what_letters_have_brought_is_remembered_as_long_as_they_can_come_again() {
     sealway_testkit::audit::begin();
     let peer = IdentityId([7; 32]);
     let mut inbox = Inbox::new(peer);
+    inbox.set_prekeys(5, 9);
     let mut disk = MemoryStore::default();
     let of = |run: u32| MessageId { instance: Instance(run.to_be_bytes()), number: 0 };
     let commit = |inbox: &mut Inbox, disk: &mut MemoryStore, run: u32, prekey: Option<u64>| {
@@ -472,43 +473,50 @@ fn what_letters_have_brought_is_remembered_as_long_as_they_can_come_again() {
         if run % 100 == 0 {
             inbox = Inbox::new(peer);
             disk.load(Table::Inbox, &mut |key, value| assert!(inbox.load(key, value))).unwrap();
+            inbox.set_prekeys(5, 9);
         }
     }
     assert_eq!(commit(&mut inbox, &mut disk, 0, Some(5)), Intake::Committed);
-    // When its prekey is forgotten it may be, too: the letter does not open any more.
-    assert!(!inbox.letters_end_before(5, 9));
-    assert_eq!(commit(&mut inbox, &mut disk, 0, Some(5)), Intake::Committed);
-    assert!(!inbox.letters_end_before(6, 9));
+    // So is what has come under a session: it may have been sealed in a letter, too.
+    assert_eq!(commit(&mut inbox, &mut disk, 1, Some(5)), Intake::Committed);
+    // When their prekeys are forgotten they may be, too: the letters do not open any more.
+    inbox.set_prekeys(6, 9);
+    assert_eq!(commit(&mut inbox, &mut disk, 1, Some(9)), Intake::Committed);
+    inbox.set_prekeys(10, 12);
     for run in 1000..2000 {
         assert_eq!(commit(&mut inbox, &mut disk, run, None), Intake::Accepted);
     }
+    inbox.set_prekeys(13, 13);
     assert_eq!(commit(&mut inbox, &mut disk, 0, None), Intake::Accepted);
     let mut rows = 0;
     disk.load(Table::Inbox, &mut |_, _| rows += 1).unwrap();
-    assert!(rows <= 257, "what is forgotten takes no room: {rows}");
+    assert!(rows <= 70, "what is forgotten takes no room: {rows}");
 }
 
 #[test]
-fn with_too_many_runs_to_remember_letters_wait_and_a_new_prekey_is_wanted_in_time() {
+fn a_peer_that_begins_anew_each_few_minutes_is_heard_and_remembered() {
     let mut inbox = Inbox::new(IdentityId([7; 32]));
-    let of = |run: u32| MessageId { instance: Instance(run.to_be_bytes()), number: 0 };
-    let mut wanted_at = None;
-    for run in 0.. {
-        let intake = inbox.handle_letter(3, of(run), 0, 0, None, b"");
-        if intake == Intake::Later {
-            assert!(wanted_at.is_some_and(|wanted| wanted * 4 < run), "{wanted_at:?} of {run}");
+    inbox.set_prekeys(3, 3);
+    let of = |run: u32, number| MessageId { instance: Instance(run.to_be_bytes()), number };
+    let mut runs = 0..;
+    // More than there can be in two weeks of ten minutes each; then its letters wait, and its sessions do not.
+    for run in runs.by_ref() {
+        if inbox.handle_letter(3, of(run, 0), 0, 0, None, b"") == Intake::Later {
             break;
         }
         inbox.poll_deliver().unwrap();
-        let (_, marks) = inbox.done(of(run)).unwrap();
-        inbox.written(of(run).instance, marks);
-        if inbox.letters_end_before(3, 3) {
-            wanted_at.get_or_insert(run);
-        }
+        let (_, marks) = inbox.done(of(run, 0)).unwrap();
+        inbox.written(of(run, 0).instance, marks);
     }
+    let run = runs.start;
+    assert!(run > 8000, "{run}");
+    for run in [0, 100, 5000] {
+        assert_eq!(inbox.handle_letter(3, of(run, 0), 0, 0, None, b""), Intake::Committed);
+    }
+    assert_eq!(inbox.handle_message(of(9999, 0), 0, 0, None, b""), Intake::Accepted);
     // Under a new prekey it goes on when the old one has ended.
-    assert!(!inbox.letters_end_before(4, 4));
-    assert_eq!(inbox.handle_letter(4, of(9999), 0, 0, None, b""), Intake::Accepted);
+    inbox.set_prekeys(4, 4);
+    assert_eq!(inbox.handle_letter(4, of(run, 0), 0, 0, None, b""), Intake::Accepted);
 }
 
 #[test]

@@ -244,7 +244,10 @@ fn prekeys_are_published_by_the_owner_and_served_to_those_who_may_send() {
         let len = frame.encode(&mut octets).unwrap();
         world.carried.clear();
         match world.at_relay(client, &octets[..len]) {
-            RelayEvent::Published(batch) => disk.commit(&[batch]).unwrap(),
+            RelayEvent::Published(session, batch) => {
+                disk.commit(&[batch]).unwrap();
+                world.relay.published(session);
+            }
             RelayEvent::Asked(question) => {
                 let row = disk.get(Table::Published, &question.name.0).unwrap();
                 let mut answers = Vec::new();
@@ -280,4 +283,31 @@ fn prekeys_are_published_by_the_owner_and_served_to_those_who_may_send() {
     assert_eq!(frame(1, HopFrame::Fetch { number, name: BoxName([9; 16]) }, &mut disk), answer(b""));
     frame(0, HopFrame::Publish { name, statement: b"" }, &mut disk);
     assert_eq!(frame(1, ask, &mut disk), answer(b""));
+}
+
+#[test]
+fn who_asks_without_waiting_for_answers_is_not_worked_for_without_end() {
+    let mut world = World::new(2, Limits::default());
+    let name = BoxName([5; 16]);
+    world.register(0, name, Senders::Attached);
+    let mut octets = vec![0; 64];
+    let ask = HopFrame::Fetch { number: sealway_wire::VarInt::from_u32(1), name };
+    let len = ask.encode(&mut octets).unwrap();
+    let asked: Vec<RelayEvent> = (0..100).map(|_| world.at_relay(1, &octets[..len])).collect();
+    let questions: Vec<_> = asked
+        .iter()
+        .filter_map(|event| match event {
+            RelayEvent::Asked(question) => Some(*question),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(questions.len(), 32);
+    world.relay.answer(questions[0], None, |_, _| {});
+    assert!(matches!(world.at_relay(1, &octets[..len]), RelayEvent::Asked(_)));
+    let publish = HopFrame::Publish { name, statement: b"prekey" };
+    let len = publish.encode(&mut octets).unwrap();
+    let published = (0..100).filter(|_| matches!(world.at_relay(0, &octets[..len]), RelayEvent::Published(..))).count();
+    assert_eq!(published, 8);
+    world.relay.published(SessionId(0));
+    assert!(matches!(world.at_relay(0, &octets[..len]), RelayEvent::Published(..)));
 }

@@ -79,7 +79,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     ) -> Result<OpenedLetter<'f>, FrameError> {
         let letter = Letter::decode(frame)?;
         let held = self.prekeys.find(letter.prekey).ok_or(FrameError::UnknownPrekey)?;
-        if !self.expense.budget.takes(now, source) {
+        if !self.expense.budget.takes_letter(now, source) {
             return Err(FrameError::Throttled);
         }
         let secrets = PrekeySecrets { dh: &held.dh, kem: held.kem.as_ref() };
@@ -127,15 +127,16 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         })
     }
 
-    /// The places of the oldest prekey that is still there, before which no letter opens any more, and of the published one.
+    /// The places of the oldest prekey that is still there, before which no letter opens any more, and of the newest.
     #[must_use]
     pub fn prekeys(&self) -> Option<(u64, u64)> {
-        self.prekeys.oldest().zip(self.prekeys.newest())
+        self.prekeys.span()
     }
 
-    /// Has a new prekey made before its time, and the one before it end a week later; not if there are many already.
-    pub fn renew_prekey(&mut self) {
-        self.prekeys.renew();
+    /// Has the ages of prekeys written, for this run is about to end.
+    pub fn note_prekeys(&mut self, now: Timestamp) {
+        let all = self.prekeys.count(now);
+        self.save_prekeys(now, all);
     }
 
     /// What is to be written of prekeys. After each was written, call [`prekey_written`](Self::prekey_written); if it could
@@ -147,7 +148,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// A prekey is on disk: it may be published.
     pub fn prekey_written(&mut self, now: Timestamp, id: PrekeyId) {
         let replaced = self.prekeys.written(now, id);
-        self.save_prekeys(replaced);
+        self.save_prekeys(now, replaced);
     }
 
     /// A prekey could not be written: another one is made after a minute.
@@ -163,7 +164,17 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let own = *self.owner.id().as_bytes();
         self.prekey_key()?;
         let Self { prekeys, prekey_key: Some(key), .. } = self else { return Err(StateError::Rejected) };
-        prekeys.restore::<V::Provider>(now, key, &own, state)
+        match (prekeys.restore::<V::Provider>(now, key, &own, state), self.config.earlier_key) {
+            // What was written before the last rotation opens as long as the key before it answers.
+            (Err(StateError::Rejected), Some((earlier, _))) => {
+                let key = AeadKey::new(&schedule::state_key(&self.vault, letter::DOMAIN, &earlier)?);
+                let id = self.prekeys.restore::<V::Provider>(now, &key, &own, state)?;
+                // It is to open when that key is gone, too.
+                self.save_prekeys(now, alloc::vec![id]);
+                Ok(())
+            }
+            (restored, _) => restored.map(drop),
+        }
     }
 
     fn prekey_key(&mut self) -> Result<(), VaultError> {
@@ -175,12 +186,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     }
 
     pub(super) fn handle_prekeys(&mut self, now: Timestamp) {
-        // Without randomness it is tried again a minute later.
-        let changed = self.prekeys.handle_timeout(now, self.vault.provider()).unwrap_or_default();
-        self.save_prekeys(changed);
+        let changed = self.prekeys.handle_timeout(now, self.vault.provider());
+        self.save_prekeys(now, changed);
     }
 
-    fn save_prekeys(&mut self, changed: Vec<PrekeyId>) {
+    fn save_prekeys(&mut self, now: Timestamp, changed: Vec<PrekeyId>) {
         for id in changed {
             let own = *self.owner.id().as_bytes();
             let ready = self.prekey_key();
@@ -188,11 +198,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 self.saved_prekeys.push_back(SavedPrekey { id, state: None });
                 continue;
             };
-            // What cannot be sealed is not published: letters wait for their sender's next try.
             if let (Ok(()), Some(key)) = (ready, &self.prekey_key)
                 && let Ok(state) = held.seal(self.vault.provider(), key, &own)
             {
                 self.saved_prekeys.push_back(SavedPrekey { id, state: Some(state) });
+            } else {
+                // What cannot be sealed is not published.
+                self.prekeys.not_written(now, id);
             }
         }
     }

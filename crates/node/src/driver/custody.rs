@@ -59,7 +59,7 @@ pub(crate) struct Pushed {
 pub(super) struct Away {
     pub(super) mailbox: Option<Mailbox>,
     /// Since when the peer is taken to be away.
-    since: Option<Timestamp>,
+    pub(super) since: Option<Timestamp>,
     /// Until when the relay takes nothing.
     pub(super) paused: Option<Timestamp>,
     /// Instances of the peer of which we have committed messages that it does not know of, and when it is to be told.

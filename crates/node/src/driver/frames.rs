@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sealway_channel::{ChannelId, Endpoint, FrameError, HandshakeError, PathId, Received, Record, Source};
 use sealway_link::Frames;
-use sealway_routing::{Batch, ClientEvent, FlowId, Question, RelayEvent, Table};
+use sealway_routing::{Batch, ClientEvent, FlowId, Question, RelayEvent, SessionId, Table};
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, IdentityId, Timestamp,
@@ -218,8 +218,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
                 self.write(batch, Stored::Removed);
             }
-            // A relay without a store keeps nothing.
-            Ok(RelayEvent::Published(batch)) => self.write(batch, Stored::Removed),
+            Ok(RelayEvent::Published(session, batch)) => match &self.writer {
+                Some(writer) => writer.write(batch, Stored::Published(session)),
+                // A relay without a store keeps nothing.
+                None => relay.published(session),
+            },
             Ok(RelayEvent::Asked(question)) => match &self.writer {
                 Some(writer) => writer.read(Table::Published, question.name.0.to_vec(), Stored::Asked(question)),
                 None => self.answer_question(now, question, None),
@@ -230,6 +233,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 statistics.malformed_frames += 1;
                 tracing::debug!(?channel, %error, "a client does not speak the hop protocol");
             }
+        }
+    }
+
+    pub(super) fn published(&mut self, session: SessionId) {
+        if let Some(relay) = &mut self.relay {
+            relay.published(session);
         }
     }
 

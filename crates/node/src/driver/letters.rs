@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sealway_channel::{
     ChannelId, Deposit, FrameError, HandshakeError, OpenedLetter, PREKEY_TIME, PrekeyKind, SavedPrekey, SendError,
-    Source,
+    Source, StateError,
 };
 use sealway_identity::{IdentityError, Mailbox, PayloadParts, Prekey, UnverifiedPrekey};
 use sealway_routing::{Batch, Table};
@@ -23,6 +23,9 @@ use super::{
 
 /// A prekey is asked for again after so long: its owner may have replaced it.
 const FRESH: Duration = Duration::from_secs(60 * 60);
+/// So long a handshake is waited for before letters are written to a peer that can be called: what comes under a session is
+/// worth more, and two that start at once meet within a second.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A question that the relay has not answered by then is asked again.
 const UNANSWERED: Duration = Duration::from_secs(30);
 
@@ -33,6 +36,8 @@ pub(super) struct Letters {
     prekey: Option<(Prekey, Timestamp)>,
     /// Since when the relay has been asked.
     asked: Option<Timestamp>,
+    /// How often in succession it had none.
+    refusals: u32,
 }
 
 impl Letters {
@@ -66,12 +71,28 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         id: IdentityId,
         (index, hop, name): (usize, ChannelId, BoxName),
     ) -> bool {
+        let is_admitted = self.endpoint.admitted().any(|admitted| *admitted == id);
         let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let has_something = !peer.shared.outgoing().outbox.is_empty() || peer.away.has_unreported();
+        let patient_until = peer.away.since.map(|since| since.after(PATIENCE)).filter(|until| *until > now);
+        let patient_until = patient_until.filter(|_| !self.is_leaving);
         let letters = &mut peer.away.letters;
-        if letters.fresh(now).is_some() {
+        let is_fresh = letters.fresh(now).is_some();
+        if is_fresh && patient_until.is_none() {
             return true;
         }
-        if peer.away.paused.is_none_or(|until| until <= now)
+        if !is_admitted {
+            // What waits to be told waits no longer.
+            self.reports_failed(now, id);
+            self.block(id);
+            return false;
+        }
+        if !has_something {
+            (peer.awake, peer.blocked, peer.away.report_at) = (false, false, None);
+            return false;
+        }
+        if !is_fresh
+            && peer.away.paused.is_none_or(|until| until <= now)
             && letters.asked.is_none_or(|asked| now.since(asked) >= UNANSWERED)
             && let Some(attachment) = self.dials[index].attachment()
         {
@@ -85,7 +106,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             let again = peer.away.letters.asked.map(|asked| asked.after(UNANSWERED));
-            peer.away.paused = peer.away.paused.filter(|until| *until > now).or(again);
+            let until = peer.away.paused.filter(|until| *until > now).or(again);
+            let until = until.or(patient_until).unwrap_or_else(|| now.after(UNANSWERED));
+            peer.away.paused = Some(until);
+            // What is to be told waits as long.
+            peer.away.report_at = peer.away.report_at.map(|at| at.max(until));
             (peer.awake, peer.blocked) = (false, false);
         }
         false
@@ -101,6 +126,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let attachment = self.dials[index].attachment();
         let Some(id) = attachment.and_then(|attachment| attachment.questions.remove(&number.get())) else { return };
         let prekey = self.verified_prekey(id, statement);
+        let is_away = self.is_away(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.away.letters.asked = None;
         match prekey {
@@ -110,6 +136,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     tracing::warn!(peer = %id.short(), "the relay names a prekey that was replaced");
                 } else {
                     peer.away.letters.prekey = Some((prekey, now));
+                    peer.away.letters.refusals = 0;
                     peer.away.paused = None;
                     peer.shared.outgoing().met();
                     peer.wake();
@@ -121,7 +148,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Err(Some(error)) => tracing::warn!(peer = %id.short(), %error, "a prekey is refused"),
             Err(None) => tracing::debug!(peer = %id.short(), "the relay has no prekey of this peer for us"),
         }
-        peer.away.paused = Some(now.after(REFUSED));
+        let refusals = peer.away.letters.refusals;
+        peer.away.letters.refusals += 1;
+        peer.away.paused = is_away.then(|| now.after((REFUSED * (1 << refusals.min(8))).min(FRESH)));
         peer.blocked = false;
         // Nothing can be told either: what waits for that waits no longer.
         self.reports_failed(now, id);
@@ -196,19 +225,41 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.statistics.letters_received += 1;
         let relay = self.dials[index].card.id();
         let peer = self.peers.entry(id).or_insert_with(|| super::Peer::new(id, &self.common));
-        // Where it can be answered, unless the peer has said so under a session, or its card has.
-        if let Some(mailbox) = sender.mailbox().filter(|mailbox| mailbox.relay == relay) {
-            peer.away.mailbox.get_or_insert(mailbox);
+        // Where it can be answered, unless its card has said so, or there is a session. Also by a later run.
+        let is_known_otherwise = peer.card.is_some() || peer.channel.is_some();
+        let mailbox = sender.mailbox().filter(|mailbox| mailbox.relay == relay);
+        if let Some(mailbox) = mailbox.filter(|mailbox| !is_known_otherwise && peer.away.mailbox != Some(*mailbox)) {
+            peer.away.mailbox = Some(mailbox);
+            let mut batch = Batch::default();
+            batch.put(Table::Peers, id.0.to_vec(), [mailbox.relay.0.as_slice(), &mailbox.name.0].concat());
+            self.write(batch, Stored::Removed);
         }
-        if let Some((oldest, newest)) = self.endpoint.prekeys()
-            && peer.shared.incoming().inbox.letters_end_before(oldest, newest)
-        {
-            self.endpoint.renew_prekey();
-        }
+        self.tell_prekeys();
         self.take_pushed(now, id, pushed, record, Some(prekey));
     }
 
+    /// Takes back where a peer can be answered that was known by letters alone.
+    pub(super) fn restore_mailbox(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let (Ok(id), Some((relay, name))) = (key.try_into(), value.split_first_chunk::<32>()) else { return false };
+        let Ok(name) = name.try_into().map(BoxName) else { return false };
+        let id = IdentityId(id);
+        let peer = self.peers.entry(id).or_insert_with(|| super::Peer::new(id, &self.common));
+        peer.away.mailbox.get_or_insert(Mailbox { relay: IdentityId(*relay), name });
+        true
+    }
+
     // ---- the own prekeys ----
+
+    /// Tells inboxes which prekeys there are: as long as one is, letters that were sealed to it can come again.
+    pub(super) fn tell_prekeys(&mut self) {
+        let Some((oldest, newest)) = self.endpoint.prekeys() else { return };
+        for peer in self.peers.values_mut() {
+            if peer.told_prekeys != Some((oldest, newest)) {
+                peer.shared.incoming().inbox.set_prekeys(oldest, newest);
+                peer.told_prekeys = Some((oldest, newest));
+            }
+        }
+    }
 
     /// From now on there are prekeys. They outlive no run without a store: then nobody could open what a relay keeps.
     pub(super) const fn make_prekeys(&mut self) {
@@ -222,12 +273,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Err(error) = &restored {
             tracing::warn!(%error, "a prekey of an earlier run cannot be taken back");
         }
-        restored.is_ok()
+        // What the vault does not open now it may open at another start.
+        !matches!(restored, Err(error) if !matches!(error, StateError::Vault(_)))
     }
 
     /// Has prekeys written that have changed.
     pub(super) fn write_prekeys(&mut self) {
+        let mut are_others = false;
         while let Some(SavedPrekey { id, state }) = self.endpoint.poll_prekey() {
+            are_others = true;
             let mut batch = Batch::default();
             match state {
                 Some(state) => {
@@ -239,6 +293,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     self.write(batch, Stored::Removed);
                 }
             }
+        }
+        if are_others {
+            self.tell_prekeys();
         }
     }
 

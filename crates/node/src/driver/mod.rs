@@ -82,6 +82,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     statistics: Statistics,
     tasks: JoinSet<()>,
     scratch: Scratch,
+    /// The node is about to end.
+    is_leaving: bool,
 }
 
 /// Buffers that are reused for every frame.
@@ -191,6 +193,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             senders,
             tasks: JoinSet::new(),
             scratch: Scratch::new(),
+            is_leaving: false,
         }
     }
 
@@ -243,7 +246,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                         let now = self.clock.now();
                         let (replies, _) = leaving.get_or_insert_with(|| (Vec::new(), now.after(FLUSH_TIME)));
                         replies.push(reply);
+                        self.is_leaving = true;
                         self.report_at_once(now);
+                        self.endpoint.note_prekeys(now);
+                        self.write_prekeys();
                         // What came before it is done; what comes after it is not asked for in vain either.
                         break;
                     }
@@ -432,6 +438,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(crate) fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> bool {
         let now = self.clock.now();
         let is_loaded = match table {
+            Table::Peers => self.restore_mailbox(key, value),
             Table::Prekeys => self.restore_prekey(now, value),
             // A relay reads it when somebody asks.
             Table::Published => true,

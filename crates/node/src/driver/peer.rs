@@ -25,6 +25,8 @@ pub(super) struct Peer {
     /// Outbox and inbox.
     pub(super) shared: Arc<Shared>,
     pub(super) away: Away,
+    /// The prekeys of ours that the inbox knows of.
+    pub(super) told_prekeys: Option<(u64, u64)>,
     pub(super) channel: Option<ChannelId>,
     pub(super) card: Option<Card>,
     /// The flow to its box.
@@ -73,6 +75,7 @@ impl Peer {
             id,
             shared: Arc::new(Shared::new(id, common.clone())),
             away: Away::default(),
+            told_prekeys: None,
             channel: None,
             card: None,
             route: None,

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sealway_channel::{ChannelId, Context, PathId, Record};
+use sealway_channel::{ChannelId, Context, PathId, Record, StateError};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
-use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, Question, SendOptions, StoreError};
+use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, Question, SendOptions, SessionId, StoreError};
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, Cid, IdentityId, Instance, Lane, MessageId, PrekeyId, Timestamp,
@@ -61,6 +61,8 @@ pub(crate) enum Stored {
     Prekey(PrekeyId),
     /// What a client of ours is asked for by another, where we are a relay.
     Asked(Question),
+    /// What a client has published, where we are a relay.
+    Published(SessionId),
     /// What need not be kept any longer, or is only of use to a later run.
     Removed,
 }
@@ -280,6 +282,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.endpoint.prekey_written(now, id);
                 self.publish_prekey(now);
             }
+            Stored::Published(session) => self.published(session),
             Stored::Fetched(_) | Stored::Asked(_) | Stored::Removed => {}
         }
     }
@@ -306,6 +309,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             // The client is not told: it asks again when it attaches again.
             Stored::Registered { .. } => {}
             Stored::Prekey(id) => self.endpoint.prekey_not_written(now, id),
+            Stored::Published(session) => self.published(session),
             // They are removed after the next start, when they are offered and found committed.
             Stored::Fetched(_) | Stored::Asked(_) | Stored::Removed => {}
         }
@@ -403,7 +407,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Ok(restored) => restored,
             Err(error) => {
                 tracing::warn!(%error, "a session of an earlier run cannot be taken back");
-                return false;
+                // What the vault does not open now it may open at another start.
+                return matches!(error, StateError::Vault(_));
             }
         };
         self.by_channel.insert(restored.channel, restored.peer);

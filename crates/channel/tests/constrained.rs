@@ -203,6 +203,25 @@ fn two_devices_with_one_key_and_psk_are_noticed_within_two_handshakes() {
 }
 
 #[test]
+fn the_hints_of_each_handshake_are_its_own() {
+    let mut pair = Pair::new(5);
+    let mut hints = std::collections::BTreeSet::new();
+    for round in 1..=4 {
+        pair.call(&[]).unwrap();
+        while !pair.on_the_way.is_empty() {
+            for (_, frame) in &pair.on_the_way {
+                if let Ok(Frame::Message1(message) | Frame::Message2(message)) = Frame::decode(frame) {
+                    hints.insert(message.hint);
+                }
+            }
+            let (to, frame) = pair.on_the_way.remove(0);
+            pair.deliver(to, frame);
+        }
+        assert_eq!(hints.len(), 2 * round, "who hears two calls of a device cannot tell that they are of one");
+    }
+}
+
+#[test]
 fn a_device_that_has_lost_its_state_is_recovered_by_its_operator() {
     // Specification: [M39].
     let mut pair = open();

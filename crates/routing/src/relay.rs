@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use sealway_wire::{
     BoxName, DecodeError, Hop, IdentityId, Route, Timestamp, VarInt,
+    danger::{self, Protection},
     hop::{Custody as Answer, HopFrame, Label, MAX_PUBLISHED, Registration, Senders, Verdict},
 };
 
@@ -341,7 +342,12 @@ impl Relay {
             },
             HopFrame::Deposit { number, seconds, route, frame } => {
                 match self.deposit(now, session, (number, seconds), route, frame) {
-                    Ok(event) => event,
+                    Ok(event) => {
+                        if danger::is_off(Protection::Custody) {
+                            send(session, &HopFrame::Custody { number, outcome: Answer::Kept { seconds } });
+                        }
+                        event
+                    }
                     Err(outcome) => {
                         send(session, &HopFrame::Custody { number, outcome });
                         RelayEvent::NotKept(outcome)

@@ -179,6 +179,7 @@ fn a_frame_is_pushed_when_its_recipient_attaches_and_deleted_when_it_is_done() {
 #[test]
 fn custody_is_acknowledged_only_after_the_write() {
     // Specification: [M23].
+    sealway_testkit::audit::begin();
     let mut world = World::with_box(Limits::default());
     let event = world.deposit(1, 0, b"frame", false);
     assert_eq!((world.custody(1), world.pushed(1)), (vec![], vec![]));

@@ -55,8 +55,14 @@ pub enum Protection {
     OneAnswer,
     /// That what is made in a constrained handshake is written before it leaves.
     WriteFirst,
+    /// That the hints of each psk are its own.
+    Hint,
+    /// That a psk which has served serves no more.
+    OldPsk,
     /// That a recovery has to be allowed.
     Recovery,
+    /// That a relay has a frame on its disk before it says so.
+    Custody,
     /// That what letters have brought is remembered as long as they can come again.
     Letters,
     /// That a letter opens only with the ML-KEM secret of its prekey.
@@ -69,7 +75,7 @@ pub enum Protection {
 
 impl Protection {
     /// All of them, with the names under which tests ask for them.
-    pub const ALL: [(Self, &'static str); 28] = [
+    pub const ALL: [(Self, &'static str); 31] = [
         (Self::Window, "window"),
         (Self::Tag, "tag"),
         (Self::Ack, "ack"),
@@ -93,7 +99,10 @@ impl Protection {
         (Self::KeptAnswer, "kept-answer"),
         (Self::OneAnswer, "one-answer"),
         (Self::WriteFirst, "write-first"),
+        (Self::Hint, "hint"),
+        (Self::OldPsk, "old-psk"),
         (Self::Recovery, "recovery"),
+        (Self::Custody, "custody"),
         (Self::Letters, "letters"),
         (Self::Hybrid, "hybrid"),
         (Self::Path, "path"),

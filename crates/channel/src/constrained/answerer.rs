@@ -127,13 +127,16 @@ impl<P: CryptoProvider> Answerer<P> {
         let Answered { call, next, session, .. } = self.slot(chain).answered.take()?;
         // The recovery psk never ratchets: what it has made becomes the ordinary chain. An ordinary record does not touch the
         // recovery chain.
-        let served = core::mem::replace(&mut self.ordinary.psk, next);
+        let served = self.ordinary.psk.hint;
+        if !danger::is_off(Protection::OldPsk) {
+            self.ordinary.psk = next;
+        }
         if chain == Chain::Recovery {
             if let Some(lost) = self.ordinary.answered.take() {
-                self.discard(served.hint, lost.call);
+                self.discard(served, lost.call);
             }
         } else {
-            self.discard(served.hint, call);
+            self.discard(served, call);
         }
         Some(session)
     }

@@ -10,6 +10,7 @@ use sealway_vault::{CryptoProvider, DhHandle, PublicKey, Secret, Vault, VaultErr
 use sealway_wire::{
     Hint, IdentityId, Reader, Timestamp,
     constrained::{self, Frame},
+    danger::{self, Protection},
 };
 use zeroize::Zeroizing;
 
@@ -96,8 +97,10 @@ impl Psk {
         };
         let hint = |sender: &IdentityId| {
             let mut hint = Hint([0; 2]);
+            let fixed = Secret::zero();
+            let rotated = if danger::is_off(Protection::Hint) { &fixed } else { &secret };
             // Expand of two octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
-            let _ = provider.hkdf_expand(&secret, &[&label(DOMAIN, name), &sender.0], &mut hint.0);
+            let _ = provider.hkdf_expand(rotated, &[&label(DOMAIN, name), &sender.0], &mut hint.0);
             hint
         };
         let (own_hint, hint) = (hint(&parties.own), hint(&parties.peer));

@@ -24,6 +24,8 @@ cargo xtask bench [--runs N]             runs the benches, each figure beside it
 cargo xtask instructions [--write]       counts instructions, and compares them with benches/instructions.json
 cargo xtask vectors                      writes docs/vectors anew, and from them what fuzzers begin with
 cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
+cargo xtask simulate [--long | SEED]     simulates constrained pairings, 100,000 seeds of network, clock and power; 10,000,000; or one
+                                         seed again
 cargo xtask model                        runs the symbolic models in docs/models with Verifpal, which it installs with nightly
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 
@@ -50,6 +52,12 @@ fn main() -> ExitCode {
         Some((&"instructions", ["--write"])) => instructions::compare(true),
         Some((&"hostile", [])) => parts::hostile(100_000),
         Some((&"hostile", ["--long"])) => parts::hostile(1_000_000),
+        Some((&"simulate", [])) => parts::simulate(0, 100_000),
+        Some((&"simulate", ["--long"])) => parts::simulate(0, 10_000_000),
+        Some((&"simulate", [seed])) => match seed.parse() {
+            Ok(seed) => parts::simulate(seed, 1),
+            Err(_) => Err(format!("simulate takes --long or a seed, not {seed}")),
+        },
         Some((&"model", [])) => models::run(),
         Some((&"fuzz", [])) => fuzz::run(30),
         Some((&"fuzz", [option, seconds])) if *option == "--seconds" => match seconds.parse() {

@@ -72,6 +72,14 @@ pub(crate) fn hostile(half_open: u32) -> Result<(), String> {
     run(&[&environment[..], &test, &options].concat())
 }
 
+/// Runs of constrained pairings, from `first` on, in release.
+pub(crate) fn simulate(first: u64, count: u64) -> Result<(), String> {
+    let (first, count) = (first.to_string(), count.to_string());
+    let program =
+        ["cargo", "run", "--quiet", "--release", "--package", "sealway-testkit", "--example", "simulate", "--"];
+    run(&[&program[..], &[&first, &count]].concat())
+}
+
 fn vectors() -> Result<(), String> {
     run(&["target/python/bin/python", "docs/vectors/check.py"])?;
     // The tables of the comparison, from the frames of the vectors: each line of them has to be on that page.
@@ -141,7 +149,7 @@ fn packages() -> Result<(), String> {
 
 /// Runs the demonstrations as the README does; their exit codes say whether the last line is as it must be.
 fn demonstrations() -> Result<(), String> {
-    for name in ["heart-rate", "offline"] {
+    for name in ["heart-rate", "offline", "kills"] {
         let text = output(&["cargo", "run", "--quiet", "--release", "--package", "sealway-cli", "--", "demo", name])?;
         println!("{}", text.lines().last().unwrap_or_default());
     }

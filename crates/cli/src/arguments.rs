@@ -91,6 +91,8 @@ pub(crate) enum DemoCommand {
     HeartRate(HeartRate),
     /// Two machines that are never there at the same time, from their first words on.
     Offline(Offline),
+    /// Two machines and their relay, one of which is killed again and again.
+    Kills(Kills),
 }
 
 /// Which vault, and what opens it.
@@ -278,6 +280,19 @@ pub(crate) struct HeartRate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Offline {
+    /// Keeps the folder with logs and data, and says where it is.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kills {
+    /// How often one of the three is killed.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) count: u32,
+    /// The seed that says which, and when.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
     /// Keeps the folder with logs and data, and says where it is.
     #[arg(long)]
     pub(crate) keep: bool,

@@ -66,6 +66,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Demo(DemoCommand::HeartRate(options)) => return demo::run(options).await,
         Command::Demo(DemoCommand::Offline(options)) => return demo::offline::run(&options).await,
+        Command::Demo(DemoCommand::Kills(options)) => return demo::kills::run(&options).await,
         Command::DemoRole(role) => demo::run_role(&role).await?,
     }
     Ok(ExitCode::SUCCESS)

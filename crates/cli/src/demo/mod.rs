@@ -1,4 +1,4 @@
-//! The demonstrations. `sealway demo offline` is in [`offline`].
+//! The demonstrations. `sealway demo offline` is in [`offline`], `sealway demo kills` in [`kills`].
 //!
 //! `sealway demo heart-rate`: a monitor and a phone, both clients of a relay that tampers; and the same over TLS.
 //!
@@ -10,6 +10,7 @@
 mod broken;
 mod children;
 mod files;
+pub(crate) mod kills;
 pub(crate) mod offline;
 mod reading;
 mod roles;

@@ -133,6 +133,7 @@ pub(crate) async fn writer(folder: &Folder, (name, peer): (&str, &str), local: &
                 match order.strip_prefix("send ") {
                     Some(text) => {
                         let receipt = channel.send(text).await?;
+                        println!("sent {text}");
                         tokio::spawn(say_when_kept(receipt, text.into()));
                     }
                     None => {
@@ -149,8 +150,9 @@ pub(crate) async fn writer(folder: &Folder, (name, peer): (&str, &str), local: &
                 let Some(message) = message? else { break };
                 let text = String::from_utf8_lossy(message.body()).into_owned();
                 let line = format!("{} {text}", if message.is_early() { "letter" } else { "record" });
-                let known = message.redelivered() && lines(&path).last() == Some(&line);
-                if !known {
+                // The process may have ended between this line and `done`; the first time it may have been a letter.
+                let has_text = |line: &String| line.split_once(' ').is_some_and(|(_, known)| known == text);
+                if !(message.redelivered() && lines(&path).iter().any(has_text)) {
                     file.write(format!("{line}\n").as_bytes());
                 }
                 message.done().await?;

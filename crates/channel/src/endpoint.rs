@@ -21,14 +21,14 @@ use alloc::{
 };
 
 use sealway_identity::{Card, Mailbox, Owner, PayloadParts, Peer, Policy};
-use sealway_vault::{CryptoProvider, DhHandle, Vault, VaultError};
+use sealway_vault::{CryptoProvider, DhHandle, Secret, Vault, VaultError};
 use sealway_wire::{
     Cid, Frame, IdentityId, Instance, Lane, Timestamp,
     content::{Ack, CloseReason, Committed, Content, Part, Reliable},
 };
 
 use crate::{
-    Context, FrameError, HOP_ALLOWANCE, MAX_CONTENT, OpenError, SendError,
+    Context, FrameError, HOP_ALLOWANCE, MAX_CONTENT, OpenError, PairingKeys, Role, SendError,
     channel::{Attempt, Channel, Report},
     expense::Expense,
     gate::GateKey,
@@ -604,6 +604,28 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let got = out.len();
         let written = current.session.export(self.vault.provider(), label, context, out);
         if written { Ok(()) } else { Err(SendError::TooLong { limit: 8160, got }) }
+    }
+
+    /// What a constrained pairing with the peer of the channel begins with: psk and recovery psk come from the exporter of its
+    /// session, and so withstand a quantum computer that has recorded everything; the keys are those that its handshake has
+    /// proved. `role` says who calls in the pairing: the constrained side.
+    ///
+    /// Both ends have to ask under the same session, as long as it is the newest of both: soon after it has opened. If they
+    /// did not, the first call does not open.
+    ///
+    /// # Errors
+    /// [`SendError::NotOpen`].
+    pub fn pairing(&mut self, channel: ChannelId, role: Role) -> Result<PairingKeys, SendError> {
+        let (own, channel_key) = (self.owner.id(), self.owner.channel_key());
+        let found = self.channels.get_mut(&channel).ok_or(SendError::UnknownChannel)?;
+        let attestation = *found.current().ok_or(SendError::NotOpen)?.session.peer().attestation();
+        let peer = attestation.subject;
+        let (caller, answerer) = if role == Role::Initiator { (own, peer) } else { (peer, own) };
+        let context = [caller.0, answerer.0].concat();
+        let (mut psk, mut recovery) = (Secret::zero(), Secret::zero());
+        self.export(channel, "pairing psk", &context, psk.expose_mut())?;
+        self.export(channel, "pairing recovery", &context, recovery.expose_mut())?;
+        Ok(PairingKeys { role, own, channel_key, peer, peer_key: attestation.channel_key, psk, recovery })
     }
 
     /// Whether the channel has a session that the peer has confirmed.

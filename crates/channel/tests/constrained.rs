@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sealway_channel::{CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, SendError, Source, StateError};
+use sealway_channel::{
+    CallError, ChannelId, ConstrainedRecord, Event, FrameError, Pairing, PairingEvent, Role, SendError, Source,
+    StateError,
+};
+use sealway_testkit::network::Network;
 use sealway_testkit::pairing::{
     DEVICE, Fate, Pair, SERVICE, STEPS, cloned_device, interleave, keys, lengths, simulate,
 };
@@ -200,6 +204,55 @@ fn two_devices_with_one_key_and_psk_are_noticed_within_two_handshakes() {
     pair.deliver(SERVICE, of_clone);
     assert_eq!(pair.machines[SERVICE].events, [PairingEvent::CloneSuspected, OPENED, PairingEvent::PskUsedAgain]);
     pair.heals();
+}
+
+#[test]
+fn a_session_makes_a_pairing() {
+    let mut network = Network::pair(6);
+    network.open(1, 0);
+    let both = |network: &Network| [(0, 1), (1, 0)].map(|(own, peer)| network.channel(own, peer));
+    assert!(network.run_until(Duration::from_secs(5), |network| both(network).iter().all(Option::is_some)));
+    let roles = [Role::Initiator, Role::Responder];
+    let mut ends: Vec<_> = [0, 1]
+        .map(|end| {
+            let machine = &mut network.machines[end];
+            let channel = opened(&machine.events);
+            let keys = machine.endpoint.pairing(channel, roles[end]).unwrap();
+            Pairing::new(machine.vault().clone(), keys).unwrap()
+        })
+        .into();
+    let mut service = ends.pop().unwrap();
+    let mut device = ends.pop().unwrap();
+    device.call(b"first words").unwrap();
+    let mut out = [0; MAX_RECORD];
+    // The call, the answer, START, and START back.
+    for turn in 0..4 {
+        let (from, to) = if turn % 2 == 0 { (&mut device, &mut service) } else { (&mut service, &mut device) };
+        if let Some(state) = from.poll_state().unwrap() {
+            from.written(state.version);
+        }
+        let len = from.poll_transmit(&mut out).unwrap().expect("its turn");
+        to.handle_frame(network.now, Source::proven(1), &mut out[..len]).unwrap();
+    }
+    for end in [&mut device, &mut service] {
+        if let Some(state) = end.poll_state().unwrap() {
+            end.written(state.version);
+        }
+    }
+    assert_eq!(service.poll_event(), Some(PairingEvent::Early(b"first words".to_vec())));
+    assert_eq!(service.poll_event(), Some(OPENED));
+    // Without a session there is none.
+    let stranger = &mut Network::pair(7).machines[0];
+    let refused = stranger.endpoint.pairing(ChannelId(0), Role::Initiator);
+    assert!(matches!(refused, Err(SendError::UnknownChannel)));
+}
+
+fn opened(events: &[Event]) -> ChannelId {
+    let opened = events.iter().find_map(|event| match event {
+        Event::Opened { channel, .. } => Some(*channel),
+        _ => None,
+    });
+    opened.expect("open")
 }
 
 #[test]

@@ -23,6 +23,7 @@
 
 mod answerer;
 mod caller;
+mod hints;
 mod ratchet;
 mod session;
 mod tries;
@@ -37,6 +38,8 @@ use sealway_wire::{
     content::{Content, Ranges, Start},
     danger::{self, Protection},
 };
+
+pub use hints::HintTable;
 
 use self::{
     answerer::{Answerer, Called},

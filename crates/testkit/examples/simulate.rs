@@ -45,7 +45,7 @@ fn main() -> ExitCode {
                 }
             }
             let done = seed + 1 - first;
-            if done % SAID == 0 {
+            if done.is_multiple_of(SAID) {
                 println!("{done} of {count}");
             }
         }

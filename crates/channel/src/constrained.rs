@@ -24,6 +24,7 @@
 mod answerer;
 mod caller;
 mod hints;
+mod provision;
 mod ratchet;
 mod session;
 mod tries;
@@ -40,6 +41,7 @@ use sealway_wire::{
 };
 
 pub use hints::HintTable;
+pub use provision::Provision;
 
 use self::{
     answerer::{Answerer, Called},

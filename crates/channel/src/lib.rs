@@ -51,7 +51,7 @@ mod stored;
 mod suite;
 
 pub use channel::{Context, PostQuantum, Profile};
-pub use constrained::{ConstrainedRecord, HintTable, Pairing, PairingEvent, PairingKeys, PairingState};
+pub use constrained::{ConstrainedRecord, HintTable, Pairing, PairingEvent, PairingKeys, PairingState, Provision};
 pub use endpoint::{
     ChannelId, Config, Deposit, Endpoint, Event, OpenedLetter, Outgoing, PathId, Received, Record, Restored, Saved,
     Source,

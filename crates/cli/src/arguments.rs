@@ -37,6 +37,8 @@ pub(crate) enum Command {
     /// Runs a relay.
     #[command(subcommand)]
     Relay(RelayCommand),
+    /// Makes devices of the constrained profile: keys and pairing for the flash of each, its pairing for the service, labels.
+    Provision(Provision),
     /// Waits for peers and prints what they send, a line a message.
     Listen(Listen),
     /// Opens a channel: each line of standard input is a message, each message received a line of standard output.
@@ -252,6 +254,32 @@ pub(crate) struct Open {
     /// The data file: messages on the way, and what was received [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Provision {
+    /// The service that the devices call: its card, or a file with its card.
+    #[arg(long = "for", value_name = "CARD")]
+    pub(crate) service: String,
+    /// An empty folder, or none yet: NAME.bin for the flash of each device, pairings.csv for the service, recoveries.csv for
+    /// whoever may rotate the identities, labels.csv for people.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: PathBuf,
+    /// A file with names: the first column of each line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) list: Option<PathBuf>,
+    /// Writes NAME.h too: the same as a constant of C.
+    #[arg(long)]
+    pub(crate) header: bool,
+    /// Writes NAME.svg too: a label to be printed.
+    #[arg(long)]
+    pub(crate) labels: bool,
+    /// Prints a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Names of devices.
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Debug, Args)]

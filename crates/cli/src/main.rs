@@ -11,6 +11,7 @@ mod identity;
 mod inspect;
 mod logs;
 mod metrics;
+mod provision;
 mod relay;
 mod report;
 mod talk;
@@ -51,6 +52,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Card(CardCommand::Renew(show)) => identity::renew_card(&show)?,
         Command::Card(CardCommand::Inspect(inspect)) => identity::inspect_card(&inspect)?,
         Command::Relay(RelayCommand::Run(run)) => relay::run(&run).await?,
+        Command::Provision(options) => provision::provision(&options)?,
         Command::Listen(listen) => talk::listen(&listen).await?,
         Command::Open(open) => talk::open(&open).await?,
         Command::Inspect(options) => inspect::inspect(&options)?,

@@ -512,3 +512,73 @@ fn octets_are_piped() {
     assert!(std::fs::read(folder.join("received")).unwrap() == sent);
     drop(relay);
 }
+
+/// What was provisioned is a pairing: the two sides make a session.
+#[test]
+fn provisioned_devices_and_their_service_have_a_pairing() {
+    use sealway_channel::{Pairing, PairingEvent, Provision, Source};
+    use sealway_crypto_rustcrypto::RustCrypto;
+    use sealway_identity::Owner;
+    use sealway_vault::{KeyStore, SoftwareVault};
+    use sealway_wire::{Timestamp, constrained::MAX_RECORD};
+
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    made(folder, "service", &[]);
+    std::fs::write(folder.join("list.csv"), "name,place\nriver-1,bridge\n\"river-2\",weir\n").unwrap();
+    let arguments = ["provision", "--for", "service.vault.card", "--out", "devices", "--list", "list.csv", "--header"];
+    let output = run(folder, &[&arguments[..], &["--labels", "--json", "river-3"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = |name: &str| std::fs::read_to_string(folder.join("devices").join(name)).unwrap();
+    let pairings = text("pairings.csv");
+    let rows: Vec<Vec<&str>> = pairings.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ["river-3", "river-1", "river-2"]);
+    for row in rows {
+        let [name, device, pairing] = row[..] else { panic!("three columns") };
+        let blob = std::fs::read(folder.join("devices").join(format!("{name}.bin"))).unwrap();
+        assert!(text(&format!("{name}.h")).contains(&format!("#define SEALWAY_PROVISION_LEN {}\n", blob.len())));
+        assert!(text(&format!("{name}.svg")).contains(name));
+        let provider = RustCrypto::os();
+        let of_device = Provision::decode(&provider, &blob).unwrap();
+        assert_eq!(of_device.own.to_string(), device);
+        assert_eq!(of_device.peer, card_id(folder, "service.vault.card"));
+        let vault = std::sync::Arc::new(SoftwareVault::load(RustCrypto::os(), &of_device.keys).unwrap());
+        let owner = Owner::load(&vault, &of_device.identity).unwrap();
+        assert_eq!(owner.id(), of_device.own);
+        let mut device = Pairing::new(vault, of_device.into_keys(owner.channel_key())).unwrap();
+        let pairing = data_encoding::BASE64URL_NOPAD.decode(pairing.as_bytes()).unwrap();
+        let of_service = Provision::decode(&provider, &pairing).unwrap();
+        assert_eq!((of_service.peer, of_service.peer_key), (owner.id(), owner.channel_key().0));
+        // The service's own key stays in its vault: here another one stands for it, and the device must not believe it.
+        let mut stranger = SoftwareVault::new(RustCrypto::os());
+        let key = stranger.generate_dh().unwrap();
+        let mut service = Pairing::new(std::sync::Arc::new(stranger), of_service.into_keys(key)).unwrap();
+        device.call(b"first words").unwrap();
+        let state = device.poll_state().unwrap().unwrap();
+        device.written(state.version);
+        let mut out = [0; MAX_RECORD];
+        let len = device.poll_transmit(&mut out).unwrap().unwrap();
+        let refused = service.handle_frame(Timestamp::from_micros(1), Source::proven(1), &mut out[..len]);
+        assert!(refused.is_err() && service.poll_event() != Some(PairingEvent::Early(b"first words".to_vec())));
+    }
+    let (code, said) = refused(folder, &["provision", "--for", "service.vault.card", "--out", "devices", "again"]);
+    assert_eq!(code, 3);
+    assert!(said.contains("is not empty"), "{said}");
+    for (name, wrong) in [("../up", "is no name"), ("", "is no name"), ("a b", "is no name"), (".hidden", "is no name")]
+    {
+        let (code, said) = refused(folder, &["provision", "--for", "service.vault.card", "--out", "other", name]);
+        assert_eq!(code, 3, "{name}");
+        assert!(said.contains(wrong), "{said}");
+    }
+    let (_, said) = refused(folder, &["provision", "--for", "service.vault.card", "--out", "other", "a", "A"]);
+    assert!(said.contains("two devices"), "{said}");
+    let (_, said) = refused(folder, &["provision", "--for", "service.vault.card", "--out", "other"]);
+    assert!(said.contains("no device"), "{said}");
+}
+
+fn card_id(folder: &Path, card: &str) -> sealway_wire::IdentityId {
+    let text = std::fs::read_to_string(folder.join(card)).unwrap();
+    let card = sealway_identity::UnverifiedCard::from_uri(text.trim()).unwrap();
+    let provider = sealway_crypto_rustcrypto::RustCrypto::os();
+    card.verify(&provider).unwrap().id()
+}

@@ -274,25 +274,29 @@ impl Progress {
 #[derive(Clone, Copy)]
 struct Settled {
     mark: u32,
+    /// Numbers below may have been handed over.
+    handed: u32,
     /// The newest of our prekeys when it was settled: letters of it may be sealed to that, or to earlier ones.
     prekey: u64,
 }
 
 impl Settled {
-    /// `mark 4 | newest prekey 8`.
+    /// `mark 4 | handed over 4 | newest prekey 8`.
     fn encode(self) -> Vec<u8> {
-        [self.mark.to_be_bytes().as_slice(), &self.prekey.to_be_bytes()].concat()
+        [self.mark.to_be_bytes().as_slice(), &self.handed.to_be_bytes(), &self.prekey.to_be_bytes()].concat()
     }
 
     fn decode(value: &[u8]) -> Option<Self> {
-        let (mark, prekey) = value.split_first_chunk()?;
-        Some(Self { mark: u32::from_be_bytes(*mark), prekey: u64::from_be_bytes(prekey.try_into().ok()?) })
+        let (mark, rest) = value.split_first_chunk()?;
+        let (handed, prekey) = rest.split_first_chunk()?;
+        let (mark, handed) = (u32::from_be_bytes(*mark), u32::from_be_bytes(*handed));
+        Some(Self { mark, handed, prekey: u64::from_be_bytes(prekey.try_into().ok()?) })
     }
 
     fn into_progress(self) -> Progress {
         let marks = Marks { mark: self.mark, ..Marks::new() };
         let (durable, next) = (marks.clone(), self.mark);
-        let (before_start, reserved, letters) = (self.mark, self.mark, Some(self.prekey));
+        let (before_start, reserved, letters) = (self.handed, self.handed, Some(self.prekey));
         Progress {
             marks,
             durable,
@@ -584,6 +588,8 @@ impl Inbox {
         // Writes complete in their order: this one knows all that the one before it knew.
         if let Some(progress) = self.progress.get_mut(&instance) {
             progress.durable.merge(&marks);
+            // A write before it may have failed, and taken its own along.
+            progress.marks.merge(&marks);
         }
     }
 
@@ -673,21 +679,25 @@ impl Inbox {
         let is_full = self.settled.len() >= MAX_SETTLED;
         let newest = self.prekeys.map(|(_, newest)| newest).filter(|_| !danger::is_off(Protection::Letters));
         let idle = |progress: &Progress| {
-            let is_idle = progress.is_idle() && (progress.waiting.is_empty() || !progress.can_go_on());
+            let is_written = progress.marks == progress.durable;
+            let is_idle = is_written && progress.is_idle() && (progress.waiting.is_empty() || !progress.can_go_on());
             // As long as letters of it can come again, its mark has to say all that was committed.
             let says_all = !is_full && progress.durable.bitmap == [0; OCTETS];
             is_idle && (progress.letters.is_none() || newest.is_none() || says_all)
         };
         let idle = self.progress.iter().filter(|(_, progress)| idle(progress));
         // Those in which something waits for what may never come go last.
-        let oldest = idle.min_by_key(|(_, progress)| (!progress.waiting.is_empty(), progress.heard));
+        let has_gaps = |progress: &Progress| progress.durable.bitmap != [0; OCTETS];
+        let oldest =
+            idle.min_by_key(|(_, progress)| (!progress.waiting.is_empty(), has_gaps(progress), progress.heard));
         let Some(instance) = oldest.map(|(instance, _)| *instance) else { return false };
         if let Some(progress) = self.progress.remove(&instance) {
             self.octets -= progress.waiting.values().map(|waiting| waiting.body.len()).sum::<usize>();
             let mark = progress.durable.mark;
+            let handed = progress.before_start.max(progress.next).max(progress.reserved);
             // A letter with what has come under a session may still be at a relay, too.
-            let settled = newest.filter(|_| !is_full && mark > 0 && progress.durable.bitmap == [0; OCTETS]);
-            let settled = settled.map(|prekey| Settled { mark, prekey });
+            let settled = newest.filter(|_| !is_full && handed > 0);
+            let settled = settled.map(|prekey| Settled { mark, handed, prekey });
             self.settled.extend(settled.map(|settled| (instance, settled)));
             if progress.on_disk {
                 self.changed.insert(instance, settled);

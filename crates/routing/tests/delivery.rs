@@ -529,3 +529,32 @@ fn what_comes_under_a_session_takes_the_place_of_a_letter() {
     let delivery = inbox.poll_deliver().unwrap();
     assert_eq!((delivery.body.as_slice(), delivery.early), (b"genuine".as_slice(), false));
 }
+
+#[test]
+fn what_was_handed_over_before_a_crash_says_so_however_many_runs_came_between() {
+    let peer = IdentityId([7; 32]);
+    let of = |run: u32| MessageId { instance: Instance(run.to_be_bytes()), number: 0 };
+    let mut disk = MemoryStore::default();
+    let mut inbox = Inbox::new(peer);
+    inbox.handle_message(of(0), 0, 0, None, b"undone");
+    disk.commit(&[inbox.poll_deliver().unwrap().before]).unwrap();
+    let mut inbox = Inbox::new(peer);
+    disk.load(Table::Inbox, &mut |key, value| assert!(inbox.load(key, value))).unwrap();
+    inbox.set_prekeys(1, 1);
+    for run in 1..200 {
+        assert_eq!(inbox.handle_message(of(run), 0, 0, None, b""), Intake::Accepted);
+        let delivery = inbox.poll_deliver().unwrap();
+        assert!(!delivery.redelivered);
+        let (batch, marks) = inbox.done(of(run)).unwrap();
+        disk.commit(&[delivery.before, batch]).unwrap();
+        inbox.written(of(run).instance, marks);
+    }
+    // In this run, and in the next one.
+    for _ in 0..2 {
+        assert_eq!(inbox.handle_message(of(0), 0, 0, None, b"undone"), Intake::Accepted);
+        assert!(inbox.poll_deliver().unwrap().redelivered);
+        inbox = Inbox::new(peer);
+        disk.load(Table::Inbox, &mut |key, value| assert!(inbox.load(key, value))).unwrap();
+        inbox.set_prekeys(1, 1);
+    }
+}

@@ -32,9 +32,11 @@
 
 mod crypto;
 mod identity;
+mod provision;
 
 pub use crypto::{Crypto, crypto};
 pub use identity::{Identity, IdentityFileError};
+pub use provision::{ProvisionedDevice, provision};
 pub use sealway_channel::{Context, PostQuantum, Profile};
 pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, RelayEntry, UnverifiedCard};
 pub use sealway_link::{LinkError, Transport};

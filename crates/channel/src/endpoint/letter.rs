@@ -127,6 +127,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         })
     }
 
+    /// The id of the prekey that [`published_prekey`](Self::published_prekey) speaks of.
+    #[must_use]
+    pub fn prekey_id(&self) -> Option<PrekeyId> {
+        self.prekeys.published().map(|held| held.id)
+    }
+
     /// The places of the oldest prekey that is still there, before which no letter opens any more, and of the newest.
     #[must_use]
     pub fn prekeys(&self) -> Option<(u64, u64)> {

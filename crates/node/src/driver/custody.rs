@@ -163,6 +163,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn peer_is_here(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.away.since = None;
+        peer.away.letters.met();
         peer.away.paused = None;
         peer.away.report_at = None;
         peer.wake();
@@ -312,6 +313,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// The state of a session is written: what had to wait for that waits no longer.
     pub(super) fn may_deposit_again(&mut self, now: Timestamp, id: IdentityId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.away.paused = None;
         peer.wake();
         if !peer.away.unreported.is_empty() {
             peer.away.report_at = Some(now);
@@ -405,7 +407,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
         }
         // Nobody answers any more what was asked.
-        for id in questions.into_values() {
+        for (id, _) in questions.into_values() {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.away.letters.unanswered();
                 peer.away.paused = None;

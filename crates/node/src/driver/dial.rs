@@ -78,8 +78,8 @@ pub(super) struct Attachment {
     /// What was left for others in this hop session and waits for the relay's answer, by number.
     pub(super) deposits: BTreeMap<u64, Outstanding>,
     pub(super) next_deposit: u64,
-    /// Whose prekeys the relay was asked for in this hop session, by the number of the question.
-    pub(super) questions: BTreeMap<u64, IdentityId>,
+    /// Whose prekeys the relay was asked for in this hop session, and when, by the number of the question.
+    pub(super) questions: BTreeMap<u64, (IdentityId, Timestamp)>,
     pub(super) next_question: u64,
     waiting: Vec<Reply<()>>,
 }

@@ -28,6 +28,9 @@ const FRESH: Duration = Duration::from_secs(60 * 60);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A question that the relay has not answered by then is asked again.
 const UNANSWERED: Duration = Duration::from_secs(30);
+/// Questions that a relay is asked at a time: it works on no more. The others come in turn.
+const QUESTIONS: usize = 32;
+const IN_TURN: Duration = Duration::from_millis(200);
 
 /// To what letters to a peer are sealed.
 #[derive(Default)]
@@ -44,6 +47,11 @@ impl Letters {
     /// The hop session has ended in which it was asked.
     pub(super) const fn unanswered(&mut self) {
         self.asked = None;
+    }
+
+    /// The peer is there: what its relay had none of before it may have by now.
+    pub(super) const fn met(&mut self) {
+        self.refusals = 0;
     }
 
     pub(super) const fn can_be_written(&self) -> bool {
@@ -89,6 +97,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         if !has_something {
             (peer.awake, peer.blocked, peer.away.report_at) = (false, false, None);
+            // Nothing is to be done when that time comes.
+            peer.away.paused = peer.away.paused.filter(|until| *until > now);
             return false;
         }
         if !is_fresh
@@ -96,10 +106,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             && letters.asked.is_none_or(|asked| now.since(asked) >= UNANSWERED)
             && let Some(attachment) = self.dials[index].attachment()
         {
+            attachment.questions.retain(|_, (asked, since)| *asked != id && now.since(*since) < UNANSWERED);
+            if attachment.questions.len() >= QUESTIONS {
+                peer.away.paused = Some(now.after(IN_TURN));
+                peer.away.report_at = peer.away.report_at.map(|at| at.max(now.after(IN_TURN)));
+                (peer.awake, peer.blocked) = (false, false);
+                return false;
+            }
             let number = attachment.next_question;
             attachment.next_question += 1;
-            attachment.questions.retain(|_, asked| *asked != id);
-            attachment.questions.insert(number, id);
+            attachment.questions.insert(number, (id, now));
             letters.asked = Some(now);
             let number = VarInt::new(number).unwrap_or(VarInt::MAX);
             self.send_hop_frame(now, hop, &HopFrame::Fetch { number, name });
@@ -124,7 +140,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// A relay has answered with the prekey of a peer, or with nothing.
     pub(super) fn fetched_prekey(&mut self, now: Timestamp, index: usize, number: VarInt, statement: &[u8]) {
         let attachment = self.dials[index].attachment();
-        let Some(id) = attachment.and_then(|attachment| attachment.questions.remove(&number.get())) else { return };
+        let question = attachment.and_then(|attachment| attachment.questions.remove(&number.get()));
+        let Some((id, _)) = question else { return };
         let prekey = self.verified_prekey(id, statement);
         let is_away = self.is_away(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -234,7 +251,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             batch.put(Table::Peers, id.0.to_vec(), [mailbox.relay.0.as_slice(), &mailbox.name.0].concat());
             self.write(batch, Stored::Removed);
         }
-        self.tell_prekeys();
         self.take_pushed(now, id, pushed, record, Some(prekey));
     }
 
@@ -252,13 +268,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Tells inboxes which prekeys there are: as long as one is, letters that were sealed to it can come again.
     pub(super) fn tell_prekeys(&mut self) {
-        let Some((oldest, newest)) = self.endpoint.prekeys() else { return };
-        for peer in self.peers.values_mut() {
-            if peer.told_prekeys != Some((oldest, newest)) {
-                peer.shared.incoming().inbox.set_prekeys(oldest, newest);
-                peer.told_prekeys = Some((oldest, newest));
-            }
-        }
+        let prekeys = self.endpoint.prekeys();
+        self.peers.values_mut().for_each(|peer| peer.tell_prekeys(prekeys));
     }
 
     /// From now on there are prekeys. They outlive no run without a store: then nobody could open what a relay keeps.
@@ -299,8 +310,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    /// Has all relays serve the newest prekey.
+    /// Has all relays serve the newest prekey, if it is another one than before.
     pub(super) fn publish_prekey(&mut self, now: Timestamp) {
+        let newest = self.endpoint.prekey_id();
+        if std::mem::replace(&mut self.published, newest) == newest {
+            return;
+        }
         let attached = |dial: &mut super::Dial| {
             let is_attached = dial.attachment().is_some_and(|attachment| attachment.attached);
             dial.channel.filter(|_| is_attached)

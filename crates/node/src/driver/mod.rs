@@ -26,7 +26,7 @@ use sealway_channel::{ChannelId, Endpoint, Event, MAX_RECORD, PathId};
 use sealway_link::{FrameLink, LinkError, Transport};
 use sealway_routing::{Batch, Relay, SessionId, Table};
 use sealway_vault::Vault;
-use sealway_wire::{BoxName, IdentityId, Timestamp, content::CloseReason};
+use sealway_wire::{BoxName, IdentityId, PrekeyId, Timestamp, content::CloseReason};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -82,6 +82,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     statistics: Statistics,
     tasks: JoinSet<()>,
     scratch: Scratch,
+    /// The prekey that relays were told of.
+    published: Option<PrekeyId>,
     /// The node is about to end.
     is_leaving: bool,
 }
@@ -193,6 +195,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             senders,
             tasks: JoinSet::new(),
             scratch: Scratch::new(),
+            published: None,
             is_leaving: false,
         }
     }
@@ -206,6 +209,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Runs until the node is shut down.
     pub(crate) async fn run(mut self, mut queues: Queues) {
+        self.tell_prekeys();
         let wake = self.common.wake.clone();
         let mut links_first = false;
         let sleep = sleep_until(Instant::now());

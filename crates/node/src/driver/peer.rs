@@ -92,6 +92,14 @@ impl Peer {
         }
     }
 
+    /// Tells the inbox which prekeys of ours there are, if it does not know.
+    pub(super) fn tell_prekeys(&mut self, prekeys: Option<(u64, u64)>) {
+        if let Some((oldest, newest)) = prekeys.filter(|_| self.told_prekeys != prekeys) {
+            self.shared.incoming().inbox.set_prekeys(oldest, newest);
+            self.told_prekeys = prekeys;
+        }
+    }
+
     pub(super) const fn wake(&mut self) {
         self.awake = true;
         self.blocked = false;

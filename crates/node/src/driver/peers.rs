@@ -475,7 +475,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Takes in what a peer has sent: under a session, or in a letter to our prekey of the number `letter`.
     pub(super) fn take_record(&mut self, now: Timestamp, id: IdentityId, record: Record<'_>, letter: Option<u64>) {
+        let prekeys = self.endpoint.prekeys();
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+        peer.tell_prekeys(prekeys);
         match record {
             Record::Message { instance, number, lowest, unwanted, part, body } => {
                 let message = MessageId { instance, number };
@@ -573,6 +575,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn deliver(&mut self, id: IdentityId) {
+        // At the end of a run nothing is written any more: what comes now comes again.
+        if self.common.has_store && self.writer.is_none() {
+            return;
+        }
         while let Some(peer) = self.peers.get_mut(&id) {
             if !peer.can_hand_over() {
                 return;

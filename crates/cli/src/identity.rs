@@ -288,10 +288,10 @@ fn read_short(path: &Path, what: &str) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|error| failed(&error))
 }
 
-fn write_private(path: &Path, octets: &[u8]) -> Result<(), Failure> {
+pub(crate) fn write_private(path: &Path, octets: &[u8]) -> Result<(), Failure> {
     sealway::write_private(path, octets).map_err(|error| cannot_write(path, &error))
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+pub(crate) fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("{} cannot be written: {error}", path.display()))
 }

@@ -1,7 +1,7 @@
 //! `provision`: devices of the constrained profile, made before they have ever run: keys and pairing for the flash of each, the
 //! other side of the pairing for the service, labels for people.
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::{
     arguments::Provision,
     failure::Failure,
-    identity,
+    identity::{self, cannot_write, write_private},
     report::{self, Report},
 };
 
@@ -148,12 +148,4 @@ fn svg(name: &str, device: &str, label: &str) -> Result<String, Failure> {
         side + 2,
         side + 7,
     ))
-}
-
-fn write_private(path: &Path, octets: &[u8]) -> Result<(), Failure> {
-    sealway::write_private(path, octets).map_err(|error| cannot_write(path, &error))
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::failed(format!("{} cannot be written: {error}", path.display()))
 }

@@ -7,12 +7,12 @@ use super::{
     STEP, Said,
     children::{Actor, Stage},
     files::{Folder, lines},
-    make_identities, start_relay,
+    free_address, make_identities,
+    offline::ENDS,
+    random::Random,
+    start_relay,
 };
 use crate::{arguments::Kills, failure::Failure};
-
-/// The two, and from where each connects.
-const ENDS: [(&str, &str); 2] = [("sensor", "127.0.0.2"), ("office", "127.0.0.3")];
 
 pub(crate) async fn run(options: &Kills) -> Result<ExitCode, Failure> {
     let (keep, folder) = super::folder(options.keep)?;
@@ -38,23 +38,9 @@ impl Messages {
     }
 }
 
-/// xorshift64: moments need no good randomness, only the same each time.
-struct Moments(u64);
-
-impl Moments {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % u64::try_from(bound.max(1)).unwrap_or(1)).unwrap_or(0)
-    }
-}
-
 async fn play(folder: &Folder, stage: &mut Stage, options: &Kills) -> Result<ExitCode, Failure> {
     println!("sensor ◄──► relay ◄──► office: {} times one of them is killed, seed {}.\n", options.count, options.seed);
-    // The port is known before the cards are made.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = port.map_err(Failure::failed)?;
+    let address = free_address()?;
     make_identities(folder, address, &ENDS.map(|(name, _)| name))?;
     let mut messages = Messages::default();
     let mut kills = [0; 3];
@@ -74,7 +60,7 @@ async fn perform(
     messages: &mut Messages,
     kills: &mut [u32; 3],
 ) -> Result<(), Failure> {
-    let mut moments = Moments(options.seed | 1);
+    let mut moments = Random::new(options.seed);
     let mut relay = Some(start_relay(stage, address, 1).await?.0);
     let mut ends = [None, None];
     for _ in 0..options.count {

@@ -12,6 +12,7 @@ mod children;
 mod files;
 pub(crate) mod kills;
 pub(crate) mod offline;
+mod random;
 mod reading;
 mod roles;
 mod scan;
@@ -127,6 +128,12 @@ fn make_identities(folder: &Folder, relay_address: SocketAddr, clients: &[&str])
     };
     let relay = make("relay", vec![format!("tcp://{relay_address}")], vec![])?;
     clients.iter().try_for_each(|name| make(name, vec![], vec![relay.clone()]).map(drop))
+}
+
+/// A port that is free: cards are made before the relay listens.
+fn free_address() -> Result<SocketAddr, Failure> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    port.map_err(Failure::failed)
 }
 
 async fn start_relay(stage: &mut Stage, address: &str, seed: u64) -> Result<(Actor, SocketAddr), Failure> {

@@ -10,12 +10,12 @@ use super::{
     children::{Actor, Stage},
     compare,
     files::{Folder, lines},
-    make_identities, scan, start_relay,
+    free_address, make_identities, scan, start_relay,
 };
 use crate::{arguments::Offline, failure::Failure};
 
 /// The two, and from where each connects.
-const ENDS: [(&str, &str); 2] = [("sensor", "127.0.0.2"), ("office", "127.0.0.3")];
+pub(super) const ENDS: [(&str, &str); 2] = [("sensor", "127.0.0.2"), ("office", "127.0.0.3")];
 /// How often each is there after the first words, and what it sends each time.
 const ROUNDS: usize = 10;
 const EACH: usize = 10;
@@ -33,9 +33,7 @@ pub(crate) async fn run(options: &Offline) -> Result<ExitCode, Failure> {
 
 async fn play(folder: &Folder, stage: &mut Stage) -> Result<ExitCode, Failure> {
     println!("sensor ──► relay ──► office, and back: they have each other's card, and never meet.\n");
-    // The port is known before the cards are made.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = port.map_err(Failure::failed)?;
+    let address = free_address()?;
     make_identities(folder, address, &ENDS.map(|(name, _)| name))?;
     let mut sent = Sent::default();
     let mut kills = 0;

@@ -7,7 +7,7 @@ use std::{
 
 use sealway::danger::RelayTap;
 
-use super::files::Appender;
+use super::{files::Appender, random::Random};
 
 /// Kinds of damage, as they are counted.
 pub(crate) const KINDS: [&str; 6] = ["flipped", "dropped", "duplicated", "reordered", "replayed", "injected"];
@@ -20,7 +20,7 @@ pub(crate) struct Tampering {
 }
 
 struct State {
-    random: u64,
+    random: Random,
     frames: u64,
     /// The next reading is to be changed.
     strikes: bool,
@@ -38,20 +38,13 @@ const BEAT_FROM_END: usize = BEAT + 1 + 16;
 
 impl Tampering {
     pub(crate) fn new(seen: Appender, damage: Appender, seed: u64) -> Self {
-        let state = State { random: seed | 1, frames: 0, strikes: true, held: HashMap::new(), kept: HashMap::new() };
+        let state =
+            State { random: Random::new(seed), frames: 0, strikes: true, held: HashMap::new(), kept: HashMap::new() };
         Self { seen, damage, state: Mutex::new(state) }
     }
 }
 
 impl State {
-    /// xorshift64: damage needs no good randomness, only the same each time.
-    fn below(&mut self, bound: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        usize::try_from(self.random % u64::try_from(bound.max(1)).unwrap_or(1)).unwrap_or(0)
-    }
-
     fn damage(&mut self, to: u64, frame: &[u8]) -> (Option<&'static str>, Vec<Vec<u8>>) {
         self.frames += 1;
         let kept = self.kept.entry(to).or_default();
@@ -64,7 +57,7 @@ impl State {
         }
         if looks_like_a_reading(frame) && std::mem::take(&mut self.strikes) {
             let mut struck = frame.to_vec();
-            let bit = (frame.len() - BEAT_FROM_END) * 8 + self.below(BEAT * 8);
+            let bit = (frame.len() - BEAT_FROM_END) * 8 + self.random.below(BEAT * 8);
             struck[bit / 8] ^= 1 << (bit % 8);
             return (Some("flipped"), vec![struck]);
         }
@@ -75,7 +68,7 @@ impl State {
         let instead = match KINDS[kind] {
             "flipped" => {
                 let mut flipped = frame.to_vec();
-                let bit = self.below(frame.len() * 8);
+                let bit = self.random.below(frame.len() * 8);
                 // Next time where the beat stands.
                 self.strikes = true;
                 flipped[bit / 8] ^= 1 << (bit % 8);
@@ -88,7 +81,7 @@ impl State {
                 vec![]
             }
             "replayed" => {
-                let at = self.below(self.kept.get(&to).map_or(0, Vec::len));
+                let at = self.random.below(self.kept.get(&to).map_or(0, Vec::len));
                 let old = self.kept.get(&to).and_then(|kept| kept.get(at)).cloned();
                 std::iter::once(frame.to_vec()).chain(old).collect()
             }
@@ -96,7 +89,7 @@ impl State {
             _ => {
                 let mut forged = frame.to_vec();
                 for octet in forged.iter_mut().skip(5) {
-                    *octet = u8::try_from(self.below(256)).unwrap_or(0);
+                    *octet = u8::try_from(self.random.below(256)).unwrap_or(0);
                 }
                 vec![frame.to_vec(), forged]
             }

@@ -79,11 +79,9 @@ impl Provision {
     /// # Errors
     /// Names the field that is not as it must be: another version, a part that is too long, or damage.
     pub fn decode(provider: &impl CryptoProvider, octets: &[u8]) -> Result<Self, DecodeError> {
-        const FIELD: &str = "provision";
-        let malformed = DecodeError::new(FIELD, Reason::Malformed);
         let mut reader = Reader::new(octets);
         if reader.array::<4>("provision magic")? != MAGIC {
-            return Err(malformed);
+            return Err(DecodeError::new("provision magic", Reason::Malformed));
         }
         let version = reader.u8("provision version")?;
         if version != VERSION {

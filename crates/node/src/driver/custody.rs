@@ -70,7 +70,7 @@ pub(super) struct Away {
     /// The same, told on a live lane from which nothing has come back since.
     told: Vec<(Instance, Timestamp)>,
     /// Frames that were pushed, by the message that is in them.
-    pub(super) pushes: Vec<(MessageId, Pushed)>,
+    pushes: Vec<(MessageId, Pushed)>,
     /// To what letters to the peer are sealed.
     pub(super) letters: Letters,
 }

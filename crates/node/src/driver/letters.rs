@@ -79,23 +79,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         id: IdentityId,
         (index, hop, name): (usize, ChannelId, BoxName),
     ) -> bool {
-        let is_admitted = self.endpoint.admitted().any(|admitted| *admitted == id);
         let Some(peer) = self.peers.get_mut(&id) else { return false };
-        let has_something = !peer.shared.outgoing().outbox.is_empty() || peer.away.has_unreported();
         let patient_until = peer.away.since.map(|since| since.after(PATIENCE)).filter(|until| *until > now);
         let patient_until = patient_until.filter(|_| !self.is_leaving);
-        let letters = &mut peer.away.letters;
-        let is_fresh = letters.fresh(now).is_some();
+        let is_fresh = peer.away.letters.fresh(now).is_some();
         if is_fresh && patient_until.is_none() {
             return true;
         }
-        if !is_admitted {
+        if !self.endpoint.admitted().any(|admitted| *admitted == id) {
             // What waits to be told waits no longer.
             self.reports_failed(now, id);
             self.block(id);
             return false;
         }
-        if !has_something {
+        if peer.shared.outgoing().outbox.is_empty() && !peer.away.has_unreported() {
             (peer.awake, peer.blocked, peer.away.report_at) = (false, false, None);
             // Nothing is to be done when that time comes.
             peer.away.paused = peer.away.paused.filter(|until| *until > now);
@@ -103,7 +100,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         if !is_fresh
             && peer.away.paused.is_none_or(|until| until <= now)
-            && letters.asked.is_none_or(|asked| now.since(asked) >= UNANSWERED)
+            && peer.away.letters.asked.is_none_or(|asked| now.since(asked) >= UNANSWERED)
             && let Some(attachment) = self.dials[index].attachment()
         {
             attachment.questions.retain(|_, (asked, since)| *asked != id && now.since(*since) < UNANSWERED);
@@ -116,7 +113,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let number = attachment.next_question;
             attachment.next_question += 1;
             attachment.questions.insert(number, (id, now));
-            letters.asked = Some(now);
+            peer.away.letters.asked = Some(now);
             let number = VarInt::new(number).unwrap_or(VarInt::MAX);
             self.send_hop_frame(now, hop, &HopFrame::Fetch { number, name });
         }

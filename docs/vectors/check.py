@@ -294,7 +294,8 @@ def constrained(vectors):
         plaintext, typed = sessions[record["session"]].open(record)
         assert plaintext == unhex(record["plaintext"]) and typed == record["typed"], record
     told = vectors["recovery"]
-    ShortSession(vectors, unhex(vectors["recovery_psk"]), "recovery", told, told["attempt"].to_bytes(4, "big"), b"")
+    attempt = label("attempt", "C1") + told["attempt"].to_bytes(4, "big")
+    ShortSession(vectors, expand(unhex(vectors["recovery_psk"]), attempt), "recovery", told, b"", b"")
     return len(vectors["records"])
 
 

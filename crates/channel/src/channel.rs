@@ -57,6 +57,9 @@ pub struct Context {
     pub post_quantum: PostQuantum,
     /// The end of the peer's attestation could not be judged, for want of a clock.
     pub unclocked: bool,
+    /// The session was made under the recovery psk of a constrained pairing: its operator has let a device in that had lost its
+    /// state.
+    pub recovered: bool,
 }
 
 /// A set of algorithms and flights: never negotiated.
@@ -65,6 +68,8 @@ pub struct Context {
 pub enum Profile {
     /// X25519 and ML-KEM-768, AES-256-GCM, three flights.
     S1,
+    /// A pairwise psk and X25519, AES-256-CCM with tags of 8 octets, two flights.
+    C1,
 }
 
 /// Protection against quantum computers.
@@ -73,6 +78,8 @@ pub enum Profile {
 pub enum PostQuantum {
     /// What was recorded stays confidential; authentication is classical.
     Recorded,
+    /// What was recorded stays confidential as long as some psk of the chain is unknown; so does authentication.
+    PskChain,
 }
 
 /// Our own handshake with the peer.

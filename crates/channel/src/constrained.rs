@@ -51,8 +51,8 @@ use self::{
     tries::Tries,
 };
 use crate::{
-    CallError, FrameError, Padding, Role, SendError, Source, StateError, at_rest,
-    lane::{Plaintext, Shape},
+    CallError, Context, FrameError, Padding, PostQuantum, Profile, Role, SendError, Source, StateError, at_rest,
+    lane::{Plaintext, Sealed, Shape},
     schedule,
     suite::MAX_CONSTRAINED,
 };
@@ -158,6 +158,9 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     /// An answer to the peer's call, and the version with it.
     answer: Option<(u64, Vec<u8>)>,
     start_due: bool,
+    /// The counter of the START that was sent last under the present session, and whether the peer has opened one.
+    start_sent: Option<u64>,
+    start_is_known: bool,
     events: VecDeque<(u64, PairingEvent)>,
     /// What goes with the next answer.
     reply: Vec<u8>,
@@ -207,10 +210,9 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let provider = vault.provider().clone();
         let parties = parties(&vault, &keys)?;
         let psk = Psk::new(&provider, &parties, Chain::Ordinary, keys.psk);
-        let recovery = Psk::new(&provider, &parties, Chain::Recovery, keys.recovery);
         let side = match keys.role {
-            Role::Initiator => Side::Initiator(Caller::new(psk, recovery)),
-            Role::Responder => Side::Responder(Answerer::new(psk, recovery)),
+            Role::Initiator => Side::Initiator(Caller::new(psk, keys.recovery)),
+            Role::Responder => Side::Responder(Answerer::new(&provider, &parties, psk, keys.recovery, 0)),
         };
         let state_key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
         Self::with(vault, parties, state_key, side, None)
@@ -239,7 +241,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 Some(Current { session, since: 0, confirmed: flags & 2 != 0 })
             }
         };
-        let recovery = Psk::new(&provider, &parties, Chain::Recovery, keys.recovery);
+        let recovery = keys.recovery;
         let side = match keys.role {
             Role::Initiator => Side::Initiator(Caller::restore(&vault, &parties, recovery, &mut reader)?),
             Role::Responder => Side::Responder(Answerer::restore(&provider, &parties, recovery, now, &mut reader)?),
@@ -279,6 +281,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             call_due: None,
             answer: None,
             start_due: false,
+            start_sent: None,
+            start_is_known: false,
             events: VecDeque::new(),
             reply: Vec::new(),
             forgeries: Tries::new(),
@@ -309,6 +313,38 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     #[must_use]
     pub const fn instance(&self) -> Instance {
         self.instance
+    }
+
+    /// Numbers messages under an instance that the caller has drawn for this run: before anything is sent.
+    pub const fn set_instance(&mut self, instance: Instance) {
+        self.instance = instance;
+    }
+
+    /// Whether the peer is known to know [`instance`](Self::instance) from our START: then messages need not name it.
+    #[must_use]
+    pub const fn instance_is_known(&self) -> bool {
+        self.start_is_known
+    }
+
+    /// Whether records can be sealed: there is a session, and the state with it is on disk.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.may_seal()
+    }
+
+    /// How the present session came to be, once the peer is known to have it.
+    #[must_use]
+    pub fn context(&self) -> Option<Context> {
+        let current = self.current.as_ref().filter(|current| current.confirmed)?;
+        let recovered = current.session.recovered;
+        Some(Context { profile: Profile::C1, post_quantum: PostQuantum::PskChain, unclocked: false, recovered })
+    }
+
+    /// Whether [`repeat`](Self::repeat) has something to have sent once more.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        let is_unconfirmed = self.current.as_ref().is_some_and(|current| !current.confirmed);
+        matches!(&self.side, Side::Initiator(caller) if caller.is_calling() || is_unconfirmed)
     }
 
     /// The hints under which frames of the peer may come that begin a session, or answer: by them a receiver of many peers
@@ -368,9 +404,11 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     }
 
     /// Has calls for recovery answered until then: for an operator who knows that the device has lost its state.
-    pub const fn open_recovery(&mut self, until: Timestamp) {
+    ///
+    /// [`hints`](Self::hints) are more until then.
+    pub fn open_recovery(&mut self, until: Timestamp) {
         if let Side::Responder(answerer) = &mut self.side {
-            answerer.open_recovery(until);
+            answerer.open_recovery(self.vault.provider(), &self.parties, until);
         }
     }
 
@@ -439,6 +477,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             && let Some((Lane::Live, opened)) = &ack.opened
         {
             current.session.acknowledge(opened);
+            let has = |counter| opened.as_slice().iter().any(|(low, high)| (*low..=*high).contains(&counter));
+            self.start_is_known |= self.start_sent.is_some_and(has);
         }
         Ok(ConstrainedRecord::Typed(header.lane, content))
     }
@@ -531,6 +571,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let version = self.changed();
         let since = version;
         let old = self.current.replace(Current { session, since, confirmed: false });
+        (self.start_sent, self.start_is_known) = (None, false);
         // It goes when the peer is known to send on the new one, and some time after.
         let old = old.map(|old| Previous { session: old.session, until: None });
         self.previous = old.or(self.previous.take());
@@ -626,6 +667,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let recovered = session.recovered;
         let old = self.current.replace(Current { session, since: version, confirmed: true });
         self.previous = old.map(|old| Previous { session: old.session, until: Some(now.after(OVERLAP)) });
+        (self.start_sent, self.start_is_known) = (None, false);
         self.events.push_back((version, PairingEvent::Opened { recovered }));
     }
 
@@ -653,10 +695,14 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         }
         if self.start_due && self.may_seal() {
             let start = Start { instance: self.instance, stored_before: VarInt::from_u32(0), credentials: &[] };
-            let sealed = self.seal(Lane::Live, &Content::Start(start), out);
+            let sealed = self.seal_plaintext(Lane::Live, Plaintext::Typed(&Content::Start(start)), out);
             self.start_due = matches!(sealed, Err(SendError::Buffer(_)));
             return match sealed {
-                Ok(len) => Ok(Some(len)),
+                Ok(sealed) => {
+                    // Of a START after it the ACK may tell too: then it is known a little later.
+                    self.start_sent = Some(sealed.counter);
+                    Ok(Some(sealed.len))
+                }
                 // The lane is full: it is another session that is wanted.
                 Err(SendError::LaneStopped) => Ok(None),
                 Err(error) => Err(error),
@@ -676,7 +722,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// [`SendError::NotOpen`] without a session, or before the state with it has been written; [`SendError::LaneStopped`]
     /// after 2^16 records; if it or `out` has the wrong length.
     pub fn seal_datagram(&mut self, body: &[u8], out: &mut [u8]) -> Result<usize, SendError> {
-        self.seal_plaintext(Lane::Live, Plaintext::Datagram(body), out)
+        self.seal_plaintext(Lane::Live, Plaintext::Datagram(body), out).map(|sealed| sealed.len)
     }
 
     /// Seals what a typed record carries; otherwise as [`seal_datagram`](Self::seal_datagram).
@@ -684,10 +730,10 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// # Errors
     /// As [`seal_datagram`](Self::seal_datagram).
     pub fn seal(&mut self, lane: Lane, content: &Content<'_>, out: &mut [u8]) -> Result<usize, SendError> {
-        self.seal_plaintext(lane, Plaintext::Typed(content), out)
+        self.seal_plaintext(lane, Plaintext::Typed(content), out).map(|sealed| sealed.len)
     }
 
-    fn seal_plaintext(&mut self, lane: Lane, plaintext: Plaintext<'_>, out: &mut [u8]) -> Result<usize, SendError> {
+    fn seal_plaintext(&mut self, lane: Lane, plaintext: Plaintext<'_>, out: &mut [u8]) -> Result<Sealed, SendError> {
         let may_seal = self.may_seal();
         let Some(current) = self.current.as_mut().filter(|_| may_seal) else { return Err(SendError::NotOpen) };
         let shape = Shape { limit: MAX_PLAINTEXT, padding: self.padding };
@@ -697,7 +743,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if current.session.unanswered.is_multiple_of(COUNTED_RECORDS) {
             self.changed();
         }
-        Ok(sealed.len)
+        Ok(sealed)
     }
 
     /// The records of the live lane of the present session that were opened: for an ACK. `None` also while the state has not

@@ -292,6 +292,11 @@ struct Gate {
 }
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
+    /// Where the private keys are.
+    pub const fn vault(&self) -> &V {
+        &self.vault
+    }
+
     /// An endpoint of the identity `owner`, whose keys are in `vault`.
     #[must_use]
     pub fn new(vault: V, owner: Owner, config: Config) -> Self {

@@ -34,8 +34,6 @@ pub enum FrameError {
     Yielding,
     /// It is a letter to a prekey that is not ours, or is forgotten by now: its sender has to seal it to a newer one.
     UnknownPrekey,
-    /// It asks for a recovery, and nobody has allowed one; or for one that was had before.
-    Refused,
     /// It was made with a psk that another message was answered under: two devices share it, or one has gone back to an older
     /// state.
     Cloned,
@@ -148,7 +146,6 @@ impl fmt::Display for FrameError {
             Self::Throttled => f.write_str("the source has begun too many handshakes just now"),
             Self::Yielding => f.write_str("our own handshake goes first"),
             Self::UnknownPrekey => f.write_str("it was sealed to a prekey that is not ours, or not any more"),
-            Self::Refused => f.write_str("nobody has allowed a recovery, or it is an old one"),
             Self::Cloned => f.write_str("its psk has served another: two devices share it, or one went back in time"),
             Self::Vault(error) => error.fmt(f),
         }

@@ -289,8 +289,10 @@ fn a_device_that_has_lost_its_state_is_recovered_by_its_operator() {
     }
     let service = &pair.machines[SERVICE];
     assert!(service.events.contains(&PairingEvent::PskUsedAgain));
-    assert!(service.refused.contains(&FrameError::Refused), "nobody has allowed it");
+    assert!(service.refused.contains(&FrameError::UnknownConnection), "nobody has allowed it");
     assert!(pair.machines[DEVICE].events.len() == 1);
+    let calls = pair.log.iter().filter(|(to, frame)| *to == SERVICE && frame[0] == 0x21);
+    assert!(calls.map(|(_, frame)| frame.len()).all(|len| len == 51), "a recovery fits where an ordinary call does");
     let until = pair.now.after(Duration::from_secs(600));
     pair.machines[SERVICE].pairing.open_recovery(until);
     pair.repeat();

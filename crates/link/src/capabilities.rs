@@ -24,6 +24,13 @@ pub struct LinkCapabilities {
 }
 
 impl LinkCapabilities {
+    /// A link of datagrams of at most `mtu` octets that declares itself constrained, as LoRa does: whoever is in reach can send
+    /// in another's name, and S1 is not allowed.
+    #[must_use]
+    pub const fn constrained(mtu: usize) -> Self {
+        Self { mtu, ordering: Ordering::Datagram, allows_s1: false, forgeable_source: true }
+    }
+
     /// A reliable stream of frames of at most `mtu` octets, whose other end has completed a connection.
     #[must_use]
     pub const fn reliable(mtu: usize) -> Self {

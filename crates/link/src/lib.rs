@@ -4,7 +4,9 @@
 //! path is poll-based: no allocation, nothing lost on cancellation, usable as a trait object. Implementations are one
 //! crate a medium (`sealway-tcp`).
 //!
-//! `no_std`, with `alloc`. Middlewares that wrap any link belong here; none is needed yet.
+//! Middlewares wrap any link: [`Faulty`] has frames lost, doubled, overtaken and damaged.
+//!
+//! `no_std`, with `alloc`.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -12,10 +14,12 @@ extern crate alloc;
 
 mod capabilities;
 mod error;
+mod faults;
 mod frames;
 mod link;
 
 pub use capabilities::{LinkCapabilities, Ordering};
 pub use error::{LinkError, LinkErrorKind};
+pub use faults::{Faults, Faulty};
 pub use frames::Frames;
 pub use link::{BoxFuture, FrameLink, Listener, Transport};

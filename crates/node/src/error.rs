@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use sealway_channel::OpenError;
+use sealway_channel::{OpenError, StateError};
 use sealway_link::LinkError;
 use sealway_routing::{PushError, StoreError};
 use sealway_wire::{DecodeError, hop::Registration};
@@ -38,6 +38,19 @@ pub enum NodeError {
         /// Its length in octets.
         got: usize,
     },
+    /// There is no pairing with this peer.
+    NotPaired,
+    /// The pairing is of another identity than this node's.
+    OtherIdentity,
+    /// What is on disk of a pairing cannot be taken back, or the vault fails.
+    Pairing(StateError),
+    /// The link's frames are too short for the constrained profile.
+    Mtu {
+        /// The shortest that will do, in octets.
+        needed: usize,
+        /// The link's, in octets.
+        got: usize,
+    },
     /// The message expired, or was superseded, before it was committed.
     Dropped,
     /// The source of randomness failed.
@@ -68,6 +81,9 @@ impl fmt::Display for NodeError {
             Self::Open(error) => error.fmt(f),
             Self::Push(PushError::Exhausted) => f.write_str("this run has numbered 2^32 messages; restart"),
             Self::Push(PushError::KeyTooLong { got }) => write!(f, "a key of {got} octets, the limit is 255"),
+            Self::Push(PushError::TooLong { limit, got }) => {
+                write!(f, "a message of {got} octets, the limit is {limit}")
+            }
             Self::Push(_) => f.write_str("the message was not taken"),
             Self::NoRoute => f.write_str("the card names no relay that this node is attached to, and no address"),
             Self::NoAddress => f.write_str("the card has no address to connect to"),
@@ -75,6 +91,10 @@ impl fmt::Display for NodeError {
             Self::Box(_) => f.write_str("the relay gives us no more boxes"),
             Self::InUse => f.write_str("a handle of this channel exists already"),
             Self::TooLong { limit, got } => write!(f, "a message of {got} octets, the limit is {limit}"),
+            Self::NotPaired => f.write_str("there is no pairing with this peer"),
+            Self::OtherIdentity => f.write_str("the pairing is of another identity than this node's"),
+            Self::Pairing(error) => write!(f, "the pairing on disk cannot be used: {error}"),
+            Self::Mtu { needed, got } => write!(f, "frames of {got} octets, at least {needed} are needed"),
             Self::Dropped => f.write_str("the message expired or was superseded before it was committed"),
             Self::Entropy => f.write_str("the source of randomness failed"),
             Self::Closed => f.write_str("the node has shut down"),
@@ -89,6 +109,7 @@ impl Error for NodeError {
             Self::Link(error) => Some(error),
             Self::Store(error) => Some(&**error),
             Self::Open(error) => Some(error),
+            Self::Pairing(error) => Some(error),
             _ => None,
         }
     }

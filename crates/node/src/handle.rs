@@ -1,15 +1,16 @@
 //! What an application holds: the node, its channels, messages and receipts.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use sealway_channel::Context;
 use sealway_identity::{Card, Policy};
-use sealway_routing::{Delivery, MAX_MESSAGE, SendOptions};
+use sealway_link::FrameLink;
+use sealway_routing::{Delivery, SendOptions};
 use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
-    Builder, Keys, NodeError, Receipt, Statistics, Stream,
+    Builder, Keys, NodeError, PairedPeer, Receipt, Statistics, Stream,
     shared::{Queue, Shared},
 };
 
@@ -32,6 +33,24 @@ pub(crate) enum Command {
         card: Box<Card>,
         policy: Policy,
         reply: Reply<Channel>,
+    },
+    Pair {
+        peer: Box<PairedPeer>,
+        reply: Reply<Channel>,
+    },
+    Relink {
+        peer: IdentityId,
+        link: Box<dyn FrameLink>,
+        reply: Reply<()>,
+    },
+    OpenRecovery {
+        peer: IdentityId,
+        time: Duration,
+        reply: Reply<()>,
+    },
+    RenewRecovery {
+        peer: IdentityId,
+        reply: Reply<()>,
     },
     Send {
         peer: IdentityId,
@@ -147,6 +166,42 @@ impl Node {
         self.ask(|reply| Command::Open { card, policy, reply }).await
     }
 
+    /// Opens the channel to a peer with whom there is a pairing of the constrained profile, over a link of its own. What the
+    /// store has of the pairing goes on; its psk counts only where there is nothing yet. Returns at once; the peer may sleep.
+    ///
+    /// # Errors
+    /// [`NodeError::NoStore`]: the psk moves on with each handshake, and has to be on disk before; if the pairing is of another
+    /// identity than ours, the link's frames are too short, what is on disk cannot be read, or a handle exists already.
+    pub async fn pair(&self, peer: PairedPeer) -> Result<Channel, NodeError> {
+        let peer = Box::new(peer);
+        self.ask(|reply| Command::Pair { peer, reply }).await
+    }
+
+    /// Gives a paired peer another link: the one before has ended, or ends now.
+    ///
+    /// # Errors
+    /// [`NodeError::NotPaired`]; if the link's frames are too short.
+    pub async fn relink(&self, peer: IdentityId, link: Box<dyn FrameLink>) -> Result<(), NodeError> {
+        self.ask(|reply| Command::Relink { peer, link, reply }).await
+    }
+
+    /// Lets a paired device in, for so long, that has lost its state and calls under the recovery psk: for an operator who knows
+    /// that it has.
+    ///
+    /// # Errors
+    /// [`NodeError::NotPaired`].
+    pub async fn open_recovery(&self, peer: IdentityId, time: Duration) -> Result<(), NodeError> {
+        self.ask(|reply| Command::OpenRecovery { peer, time, reply }).await
+    }
+
+    /// Has the next call for recovery made anew: for somebody at the device, where an earlier one can no longer be answered.
+    ///
+    /// # Errors
+    /// [`NodeError::NotPaired`].
+    pub async fn renew_recovery(&self, peer: IdentityId) -> Result<(), NodeError> {
+        self.ask(|reply| Command::RenewRecovery { peer, reply }).await
+    }
+
     /// The next channel that an admitted peer has opened and that has no handle here. `None`: the node has shut down.
     ///
     /// Cancel-safe.
@@ -219,11 +274,11 @@ impl Sender {
     }
 
     async fn room_for(&self, body: &[u8]) -> Result<OwnedSemaphorePermit, NodeError> {
-        let got = body.len();
-        if got > MAX_MESSAGE {
-            return Err(NodeError::TooLong { limit: MAX_MESSAGE, got });
-        }
-        self.shared.room_for(got).await
+        self.shared.room_for(body.len()).await
+    }
+
+    pub(crate) fn max_message(&self) -> usize {
+        self.shared.longest()
     }
 }
 
@@ -267,6 +322,13 @@ impl Channel {
         self.shared.peer
     }
 
+    /// The longest message that it takes, in octets: [`MAX_MESSAGE`](crate::MAX_MESSAGE), or what the frames of a paired peer's
+    /// link leave of it.
+    #[must_use]
+    pub fn max_message(&self) -> usize {
+        self.shared.longest()
+    }
+
     /// Waits until the channel has been open for the first time, and tells how it came to be.
     ///
     /// Cancel-safe.
@@ -287,7 +349,7 @@ impl Channel {
     /// Cancel-safe in this sense: a call that is dropped may or may not have sent the message.
     ///
     /// # Errors
-    /// [`NodeError::NoStore`], [`NodeError::Store`], [`NodeError::TooLong`] above [`MAX_MESSAGE`] octets.
+    /// [`NodeError::NoStore`], [`NodeError::Store`], [`NodeError::TooLong`] above [`max_message`](Self::max_message).
     pub async fn send(&self, body: impl Into<Vec<u8>>) -> Result<Receipt, NodeError> {
         self.send_with(body, SendOptions::default()).await
     }

@@ -37,8 +37,9 @@ pub(crate) enum LinkEvent {
     },
 }
 
-/// Frames that the driver wants sent, at most [`QUEUE_LIMIT`] octets, and how the link stands with it.
+/// Frames that the driver wants sent, at most `limit` octets, and how the link stands with it.
 pub(crate) struct SendQueue {
+    limit: usize,
     frames: Mutex<Frames>,
     filled: Notify,
     closing: AtomicBool,
@@ -61,13 +62,15 @@ pub(crate) struct EventSenders {
     pub(crate) strangers: mpsc::Sender<LinkEvent>,
 }
 
-const QUEUE_LIMIT: usize = 512 * 1024;
+/// Octets in the queue of a link that is fast.
+pub(crate) const QUEUE_LIMIT: usize = 512 * 1024;
 /// What one turn takes from a link at most, so that one busy link does not starve the driver.
 const RECEIVE_LIMIT: usize = 64 * 1024;
 
 impl SendQueue {
-    pub(crate) fn new(room: Arc<Notify>) -> Self {
+    pub(crate) fn new(room: Arc<Notify>, limit: usize) -> Self {
         Self {
+            limit,
             frames: Mutex::new(Frames::new()),
             filled: Notify::new(),
             closing: AtomicBool::new(false),
@@ -95,7 +98,7 @@ impl SendQueue {
     /// Queues a frame. `false`: there is no room; it was not taken.
     pub(crate) fn push(&self, frame: &[u8]) -> bool {
         let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        if frames.octets() + frame.len() > QUEUE_LIMIT {
+        if frames.octets() + frame.len() > self.limit {
             return false;
         }
         let was_empty = frames.is_empty();
@@ -111,7 +114,7 @@ impl SendQueue {
     /// Whether a peer's outbox may add to the queue: half of it stays free for what cannot wait. If not, the driver is
     /// woken when it may.
     pub(crate) fn has_room(&self) -> bool {
-        let has_room = || self.frames.lock().unwrap_or_else(PoisonError::into_inner).octets() < QUEUE_LIMIT / 2;
+        let has_room = || self.frames.lock().unwrap_or_else(PoisonError::into_inner).octets() < self.limit / 2;
         if has_room() {
             return true;
         }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use sealway_routing::{Batch, Delivered, Inbox, Outbox, SendOptions, Table};
+use sealway_routing::{Batch, Delivered, Inbox, MAX_MESSAGE, Outbox, SendOptions, Table};
 use sealway_wire::{IdentityId, Instance, MessageId};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     has_met: AtomicBool,
     /// Something was committed since the last handle was made.
     was_used: AtomicBool,
+    /// The longest message that the outbox takes.
+    longest: AtomicUsize,
 }
 
 /// What of the queue to a handle both its ends know. One end writes that it waits and reads how full it is, the other the
@@ -176,6 +178,7 @@ impl Shared {
             is_told: AtomicBool::new(false),
             has_met: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
+            longest: AtomicUsize::new(MAX_MESSAGE),
         }
     }
 
@@ -189,8 +192,17 @@ impl Shared {
 
     // ---- the application ----
 
+    /// The longest message that can be sent to the peer, in octets.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest.load(Ordering::Relaxed)
+    }
+
     /// Waits for room for a message of so many octets.
     pub(crate) async fn room_for(&self, octets: usize) -> Result<OwnedSemaphorePermit, NodeError> {
+        let limit = self.longest();
+        if octets > limit {
+            return Err(NodeError::TooLong { limit, got: octets });
+        }
         self.room.clone().acquire_many_owned(units(octets)).await.map_err(|_| NodeError::Closed)
     }
 
@@ -267,6 +279,13 @@ impl Shared {
         self.was_used.swap(false, Ordering::Relaxed)
     }
 
+    /// Messages go in records that carry so many octets. `false`: that is too few for any.
+    pub(crate) fn set_content(&self, content: usize) -> bool {
+        let longest = self.outgoing().outbox.set_content(content);
+        self.longest.store(longest.unwrap_or(0), Ordering::Relaxed);
+        longest.is_some()
+    }
+
     pub(crate) fn set_met(&self, has_met: bool) {
         self.has_met.store(has_met, Ordering::Relaxed);
     }
@@ -297,7 +316,13 @@ impl Shared {
                 true
             }
             Table::Inbox => self.incoming().inbox.load(key, value),
-            Table::Boxes | Table::Custody | Table::Sessions | Table::Peers | Table::Prekeys | Table::Published => false,
+            Table::Boxes
+            | Table::Custody
+            | Table::Sessions
+            | Table::Peers
+            | Table::Prekeys
+            | Table::Published
+            | Table::Pairings => false,
         }
     }
 

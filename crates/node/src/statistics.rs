@@ -62,6 +62,8 @@ statistics! {
     letters_received: Counter,
     /// Sessions that were opened, or have replaced one.
     sessions: Counter,
+    /// Times that two devices seem to share the keys of one pairing, or one has gone back to an older state.
+    suspected_clones: Counter,
     /// Frames that were refused, for whatever reason.
     refused_frames: Counter,
     /// Frames that are none of this protocol.

@@ -42,7 +42,7 @@ const BUFFER: usize = 64 * 1024;
 const WINDOW: usize = 256 * 1024;
 /// How long the news that a stream is broken off may wait for room.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// Octets of one message: one record takes it.
+/// Octets of one message, at most: one record takes it.
 const CHUNK: usize = 16_000;
 /// What DATA and END begin with: the kind, and whose they are.
 const HEADER: usize = 9;
@@ -302,7 +302,7 @@ async fn send(
     shared: &Shared,
     state: &watch::Sender<State>,
 ) -> Result<(), Ended> {
-    let mut chunk = vec![0; CHUNK];
+    let mut chunk = vec![0; CHUNK.min(sender.max_message().saturating_sub(HEADER)).max(1)];
     loop {
         while under_way.octets >= WINDOW {
             under_way.settle_first().await?;

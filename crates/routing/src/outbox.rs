@@ -1,5 +1,6 @@
 //! Messages to one peer, until the peer's application has committed them.
 
+mod pace;
 mod round_trip;
 mod row;
 #[cfg(test)]
@@ -19,35 +20,22 @@ use sealway_wire::{
 #[cfg(sealway_break)]
 use sealway_wire::danger;
 
-use self::round_trip::RoundTrip;
+pub use self::pace::{MAX_MESSAGE, MAX_WHOLE};
+use self::{
+    pace::{Pace, Timeouts},
+    round_trip::RoundTrip,
+};
 use crate::{Batch, Table};
 
 /// Messages that may be under way at once: no more than an inbox has places for.
 const IN_FLIGHT: usize = 512;
-/// Octets that may be under way at once: to begin with, less where they are lost, for what lies between drops what it cannot
-/// hold, and more where they are not. RFC 5681 section 3.1, in its simplest form.
-const FIRST_WINDOW: usize = 256 * 1024;
-const MIN_WINDOW: usize = 32 * 1024;
-const MAX_WINDOW: usize = 1024 * 1024;
 /// Deposits that may wait for the relay's answer at once, and their octets.
 const DEPOSITS: usize = 64;
 const DEPOSITED_OCTETS: usize = 256 * 1024;
-/// The longest message that goes in one record, in octets. A longer one goes in parts.
-pub const MAX_WHOLE: usize = 16_355;
-/// What one part carries.
-const PART: usize = 16_000;
-/// The longest message in octets.
-pub const MAX_MESSAGE: usize = 1024 * 1024;
-const _: () = assert!(MAX_MESSAGE.div_ceil(PART) <= MAX_PARTS as usize);
 /// Parts of a message that may be left at a relay: what it hands over without hearing what became of it has to hold them.
 const DEPOSITED_PARTS: u32 = 12;
 /// How long a relay has to hand over what it keeps, once the peer is there, before it is sent again.
 const HANDING_OVER: Duration = Duration::from_secs(30);
-/// The time after which an unanswered message is sent again, before the round trip is known, and its bounds. RFC 6298.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
-const MIN_TIMEOUT: Duration = Duration::from_millis(400);
-const MAX_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A network puts a message at most so many places behind another, or has lost it.
 const REORDERED: u64 = 3;
 
@@ -74,8 +62,10 @@ pub enum PushError {
         /// Its length in octets.
         got: usize,
     },
-    /// The message is longer than [`MAX_MESSAGE`].
+    /// The message is longer than [`MAX_MESSAGE`], or than [`Outbox::set_content`] said.
     TooLong {
+        /// The limit in octets.
+        limit: usize,
         /// Its length in octets.
         got: usize,
     },
@@ -170,6 +160,7 @@ pub struct Outbox {
     kept: (u64, Timestamp),
     expiries: BTreeSet<(Timestamp, u64)>,
     octets: usize,
+    pace: Pace,
     round_trip: Option<RoundTrip>,
     /// Where live sending stands; it is found again by a walk where it is not known.
     cursor: Option<Cursor>,
@@ -216,13 +207,22 @@ impl Outbox {
             kept: NONE_KEPT,
             expiries: BTreeSet::new(),
             octets: 0,
+            pace: Pace::LARGE,
             round_trip: None,
             cursor: None,
-            window: FIRST_WINDOW,
+            window: Pace::LARGE.first_window,
             cut_at: Timestamp::from_micros(0),
             sequence: 0,
             heard: 0,
         }
+    }
+
+    /// Cuts messages for records that carry `content` octets beside their type, from now on. Returns the longest message that
+    /// is taken then. `None`: not even a part of one octet fits.
+    pub fn set_content(&mut self, content: usize) -> Option<usize> {
+        self.pace = Pace::small(content)?;
+        self.window = self.window.clamp(self.pace.window.min, self.pace.window.max);
+        Some(self.pace.longest())
     }
 
     /// Messages that are kept.
@@ -252,8 +252,8 @@ impl Outbox {
     /// Takes a message in. With `stored` the second part of the answer is to be written before
     /// [`written`](Self::written) lets it be sent; otherwise it lives in memory alone.
     ///
-    /// A message above [`MAX_WHOLE`] goes in parts, with numbers of their own that follow each other; its id is that of the
-    /// first. All of them are in one batch.
+    /// A message above [`MAX_WHOLE`], or what [`set_content`](Self::set_content) leaves of it, goes in parts, with numbers of
+    /// their own that follow each other; its id is that of the first. All of them are in one batch.
     ///
     /// # Errors
     /// [`PushError`]; the message was not taken.
@@ -266,10 +266,12 @@ impl Outbox {
         if let Some(key) = options.supersedes.as_ref().filter(|key| key.len() > 255) {
             return Err(PushError::KeyTooLong { got: key.len() });
         }
-        if body.len() > MAX_MESSAGE {
-            return Err(PushError::TooLong { got: body.len() });
+        let Pace { whole, part, .. } = self.pace;
+        let limit = self.pace.longest();
+        if body.len() > limit {
+            return Err(PushError::TooLong { limit, got: body.len() });
         }
-        let count = if body.len() > MAX_WHOLE { body.len().div_ceil(PART) } else { 1 };
+        let count = if body.len() > whole { body.len().div_ceil(part) } else { 1 };
         let count = u32::try_from(count).unwrap_or(MAX_PARTS);
         let id = MessageId { instance: self.instance, number: self.next_number };
         self.next_number = self.next_number.checked_add(count).ok_or(PushError::Exhausted)?;
@@ -285,7 +287,7 @@ impl Outbox {
             superseded = self.give_up(orders);
         }
         // Each in a buffer of its own size.
-        let bodies = if count > 1 { body.chunks(PART).map(<[u8]>::to_vec).collect() } else { alloc::vec![body] };
+        let bodies = if count > 1 { body.chunks(part).map(<[u8]>::to_vec).collect() } else { alloc::vec![body] };
         for (index, body) in (0..count).zip(bodies) {
             let id = MessageId { number: id.number + index, ..id };
             let part = (count > 1).then_some(Part { index, count });
@@ -391,12 +393,11 @@ impl Outbox {
         let is_lost = |sent: &&Sent| lane == Lane::Live && !sent.held && !sent.put_back;
         let lost = before.filter(is_lost).map(|sent| sent.at);
         if lost.is_some_and(|at| at >= self.cut_at) {
-            self.window = (self.window / 2).max(MIN_WINDOW);
+            self.window = (self.window / 2).max(self.pace.window.min);
             self.cut_at = now;
         }
         self.sequence += 1;
-        let wait = (timeout * (1 << times.min(10))).min(MAX_TIMEOUT);
-        let again = now.after(wait);
+        let again = now.after(self.pace.wait(timeout, times));
         match &mut self.cursor {
             Some(cursor) if lane == Lane::Live && order >= cursor.next => {
                 cursor.next = order + 1;
@@ -591,14 +592,16 @@ impl Outbox {
         if let Some(sample) = sent.map(|sent| now.since(sent.first)).next_back() {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
-        let once_heard = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(once);
+        let is_in_order = self.pace.is_in_order;
+        let tells = |sent: &&Sent| once(sent) || is_in_order && sent.lane == Lane::Live;
+        let once_heard = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(tells);
         let heard = once_heard.map(|sent| sent.sequence).max();
         self.heard = self.heard.max(heard.unwrap_or(0));
         let arrived: usize = orders.iter().filter_map(done).map(|entry| entry.body.len()).sum();
         self.held(now, committed);
         // One part more for each window that has arrived.
-        let grown = self.window + PART * arrived.min(self.window) / self.window;
-        self.window = grown.min(MAX_WINDOW);
+        let grown = self.window + self.pace.part * arrived.min(self.window) / self.window;
+        self.window = grown.min(self.pace.window.max);
         let delivered = self.remove_all(orders);
         self.find_lost(now);
         delivered
@@ -645,6 +648,7 @@ impl Outbox {
     /// What waits at the peer for its application is not sent again soon: if it is lost there, so is the session.
     fn held(&mut self, now: Timestamp, committed: &Committed<'_>) {
         let (mut is_news, mut heard) = (false, self.heard);
+        let (pace, timeout) = (self.pace, self.timeout());
         for bit in bits(committed.held) {
             let number = committed.mark.saturating_add(bit);
             let id = MessageId { instance: committed.instance, number };
@@ -653,10 +657,10 @@ impl Outbox {
             {
                 // What follows a gap tells of it: that has to be said in any case.
                 if !sent.put_back {
-                    sent.again = sent.again.max(now.after(MAX_TIMEOUT));
+                    sent.again = sent.again.max(now.after(pace.held(timeout, sent.times)));
                 }
                 // Of two copies, which one has arrived?
-                heard = heard.max(if sent.times == 1 { sent.sequence } else { 0 });
+                heard = heard.max(if sent.times == 1 || pace.is_in_order { sent.sequence } else { 0 });
                 is_news |= !core::mem::replace(&mut sent.held, true);
             }
         }
@@ -789,7 +793,8 @@ impl Outbox {
     }
 
     fn timeout(&self) -> Duration {
-        self.round_trip.as_ref().map_or(FIRST_TIMEOUT, RoundTrip::timeout)
+        let Timeouts { first, min, max } = self.pace.timeout;
+        self.round_trip.as_ref().map_or(first, |known| known.timeout().clamp(min, max))
     }
 }
 

@@ -22,11 +22,13 @@ pub enum Table {
     Prekeys,
     /// What clients of a relay have published of their prekeys: by box.
     Published,
+    /// Pairings of the constrained profile, sealed: by peer.
+    Pairings,
 }
 
 impl Table {
     /// Every table, in the order in which they are to be loaded.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Sessions,
         Self::Peers,
         Self::Prekeys,
@@ -35,6 +37,7 @@ impl Table {
         Self::Boxes,
         Self::Custody,
         Self::Published,
+        Self::Pairings,
     ];
 
     /// Its name on disk.
@@ -49,6 +52,7 @@ impl Table {
             Self::Peers => "peers",
             Self::Prekeys => "prekeys",
             Self::Published => "published",
+            Self::Pairings => "pairings",
         }
     }
 }

@@ -37,13 +37,13 @@ mod provision;
 pub use crypto::{Crypto, crypto};
 pub use identity::{Identity, IdentityFileError};
 pub use provision::{ProvisionedDevice, provision};
-pub use sealway_channel::{Context, PostQuantum, Profile};
+pub use sealway_channel::{Context, PairingKeys, PostQuantum, Profile, Role};
 pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, RelayEntry, UnverifiedCard};
-pub use sealway_link::{LinkError, Transport};
+pub use sealway_link::{FrameLink, LinkError, Transport};
 pub use sealway_node::danger;
 pub use sealway_node::{
-    Builder, Channel, Kind, MAX_MESSAGE, Message, Node, NodeError, Progress, Receipt, RelayConfig, SendOptions,
-    Statistic, Statistics, Stream,
+    Builder, Channel, Kind, MAX_MESSAGE, Message, Node, NodeError, PairedPeer, Progress, Receipt, RelayConfig, Rhythm,
+    SendOptions, Statistic, Statistics, Stream,
 };
 pub use sealway_routing::{Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redb")]

@@ -5,6 +5,7 @@
 //! * [`entropy`]: randomness from a seed.
 //! * [`network`]: endpoints on a virtual clock, over a network that loses, reorders, duplicates and damages.
 //! * [`pairing`]: two machines of the constrained profile, whose power goes.
+//! * [`radio`]: two ends of a link in memory.
 //! * [`targets`]: what is fuzzed.
 //! * [`vectors`]: the test vectors of the documentation.
 //! * [`provider`]: the conformance suite that every crypto provider passes.
@@ -17,6 +18,7 @@ pub mod entropy;
 pub mod network;
 pub mod pairing;
 pub mod provider;
+pub mod radio;
 pub mod targets;
 pub mod vectors;
 

@@ -113,6 +113,26 @@ pub struct Committed<'a> {
     pub held: &'a [u8],
 }
 
+impl Ack<'_> {
+    /// Leaves something out, so that it becomes shorter: what costs least to be without goes first, and what is said stays true.
+    /// `false`: nothing is left that it could do without.
+    pub fn shorten(&mut self) -> bool {
+        let half = |octets: &mut &[u8]| {
+            let kept = octets.get(..octets.len() / 2).unwrap_or_default();
+            let end = kept.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
+            *octets = kept.get(..end).unwrap_or_default();
+        };
+        match (&mut self.opened, &mut self.committed) {
+            (Some((_, ranges)), _) if ranges.count > 1 => ranges.keep(ranges.count / 2),
+            (_, Some(committed)) if !committed.bitmap.is_empty() => half(&mut committed.bitmap),
+            (opened @ Some(_), Some(_)) => *opened = None,
+            (_, Some(committed)) if !committed.held.is_empty() => half(&mut committed.held),
+            _ => return false,
+        }
+        true
+    }
+}
+
 impl Committed<'_> {
     /// Whether `number` is committed or not wanted any more.
     #[must_use]
@@ -165,6 +185,12 @@ impl Ranges {
             }
             _ => false,
         }
+    }
+
+    /// Keeps the highest ones.
+    fn keep(&mut self, count: usize) {
+        self.count = count;
+        self.ranges.iter_mut().skip(count).for_each(|range| *range = (0, 0));
     }
 
     /// The ranges, highest first: lowest and highest counter, both inclusive.

@@ -38,7 +38,50 @@ fn reencodes<T: Debug>(
 }
 
 proptest! {
+
     #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn an_ack_that_is_shortened_gets_shorter_and_says_nothing_new(
+        largest in 10_000..20_000_u64,
+        gaps in prop::collection::vec((1..20_u64, 1..20_u64), 0..12),
+        bitmap in prop::collection::vec(any::<u8>(), 0..100),
+        held in prop::collection::vec(any::<u8>(), 0..100),
+        mark in 0..1000_u32,
+        has_opened in any::<bool>(),
+    ) {
+        let mut ranges = Ranges::new(largest, largest).unwrap();
+        let mut low = largest;
+        for (gap, len) in gaps {
+            let high = low - gap - 1;
+            low = high - len + 1;
+            prop_assert!(ranges.push(low, high));
+        }
+        let trim = |octets: &[u8]| octets.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
+        let (bitmap, held) = (&bitmap[..trim(&bitmap)], &held[..trim(&held)]);
+        let committed = Committed { instance: Instance([7; 4]), mark, bitmap, held };
+        let whole = Ack { opened: has_opened.then_some((Lane::Live, ranges)), committed: Some(committed) };
+        let (mut ack, mut out, mut before) = (whole, [0; 600], usize::MAX);
+        loop {
+            let len = Content::Ack(ack).encode(&mut out).unwrap();
+            prop_assert!(len < before);
+            before = len;
+            prop_assert_eq!(Content::decode(&out[..len]).unwrap(), Content::Ack(ack));
+            let told = ack.committed.unwrap();
+            for number in 0..mark + 900 {
+                prop_assert!(!told.contains(number) || committed.contains(number));
+                prop_assert!(!told.holds(number) || committed.holds(number));
+            }
+            if let Some((_, told)) = ack.opened {
+                prop_assert!(told.as_slice().iter().all(|range| ranges.as_slice().contains(range)));
+            }
+            if !ack.shorten() {
+                break;
+            }
+        }
+        prop_assert_eq!(before, Content::Ack(ack).encode(&mut out).unwrap());
+        prop_assert!(before <= 1 + 4 + 2 + 1 + 1);
+    }
 
     #[test]
     fn short_frames(octets in octets(&[0x21, 0x22, 0xa0, 0xb2, 0xb4, 0xf8, 0xfe], 300)) {

@@ -13,21 +13,26 @@ use super::{
     ratchet::{Chain, Heard, Parties, Psk, check, put_short, take_short},
     session::Session,
 };
-use crate::{FrameError, HandshakeError, StateError};
+use crate::{FrameError, StateError};
 
 /// Psks tried for one frame.
 const TRIES: usize = 2;
 /// Discarded psks that are remembered, to recognise a device that uses one once more.
 const DISCARDED: u8 = 8;
 
+/// Attempts at a recovery that may follow the last one which was answered: somebody at the device asks for each.
+const ATTEMPTS: u32 = 64;
+
 /// What the responder keeps.
 pub(super) struct Answerer<P: CryptoProvider> {
     ordinary: Slot<P>,
+    /// The highest attempt at a recovery that was answered, its psk, and what the psks of all attempts are made of.
     recovery: Slot<P>,
-    /// The highest number of a call for recovery that was answered.
     attempt: u32,
-    /// Until when a new call for recovery is answered.
+    recovery_secret: Secret<32>,
+    /// Until when a new call for recovery is answered, and the hints of those attempts that may come, the next one first.
     window: Option<Timestamp>,
+    upcoming: Vec<Hint>,
     /// Hints of psks that have served, and by what their calls are recognised.
     discarded: VecDeque<(Hint, [u8; 8])>,
     /// Where the search for the psk of a frame begins, so that repeats reach all.
@@ -70,26 +75,38 @@ pub(super) enum Called<P: CryptoProvider> {
 /// Under which psk a first message may have been made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Candidate {
-    /// The ordinary or the recovery psk.
-    Of(Chain),
-    /// The one after it.
+    /// The ordinary one.
+    Ordinary,
+    /// That of an attempt at a recovery.
+    Attempt(u32),
+    /// The one after an answer.
     After(Chain),
 }
 
 impl<P: CryptoProvider> Answerer<P> {
-    pub(super) fn new(psk: Psk, recovery: Psk) -> Self {
+    pub(super) fn new(provider: &P, parties: &Parties, psk: Psk, recovery: Secret<32>, attempt: u32) -> Self {
+        let of_attempt = Psk::of_attempt(provider, parties, &recovery, attempt);
         Self {
             ordinary: Slot { psk, answered: None },
-            recovery: Slot { psk: recovery, answered: None },
-            attempt: 0,
+            recovery: Slot { psk: of_attempt, answered: None },
+            attempt,
+            recovery_secret: recovery,
             window: None,
+            upcoming: Vec::new(),
             discarded: VecDeque::new(),
             turn: 0,
         }
     }
 
-    pub(super) const fn open_recovery(&mut self, until: Timestamp) {
+    pub(super) fn open_recovery(&mut self, provider: &P, parties: &Parties, until: Timestamp) {
         self.window = Some(until);
+        self.expect_attempts(provider, parties);
+    }
+
+    fn expect_attempts(&mut self, provider: &P, parties: &Parties) {
+        let attempts = (1..=ATTEMPTS).filter_map(|ahead| self.attempt.checked_add(ahead));
+        let hint = |attempt| Psk::of_attempt(provider, parties, &self.recovery_secret, attempt).hint;
+        self.upcoming = attempts.map(hint).collect();
     }
 
     /// The answer to a call that comes again: the same octets.
@@ -106,7 +123,7 @@ impl<P: CryptoProvider> Answerer<P> {
             let next = slot.answered.as_ref().map(|answered| answered.next.hint);
             core::iter::once(slot.psk.hint).chain(next)
         });
-        current.chain(self.discarded.iter().map(|(hint, _)| *hint))
+        current.chain(self.discarded.iter().map(|(hint, _)| *hint)).chain(self.upcoming.iter().copied())
     }
 
     /// The sessions that their callers have not confirmed.
@@ -157,16 +174,31 @@ impl<P: CryptoProvider> Answerer<P> {
         reply: &[u8],
     ) -> Result<Called<P>, FrameError> {
         let call = check_of(vault.provider(), message);
+        if self.window.is_some_and(|until| now >= until) {
+            (self.window, self.upcoming) = (None, Vec::new());
+        }
+        if danger::is_off(Protection::Recovery) && self.upcoming.is_empty() {
+            self.expect_attempts(vault.provider(), parties);
+        }
         let candidates = self.candidates(message.hint);
         let first = self.turn;
         let mut refused = None;
         for try_ in 0..candidates.len().min(TRIES) {
             self.turn = self.turn.wrapping_add(1);
             let Some(candidate) = candidates.get(first.wrapping_add(try_) % candidates.len()).copied() else { break };
-            let Some(heard) = self.psk(candidate).map(|psk| Heard::read(vault, parties, psk, message.noise)) else {
-                continue;
+            let of_attempt;
+            let psk = match candidate {
+                Candidate::Ordinary => &self.ordinary.psk,
+                Candidate::After(chain) => match self.after(chain) {
+                    Some(psk) => psk,
+                    None => continue,
+                },
+                Candidate::Attempt(attempt) => {
+                    of_attempt = Psk::of_attempt(vault.provider(), parties, &self.recovery_secret, attempt);
+                    &of_attempt
+                }
             };
-            match heard {
+            match Heard::read(vault, parties, psk, message.noise) {
                 Ok(heard) => return self.answer(vault, parties, now, candidate, call, heard, reply),
                 Err(FrameError::Vault(error)) => return Err(FrameError::Vault(error)),
                 Err(error) => refused = Some(error),
@@ -180,21 +212,21 @@ impl<P: CryptoProvider> Answerer<P> {
     }
 
     fn candidates(&self, hint: Hint) -> Vec<Candidate> {
-        let all = [Chain::Ordinary, Chain::Recovery]
-            .into_iter()
-            .flat_map(|chain| [Candidate::After(chain), Candidate::Of(chain)]);
-        all.filter(|candidate| self.psk(*candidate).is_some_and(|psk| psk.hint == hint)).collect()
+        let is_after = |chain: &Chain| self.after(*chain).is_some_and(|psk| psk.hint == hint);
+        let after = [Chain::Ordinary, Chain::Recovery].into_iter().filter(is_after).map(Candidate::After);
+        let ordinary = (self.ordinary.psk.hint == hint).then_some(Candidate::Ordinary);
+        let attempts = self.upcoming.iter().zip(self.attempt.saturating_add(1)..);
+        let attempts = attempts.filter(|(known, _)| **known == hint).map(|(_, attempt)| Candidate::Attempt(attempt));
+        after.chain(ordinary).chain(attempts).collect()
     }
 
-    fn psk(&self, candidate: Candidate) -> Option<&Psk> {
-        let slot = |chain| match chain {
+    /// The psk after the answer to a call of that chain.
+    fn after(&self, chain: Chain) -> Option<&Psk> {
+        let slot = match chain {
             Chain::Ordinary => &self.ordinary,
             Chain::Recovery => &self.recovery,
         };
-        match candidate {
-            Candidate::Of(chain) => Some(&slot(chain).psk),
-            Candidate::After(chain) => slot(chain).answered.as_ref().map(|answered| &answered.next),
-        }
+        slot.answered.as_ref().map(|answered| &answered.next)
     }
 
     #[expect(clippy::too_many_arguments, reason = "what the handshake has, and what the frame was")]
@@ -208,36 +240,39 @@ impl<P: CryptoProvider> Answerer<P> {
         heard: Heard<V>,
         reply: &[u8],
     ) -> Result<Called<P>, FrameError> {
-        let mut attempt = self.attempt;
-        match candidate {
-            // At most one answer for one psk, ever.
-            Candidate::Of(Chain::Ordinary)
-                if self.ordinary.answered.is_some() && !danger::is_off(Protection::OneAnswer) =>
-            {
-                return Ok(Called::Cloned);
-            }
-            Candidate::Of(Chain::Recovery) => {
-                let number = heard.payload.as_slice().try_into().map_err(|_| HandshakeError::Noise)?;
-                attempt = u32::from_be_bytes(number);
-                let is_open = self.window.is_some_and(|until| now < until) || danger::is_off(Protection::Recovery);
-                if !is_open || attempt <= self.attempt {
-                    return Err(FrameError::Refused);
-                }
-            }
-            Candidate::Of(Chain::Ordinary) | Candidate::After(_) => {}
+        let provider = vault.provider();
+        if candidate == Candidate::Ordinary
+            && self.ordinary.answered.is_some()
+            && !danger::is_off(Protection::OneAnswer)
+        {
+            return Ok(Called::Cloned);
         }
         // Everything is made before anything is changed.
-        let replied = candidate != Candidate::Of(Chain::Recovery);
+        let of_attempt = match candidate {
+            Candidate::Attempt(attempt) => Some(Psk::of_attempt(provider, parties, &self.recovery_secret, attempt)),
+            Candidate::Ordinary | Candidate::After(_) => None,
+        };
+        let replied = of_attempt.is_none();
         let reply = if replied { reply } else { &[] };
-        let Some(psk) = self.psk(candidate) else { return Err(FrameError::UnknownConnection) };
+        let psk = match (&of_attempt, candidate) {
+            (Some(psk), _) => psk,
+            (None, Candidate::After(chain)) => self.after(chain).ok_or(FrameError::UnknownConnection)?,
+            (None, _) => &self.ordinary.psk,
+        };
         let (frame, made) = heard.answer(vault, parties, now, psk, reply)?;
         let confirmed = match candidate {
             // A first message under the psk after an answer counts as a record of its session.
             Candidate::After(chain) => self.confirm(chain),
-            Candidate::Of(_) => None,
+            Candidate::Ordinary | Candidate::Attempt(_) => None,
         };
-        self.attempt = attempt;
-        let chain = if candidate == Candidate::Of(Chain::Recovery) { Chain::Recovery } else { Chain::Ordinary };
+        let chain = match (candidate, of_attempt) {
+            (Candidate::Attempt(attempt), Some(psk)) => {
+                (self.attempt, self.recovery.psk) = (attempt, psk);
+                self.expect_attempts(provider, parties);
+                Chain::Recovery
+            }
+            _ => Chain::Ordinary,
+        };
         let answered = Answered { call, frame: frame.clone(), next: made.next, session: made.session };
         self.slot(chain).answered = Some(answered);
         let early = if chain == Chain::Recovery { Vec::new() } else { made.payload };
@@ -273,14 +308,14 @@ impl<P: CryptoProvider> Answerer<P> {
     pub(super) fn restore(
         provider: &P,
         parties: &Parties,
-        recovery: Psk,
+        recovery: Secret<32>,
         now: Timestamp,
         reader: &mut Reader<'_>,
     ) -> Result<Self, StateError> {
         let flags = reader.u8("answerer flags")?;
         let psk = Psk::new(provider, parties, Chain::Ordinary, Secret::new(reader.array("psk")?));
-        let mut answerer = Self::new(psk, recovery);
-        answerer.attempt = u32::from_be_bytes(reader.array("recovery attempt")?);
+        let attempt = u32::from_be_bytes(reader.array("recovery attempt")?);
+        let mut answerer = Self::new(provider, parties, psk, recovery, attempt);
         for (bit, chain) in [(1, Chain::Ordinary), (2, Chain::Recovery)] {
             if flags & bit == 0 {
                 continue;

@@ -19,10 +19,10 @@ pub(super) struct Caller<V: Vault + Clone + 'static> {
     psk: Psk,
     /// Under the ordinary psk.
     call: Option<Call<V>>,
-    recovery: Psk,
-    /// Under the recovery psk.
-    rescue: Option<Call<V>>,
-    /// The number of the last call for recovery.
+    /// What the psks of calls for recovery are made of.
+    recovery: Secret<32>,
+    /// Under the psk of the attempt of this number.
+    rescue: Option<(Psk, Call<V>)>,
     attempt: u32,
     /// How often the call has been sent again.
     unanswered: u8,
@@ -35,7 +35,7 @@ pub(super) struct Answer<P: CryptoProvider> {
 }
 
 impl<V: Vault + Clone + 'static> Caller<V> {
-    pub(super) const fn new(psk: Psk, recovery: Psk) -> Self {
+    pub(super) const fn new(psk: Psk, recovery: Secret<32>) -> Self {
         Self { psk, call: None, recovery, rescue: None, attempt: 0, unanswered: 0 }
     }
 
@@ -45,8 +45,8 @@ impl<V: Vault + Clone + 'static> Caller<V> {
 
     /// The hints under which answers may come.
     pub(super) fn hints(&self) -> impl Iterator<Item = Hint> {
-        let of = |call: &Option<Call<V>>, psk: &Psk| call.as_ref().map(|_| psk.hint);
-        of(&self.call, &self.psk).into_iter().chain(of(&self.rescue, &self.recovery))
+        let ordinary = self.call.as_ref().map(|_| self.psk.hint);
+        ordinary.into_iter().chain(self.rescue.as_ref().map(|(psk, _)| psk.hint))
     }
 
     /// Makes the only first message under the psk.
@@ -71,8 +71,9 @@ impl<V: Vault + Clone + 'static> Caller<V> {
             return Ok(());
         }
         let attempt = self.attempt.checked_add(1).ok_or(CallError::Exhausted)?;
-        let payload = attempt.to_be_bytes().to_vec();
-        self.rescue = Some(Call::new(vault, parties, &self.recovery, payload).map_err(CallError::Frame)?);
+        let psk = Psk::of_attempt(vault.provider(), parties, &self.recovery, attempt);
+        let call = Call::new(vault, parties, &psk, Vec::new()).map_err(CallError::Frame)?;
+        self.rescue = Some((psk, call));
         self.attempt = attempt;
         Ok(())
     }
@@ -85,7 +86,7 @@ impl<V: Vault + Clone + 'static> Caller<V> {
     /// The first message to be sent this time.
     pub(super) fn frame(&self) -> Option<&[u8]> {
         let call = match &self.rescue {
-            Some(rescue) if self.unanswered.is_multiple_of(2) => Some(rescue),
+            Some((_, rescue)) if self.unanswered.is_multiple_of(2) => Some(rescue),
             _ => self.call.as_ref(),
         };
         call.map(|call| call.frame.as_slice())
@@ -99,10 +100,10 @@ impl<V: Vault + Clone + 'static> Caller<V> {
         now: Timestamp,
         message: &constrained::Handshake<'_>,
     ) -> Result<Answer<V::Provider>, FrameError> {
-        let calls = [(&mut self.call, &self.psk), (&mut self.rescue, &self.recovery)];
+        let ordinary = self.call.as_mut().map(|call| (&self.psk, call));
+        let rescue = self.rescue.as_mut().map(|(psk, call)| (&*psk, call));
         let mut outcome = Err(FrameError::UnknownConnection);
-        for (call, psk) in calls {
-            let Some(call) = call.as_mut().filter(|_| psk.hint == message.hint) else { continue };
+        for (psk, call) in [ordinary, rescue].into_iter().flatten().filter(|(psk, _)| psk.hint == message.hint) {
             outcome = call.finish(vault, parties, now, psk, message.noise).map_err(FrameError::from);
             if outcome.is_ok() {
                 break;
@@ -116,7 +117,12 @@ impl<V: Vault + Clone + 'static> Caller<V> {
 
     /// How long [`save`](Self::save) makes it.
     pub(super) fn saved_len(&self) -> usize {
-        1 + 1 + 32 + 4 + [&self.call, &self.rescue].into_iter().flatten().map(Call::saved_len).sum::<usize>()
+        1 + 1 + 32 + 4 + self.calls().map(Call::saved_len).sum::<usize>()
+    }
+
+    /// The calls that there are: the ordinary one, and the one for recovery.
+    fn calls(&self) -> impl Iterator<Item = &Call<V>> {
+        self.call.iter().chain(self.rescue.as_ref().map(|(_, call)| call))
     }
 
     /// `flags 1 | unanswered 1 | psk 32 | attempt 4 | the calls that there are`.
@@ -125,15 +131,13 @@ impl<V: Vault + Clone + 'static> Caller<V> {
         out.push(self.unanswered);
         out.extend_from_slice(self.psk.secret.expose());
         out.extend_from_slice(&self.attempt.to_be_bytes());
-        for call in [&self.call, &self.rescue].into_iter().flatten() {
-            call.save(provider, out);
-        }
+        self.calls().for_each(|call| call.save(provider, out));
     }
 
     pub(super) fn restore(
         vault: &V,
         parties: &Parties,
-        recovery: Psk,
+        recovery: Secret<32>,
         reader: &mut Reader<'_>,
     ) -> Result<Self, StateError> {
         let flags = reader.u8("caller flags")?;
@@ -141,7 +145,13 @@ impl<V: Vault + Clone + 'static> Caller<V> {
         let psk = Psk::new(vault.provider(), parties, Chain::Ordinary, Secret::new(reader.array("psk")?));
         let attempt = u32::from_be_bytes(reader.array("recovery attempt")?);
         let call = (flags & 1 != 0).then(|| Call::restore(vault, parties, &psk, reader)).transpose()?;
-        let rescue = (flags & 2 != 0).then(|| Call::restore(vault, parties, &recovery, reader)).transpose()?;
+        let rescue = if flags & 2 == 0 {
+            None
+        } else {
+            let psk = Psk::of_attempt(vault.provider(), parties, &recovery, attempt);
+            let call = Call::restore(vault, parties, &psk, reader)?;
+            Some((psk, call))
+        };
         Ok(Self { psk, call, recovery, rescue, attempt, unanswered })
     }
 }

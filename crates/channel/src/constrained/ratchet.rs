@@ -75,7 +75,7 @@ impl Parties {
 pub(super) enum Chain {
     /// It ratchets with each handshake.
     Ordinary,
-    /// It never ratchets, and serves when the ordinary one is lost.
+    /// Its secret never ratchets, and serves, with a psk for each attempt, when the ordinary one is lost.
     Recovery,
 }
 
@@ -105,6 +105,22 @@ impl Psk {
         };
         let (own_hint, hint) = (hint(&parties.own), hint(&parties.peer));
         Self { secret, chain, own_hint, hint }
+    }
+}
+
+impl Psk {
+    /// The psk of a call for recovery: each attempt has one of its own, so that its number needs no room on the air.
+    pub(super) fn of_attempt<P: CryptoProvider>(
+        provider: &P,
+        parties: &Parties,
+        recovery: &Secret<32>,
+        attempt: u32,
+    ) -> Self {
+        let mut secret = Secret::zero();
+        // Expand of 32 octets cannot fail.
+        let _ =
+            provider.hkdf_expand(recovery, &[&label(DOMAIN, "attempt"), &attempt.to_be_bytes()], secret.expose_mut());
+        Self::new(provider, parties, Chain::Recovery, secret)
     }
 }
 

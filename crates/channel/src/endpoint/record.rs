@@ -268,6 +268,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                         profile: Profile::S1,
                         post_quantum: PostQuantum::Recorded,
                         unclocked: peer.is_unclocked(),
+                        recovered: false,
                     };
                     Event::Opened { channel: id, peer, context }
                 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use tokio::sync::oneshot;
 use super::{Driver, Report, custody::Outstanding};
 use crate::{
     NodeError,
-    links::{self, LinkEvent, LinkId, SendQueue},
+    links::{self, LinkEvent, LinkId, QUEUE_LIMIT, SendQueue},
     rate::Rate,
 };
 
@@ -37,6 +38,9 @@ const MAX_UNPROVED: usize = 1024;
 /// The same, from one source.
 const MAX_UNPROVED_OF_SOURCE: usize = 64;
 
+/// The longest frames that wait for the link of a pairing: half of them messages.
+const PAIRED_QUEUE: usize = 8;
+
 type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
 
 /// A link that is up.
@@ -45,6 +49,8 @@ pub(super) struct Link {
     pub(super) source: Source,
     /// The dial that made it; none if it was accepted.
     dial: Option<usize>,
+    /// The peer of the pairing that has it for itself.
+    pub(super) paired: Option<IdentityId>,
     /// By when somebody has to authenticate on it.
     pub(super) unproved: Option<Timestamp>,
 }
@@ -256,6 +262,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.retry_later(now, dial);
             }
             Report::Accepted { link } => {
+                if !link.capabilities().allows_s1 {
+                    self.statistics.refused_links += 1;
+                    tracing::error!("a constrained link carries no S1 handshake: its peer has to be paired (C1)");
+                    return;
+                }
                 let source = Source::proven(link.source());
                 let waiting = self.unproved.keys().filter_map(|(_, id)| self.links.get(id));
                 let of_source = waiting.filter(|link| link.source == source);
@@ -275,6 +286,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn connected(&mut self, now: Timestamp, index: usize, link: Box<dyn FrameLink>) {
+        if !link.capabilities().allows_s1 {
+            let place = self.dials[index].card.addresses().join(", ");
+            tracing::error!(
+                place,
+                "the link is constrained and carries no S1 handshake: its peer has to be paired (C1)"
+            );
+            self.dials[index].connecting = false;
+            return self.retry_later(now, index);
+        }
         let link = self.add_link(link, Some(index));
         let dial = &mut self.dials[index];
         dial.connecting = false;
@@ -305,15 +325,38 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn add_link(&mut self, link: Box<dyn FrameLink>, dial: Option<usize>) -> LinkId {
+        let source = Source::proven(link.source());
+        let rate = self.client_rate.filter(|_| dial.is_none());
+        let id = self.run_link(link, (source, dial, None), QUEUE_LIMIT, rate);
+        if let Some(link) = self.links.get(&id).filter(|_| dial.is_some()) {
+            link.queue.set_proved();
+        }
+        id
+    }
+
+    /// A link that leads to the one peer of a pairing. What is queued on it is short: it is slow.
+    pub(super) fn add_paired_link(&mut self, link: Box<dyn FrameLink>, peer: IdentityId) -> LinkId {
+        let capabilities = link.capabilities();
+        let source = link.source();
+        let source = if capabilities.forgeable_source { Source::claimed(source) } else { Source::proven(source) };
+        let id = self.run_link(link, (source, None, Some(peer)), PAIRED_QUEUE * capabilities.mtu, None);
+        if let Some(link) = self.links.get(&id) {
+            link.queue.set_proved();
+        }
+        id
+    }
+
+    fn run_link(
+        &mut self,
+        link: Box<dyn FrameLink>,
+        (source, dial, paired): (Source, Option<usize>, Option<IdentityId>),
+        queue_limit: usize,
+        rate: Option<NonZeroU32>,
+    ) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
-        let queue = Arc::new(SendQueue::new(self.common.wake.clone()));
-        if dial.is_some() {
-            queue.set_proved();
-        }
-        self.links
-            .insert(id, Link { queue: queue.clone(), source: Source::proven(link.source()), dial, unproved: None });
-        let rate = self.client_rate.filter(|_| dial.is_none());
+        let queue = Arc::new(SendQueue::new(self.common.wake.clone(), queue_limit));
+        self.links.insert(id, Link { queue: queue.clone(), source, dial, paired, unproved: None });
         let limit = rate.map(|rate| (self.clock, Rate::new(self.clock.now(), rate)));
         self.tasks.spawn(links::run(id, link, queue, self.senders.events.clone(), limit));
         self.reap();
@@ -383,6 +426,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.served.iter().filter(|(_, served)| **served == id).map(|(channel, _)| *channel).collect();
         for channel in clients {
             self.client_detached(channel);
+        }
+        if let Some(peer) = link.paired {
+            self.paired_link_ended(peer, id);
         }
         let Some(index) = link.dial else { return };
         let dial = &mut self.dials[index];

@@ -57,12 +57,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         // Who has authenticated on a link is not made to share what others at its address may spend.
         let source = |found: &Link| match found.unproved {
             Some(_) => found.source,
+            None if found.paired.is_some() => found.source,
             None => Source::proven(!link.0),
         };
-        let Some(source) = self.links.get(&link).map(source) else { return };
+        let Some((source, paired)) = self.links.get(&link).map(|found| (source(found), found.paired)) else { return };
         for index in 0..frames.len() {
-            if let Some(frame) = frames.get_mut(index) {
-                self.handle_frame(now, PathId(link.0), source, frame);
+            let Some(frame) = frames.get_mut(index) else { break };
+            match paired {
+                Some(peer) => self.handle_paired_frame(now, peer, source, frame),
+                None => self.handle_frame(now, PathId(link.0), source, frame),
             }
         }
     }

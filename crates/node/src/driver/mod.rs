@@ -2,6 +2,7 @@
 //!
 //! * [`dial`]: links: connecting, listening, and what becomes of them.
 //! * [`frames`]: frames in and out, and the hop protocol.
+//! * [`paired`]: peers behind constrained links.
 //! * [`peer`]: what it knows of one peer.
 //! * [`peers`]: messages: outboxes, inboxes, and the application's handles.
 //! * [`custody`]: frames that a relay keeps.
@@ -11,6 +12,7 @@ mod custody;
 mod dial;
 mod frames;
 mod letters;
+mod paired;
 mod peer;
 mod peers;
 
@@ -33,7 +35,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{dial::Dial, dial::Link, peer::Peer, peers::Stored};
+use self::{dial::Dial, dial::Link, paired::Paired, peer::Peer, peers::Stored};
 use crate::{
     RelayConfig,
     clock::Clock,
@@ -77,6 +79,9 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     served: HashMap<ChannelId, LinkId>,
     peers: HashMap<IdentityId, Peer>,
     by_channel: HashMap<ChannelId, IdentityId>,
+    /// Peers with whom there is a pairing, and the pairings of earlier runs that nobody has asked for yet.
+    paired: HashMap<IdentityId, Paired<V>>,
+    unclaimed: HashMap<IdentityId, Vec<u8>>,
     /// Whose box a flow leads to.
     by_flow: HashMap<PathId, IdentityId>,
     statistics: Statistics,
@@ -190,6 +195,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             served: HashMap::new(),
             peers: HashMap::new(),
             by_channel: HashMap::new(),
+            paired: HashMap::new(),
+            unclaimed: HashMap::new(),
             by_flow: HashMap::new(),
             statistics: Statistics::default(),
             senders,
@@ -275,10 +282,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Input::Report(report) => self.handle_report(report),
             Input::Completed(completed) => self.handle_completed(completed),
             Input::Command(command) => self.handle_command(command),
-            Input::Wake => self.peers.values_mut().for_each(|peer| {
-                peer.shared.is_looked_after();
-                peer.wake();
-            }),
+            Input::Wake => {
+                self.peers.values_mut().for_each(|peer| {
+                    peer.shared.is_looked_after();
+                    peer.wake();
+                });
+                self.paired.values_mut().for_each(Paired::wake);
+            }
             Input::Timeout => {}
         }
     }
@@ -289,6 +299,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.endpoint.handle_timeout(now);
         self.handle_deadlines(now);
         self.drain_endpoint(now);
+        self.pump_paired(now);
         self.pump_peers(now);
         // What is to be told at once does not wait for a timer.
         self.drain_endpoint(now);
@@ -398,6 +409,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Command::Open { card, policy, reply } => {
                 let _ = reply.send(self.open(now, &card, &policy));
             }
+            Command::Pair { peer, reply } => {
+                let _ = reply.send(self.pair(now, *peer));
+            }
+            Command::Relink { peer, link, reply } => {
+                let _ = reply.send(self.relink(peer, link));
+            }
+            Command::OpenRecovery { peer, time, reply } => {
+                let _ = reply.send(self.open_recovery(now.after(time), peer));
+            }
+            Command::RenewRecovery { peer, reply } => {
+                let _ = reply.send(self.renew_recovery(peer));
+            }
             Command::Send { peer, body, options, room, reply } => {
                 self.send(peer, peers::Submission { body, options, room, reply });
             }
@@ -435,7 +458,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let dials = self.dials.iter().filter_map(Dial::next_timeout);
         let unproved = self.unproved.keys().next().map(|(at, _)| *at);
         let relay = self.relay.as_ref().and_then(Relay::poll_timeout);
-        self.endpoint.poll_timeout().into_iter().chain(peers).chain(dials).chain(unproved).chain(relay).min()
+        let paired = self.paired.values().filter_map(Paired::next_timeout);
+        self.endpoint
+            .poll_timeout()
+            .into_iter()
+            .chain(peers)
+            .chain(paired)
+            .chain(dials)
+            .chain(unproved)
+            .chain(relay)
+            .min()
     }
 
     /// Takes back a row of the store, table by table in the order of [`Table::ALL`]. Returns whether it is of use.
@@ -444,6 +476,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let is_loaded = match table {
             Table::Peers => self.restore_mailbox(key, value),
             Table::Prekeys => self.restore_prekey(now, value),
+            Table::Pairings => self.keep_unclaimed(key, value),
             // A relay reads it when somebody asks.
             Table::Published => true,
             Table::Boxes | Table::Custody => self.relay.as_mut().is_none_or(|relay| relay.load(table, key, value)),
@@ -483,6 +516,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         // ACKs may wait for more to tell: now they have to go.
         let soon = now.after(Duration::from_millis(100));
+        self.paired.values_mut().for_each(|paired| paired.tell_at_once(soon));
+        self.pump_paired(soon);
         self.report_at_once(soon);
         self.drain_endpoint(soon);
         self.peers.values_mut().for_each(Peer::wake);

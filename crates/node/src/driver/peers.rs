@@ -29,7 +29,7 @@ const HOLD_DELAY: Duration = Duration::from_millis(150);
 /// The same where an earlier message is missing: its sender waits for that to send it again.
 const GAP_DELAY: Duration = Duration::from_millis(5);
 /// Messages that one turn seals for a peer, so that one busy peer does not starve the others.
-const TURN: usize = 128;
+pub(super) const TURN: usize = 128;
 /// After so many it is looked whether the way there has room: that is kept for more than so many of the longest.
 const LOOK: usize = 8;
 
@@ -51,6 +51,8 @@ pub(crate) enum Stored {
     Registered { channel: ChannelId, name: BoxName },
     /// What of a session survives a restart.
     Session { peer: IdentityId, session: Cid },
+    /// A pairing, in this version.
+    Pairing { peer: IdentityId, version: u64 },
     /// A frame in custody, where we are a relay.
     Deposited(Deposited),
     /// A frame in custody that is to be pushed.
@@ -276,6 +278,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.endpoint.written(&peer, session);
                 self.may_deposit_again(now, peer);
             }
+            Stored::Pairing { peer, version } => self.pairing_written(now, peer, Some(version)),
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, true),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Done),
             Stored::Prekey(id) => {
@@ -304,6 +307,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let _ = reply.send(Err(NodeError::Store(error.clone())));
             }
             Stored::Session { peer, session } => self.endpoint.not_written(now, &peer, session),
+            Stored::Pairing { peer, .. } => self.pairing_written(now, peer, None),
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, false),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Later),
             // The client is not told: it asks again when it attaches again.
@@ -317,6 +321,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// What was committed since is told to the peer, on the way on which it is heard.
     pub(super) fn report_committed(&mut self, now: Timestamp, id: IdentityId, instance: Instance, told: Told) {
+        if let Some(paired) = self.paired.get_mut(&id) {
+            paired.committed(told.octets);
+            return paired.tell(now, instance);
+        }
         let Some(peer) = self.peers.get(&id) else { return };
         let is_open = peer.channel.is_some_and(|channel| self.endpoint.is_open(channel));
         // Without a live session it is told once there is one, or the peer is known to be away.
@@ -338,6 +346,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some((_, instance)) = peer.holding.filter(|(at, _)| *at <= now) else { return };
         peer.holding = None;
         peer.arrived = 0;
+        if let Some(paired) = self.paired.get_mut(&id) {
+            return paired.tell(now, instance);
+        }
         let inbox = &mut peer.shared.incoming().inbox;
         if inbox.holds_any(instance)
             && let (Some(channel), Some(committed)) = (peer.channel, inbox.committed(instance))
@@ -609,6 +620,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn send_due(&mut self, now: Timestamp, id: IdentityId) {
+        if self.paired.contains_key(&id) {
+            return self.send_paired(now, id);
+        }
         let is_away = self.is_away(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.lane = if is_away { Lane::Stored } else { Lane::Live };

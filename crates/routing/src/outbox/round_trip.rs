@@ -2,8 +2,6 @@
 
 use core::time::Duration;
 
-use super::{MAX_TIMEOUT, MIN_TIMEOUT};
-
 /// Smoothed round trip and its variation: RFC 6298 section 2.
 pub(super) struct RoundTrip {
     smoothed: Duration,
@@ -22,6 +20,6 @@ impl RoundTrip {
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        (self.smoothed + self.variation * 4).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
+        self.smoothed + self.variation * 4
     }
 }

@@ -1,0 +1,337 @@
+//! Peers of the constrained profile: nodes that speak over frames of 51 octets, some of which are lost.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod machines;
+
+use std::time::Duration;
+
+use sealway_channel::{PairingKeys, PostQuantum, Profile, Role};
+use sealway_link::{Faults, Faulty, FrameLink};
+use sealway_node::{Channel, Node, NodeError, PairedPeer, Receipt, Rhythm};
+use sealway_testkit::radio::radio;
+use sealway_vault::{CryptoProvider, Secret, Vault};
+
+use machines::{Machine, numbers, receive};
+
+/// The longest frame of LoRaWAN at its slowest rate.
+const MTU: usize = 51;
+
+/// Two machines with what they have in common, and a radio between them.
+struct Scene {
+    machines: [Machine; 2],
+    psk: Secret<32>,
+    recovery: Secret<32>,
+    faults: Faults,
+    seed: u64,
+    rhythm: Option<Rhythm>,
+}
+
+impl Scene {
+    fn new(faults: Faults, seed: u64) -> Self {
+        let machines = [Machine::new(), Machine::new()];
+        let provider = machines[0].vault.provider();
+        let (psk, recovery) = (provider.random_secret().unwrap(), provider.random_secret().unwrap());
+        Self { machines, psk, recovery, faults, seed, rhythm: None }
+    }
+
+    fn keys(&self, side: usize) -> PairingKeys {
+        let [own, peer] = [&self.machines[side], &self.machines[1 - side]];
+        PairingKeys {
+            role: [Role::Initiator, Role::Responder][side],
+            own: own.owner.id(),
+            channel_key: own.owner.channel_key(),
+            peer: peer.owner.id(),
+            peer_key: peer.vault.dh_public(&peer.owner.channel_key()).unwrap(),
+            psk: self.psk.clone(),
+            recovery: self.recovery.clone(),
+        }
+    }
+
+    fn links(&mut self) -> [Box<dyn FrameLink>; 2] {
+        self.seed += 2;
+        let mut seed = self.seed;
+        radio(MTU).map(|link| -> Box<dyn FrameLink> {
+            seed += 1;
+            Box::new(Faulty::new(link, self.faults, seed))
+        })
+    }
+
+    fn peer(&self, side: usize, link: Box<dyn FrameLink>) -> PairedPeer {
+        let peer = PairedPeer::new(self.keys(side), link);
+        match self.rhythm {
+            Some(rhythm) => peer.with_rhythm(rhythm),
+            None => peer,
+        }
+    }
+
+    async fn node(&self, side: usize) -> Node {
+        self.machines[side].builder().start().await.unwrap()
+    }
+
+    async fn start(&mut self) -> ([Node; 2], [Channel; 2]) {
+        let nodes = [self.node(0).await, self.node(1).await];
+        let [left, right] = self.links();
+        let channels =
+            [nodes[0].pair(self.peer(0, left)).await.unwrap(), nodes[1].pair(self.peer(1, right)).await.unwrap()];
+        (nodes, channels)
+    }
+}
+
+async fn send_all(channel: &Channel, bodies: &[Vec<u8>]) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    for body in bodies {
+        receipts.push(channel.send(body.clone()).await.unwrap());
+    }
+    receipts
+}
+
+/// `count` messages each way, in order and once.
+async fn exchange(channels: &mut [Channel; 2], count: u32) {
+    let bodies = numbers(count);
+    for channel in &*channels {
+        send_all(channel, &bodies).await;
+    }
+    for channel in &mut *channels {
+        assert_eq!(receive(channel, bodies.len()).await, bodies);
+    }
+    let [left, right] = channels;
+    left.flushed().await.unwrap();
+    right.flushed().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_cross_frames_of_51_octets_both_ways() {
+    let (nodes, mut channels) = Scene::new(Faults::default(), 1).start().await;
+    exchange(&mut channels, 100).await;
+    let context = channels[1].opened().await.unwrap();
+    assert_eq!((context.profile, context.post_quantum), (Profile::C1, PostQuantum::PskChain));
+    assert!(!context.recovered && !context.unclocked);
+    // Parts of 20 octets, at most 63.
+    let limit = channels[0].max_message();
+    let longest: Vec<u8> = (0..limit).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    send_all(&channels[0], &[longest.clone(), Vec::new()]).await;
+    assert_eq!(receive(&mut channels[1], 2).await, [longest, Vec::new()]);
+    let got = limit + 1;
+    let refused = channels[0].send(vec![0; got]).await;
+    assert!(
+        matches!(refused, Err(NodeError::TooLong { limit: told, got: told_got }) if told == limit && told_got == got)
+    );
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_doubled_overtaken_and_damaged_is_made_good() {
+    let (nodes, mut channels) = Scene::new(Faults::all(50), 2).start().await;
+    exchange(&mut channels, 300).await;
+    for node in nodes {
+        assert!(node.statistics().await.unwrap().forged_frames > 0);
+        node.shutdown().await;
+    }
+}
+
+/// What the sensor of the longest test sends.
+struct Upload {
+    file: Vec<u8>,
+    next: usize,
+    readings: u32,
+}
+
+impl Upload {
+    const PIECE: usize = 1152;
+
+    /// The next pieces of the file, a reading behind every second of them, and their receipts.
+    async fn send(&mut self, channel: &Channel, pieces: usize) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
+        for _ in 0..pieces {
+            let Some(rest) = self.file.get(self.next..).filter(|rest| !rest.is_empty()) else { break };
+            let piece = &rest[..rest.len().min(Self::PIECE)];
+            let offset = u32::try_from(self.next).unwrap().to_be_bytes();
+            receipts.push(channel.send([b"F", offset.as_slice(), piece].concat()).await.unwrap());
+            self.next += piece.len();
+            if (self.next / Self::PIECE).is_multiple_of(2) {
+                self.readings += 1;
+                receipts.push(channel.send([b"T", self.readings.to_be_bytes().as_slice()].concat()).await.unwrap());
+            }
+        }
+        receipts
+    }
+}
+
+/// What its peer has received.
+#[derive(Default)]
+struct Received {
+    file: Vec<u8>,
+    readings: u32,
+}
+
+impl Received {
+    async fn take(&mut self, channel: &mut Channel, count: usize) {
+        for body in receive(channel, count).await {
+            let (number, rest) = body[1..].split_first_chunk().unwrap();
+            let number = u32::from_be_bytes(*number);
+            if body[0] == b'F' {
+                assert_eq!(usize::try_from(number).unwrap(), self.file.len(), "in order and once");
+                self.file.extend_from_slice(rest);
+            } else {
+                self.readings += 1;
+                assert_eq!(number, self.readings, "in order and once");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mebibyte_crosses_and_goes_on_after_reboots_while_telemetry_passes() {
+    const UNDER_WAY: usize = 16;
+    let octet = |at: u32| at.wrapping_mul(2_654_435_761).to_be_bytes()[0];
+    let mut upload = Upload { file: (0..1024 * 1024).map(octet).collect(), next: 0, readings: 0 };
+    let mut received = Received::default();
+    let mut scene = Scene::new(Faults::loss(100), 3);
+    let (mut nodes, mut channels) = scene.start().await;
+    for round in 0.. {
+        let receipts = upload.send(&channels[0], UNDER_WAY).await;
+        if receipts.is_empty() {
+            break;
+        }
+        // Twice in the midst of it both sides reboot, with frames under way.
+        if matches!(round, 15 | 30) {
+            received.take(&mut channels[1], 3).await;
+            for node in nodes {
+                node.shutdown().await;
+            }
+            (nodes, channels) = scene.start().await;
+            received.take(&mut channels[1], receipts.len() - 3).await;
+            channels[0].flushed().await.unwrap();
+            continue;
+        }
+        received.take(&mut channels[1], receipts.len()).await;
+        // A reading waits for no more than what was sent shortly before it.
+        for receipt in receipts {
+            receipt.delivered().await.unwrap();
+        }
+    }
+    assert_eq!((received.file == upload.file, received.readings), (true, upload.readings));
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reboot_of_either_side_costs_no_message_and_at_most_a_handshake() {
+    let mut scene = Scene::new(Faults::loss(100), 4);
+    let (nodes, mut channels) = scene.start().await;
+    exchange(&mut channels, 10).await;
+    let [device, server] = nodes;
+    // Each side alone, with messages under way to it.
+    let under_way = send_all(&channels[1], &numbers(5)).await;
+    device.shutdown().await;
+    let device = scene.node(0).await;
+    let [left, right] = scene.links();
+    server.relink(scene.machines[0].owner.id(), right).await.unwrap();
+    let mut to_server = device.pair(scene.peer(0, left)).await.unwrap();
+    let received = receive(&mut to_server, 5).await;
+    assert_eq!(received, numbers(5));
+    for receipt in under_way {
+        receipt.delivered().await.unwrap();
+    }
+    send_all(&to_server, &numbers(5)).await;
+    server.shutdown().await;
+    let server = scene.node(1).await;
+    let [left, right] = scene.links();
+    device.relink(scene.machines[1].owner.id(), left).await.unwrap();
+    let mut to_device = server.pair(scene.peer(1, right)).await.unwrap();
+    // What the first node was told before its end may have been committed by the server; the rest comes now.
+    let first = receive(&mut to_device, 1).await.remove(0);
+    let first = u32::from_be_bytes(first.try_into().unwrap());
+    receive(&mut to_device, 4 - usize::try_from(first).unwrap()).await;
+    exchange(&mut [to_server, to_device], 10).await;
+    assert!(device.statistics().await.unwrap().sessions <= 1 && server.statistics().await.unwrap().sessions <= 1);
+    device.shutdown().await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_sleeps_gets_what_was_held_for_it() {
+    let mut scene = Scene::new(Faults::loss(50), 5);
+    scene.rhythm = Some(Rhythm { awake: Duration::from_millis(300), every: Duration::from_millis(900) });
+    let (nodes, mut channels) = scene.start().await;
+    exchange(&mut channels, 20).await;
+    // The device has nothing to say, and asks by waking.
+    send_all(&channels[1], &numbers(3)).await;
+    assert_eq!(receive(&mut channels[0], 3).await, numbers(3));
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_has_lost_its_state_is_let_in_by_the_operator_alone() {
+    let mut scene = Scene::new(Faults::default(), 6);
+    // It tries once each time that it wakes; after eight times it calls for recovery too.
+    scene.rhythm = Some(Rhythm { awake: Duration::from_millis(200), every: Duration::from_millis(250) });
+    let (nodes, mut channels) = scene.start().await;
+    exchange(&mut channels, 3).await;
+    let [device, server] = nodes;
+    device.shutdown().await;
+    scene.machines[0].disk = machines::Disk::default();
+    let device = scene.node(0).await;
+    let [left, right] = scene.links();
+    let id = scene.machines[0].owner.id();
+    server.relink(id, right).await.unwrap();
+    let mut to_server = device.pair(scene.peer(0, left)).await.unwrap();
+    server.open_recovery(id, Duration::from_secs(3600)).await.unwrap();
+    assert!(to_server.opened().await.unwrap().recovered);
+    let [_, to_device] = channels;
+    let mut channels = [to_server, to_device];
+    exchange(&mut channels, 3).await;
+    assert!(channels[1].opened().await.unwrap().recovered);
+    device.shutdown().await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_crosses_small_frames() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (nodes, channels) = Scene::new(Faults::loss(20), 7).start().await;
+    let [mut writer, mut reader] = channels.map(Channel::into_stream);
+    let octets: Vec<u8> = (0..20_000_u32).map(|at| at.to_be_bytes()[3]).collect();
+    let write = async {
+        writer.write_all(&octets).await.unwrap();
+        writer.shutdown().await.unwrap();
+    };
+    let mut read = Vec::new();
+    let (_, all) = tokio::join!(write, reader.read_to_end(&mut read));
+    assert_eq!((all.unwrap(), read), (octets.len(), octets.clone()));
+    drop((writer, reader));
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_paired_is_an_error_that_says_why() {
+    let mut scene = Scene::new(Faults::default(), 8);
+    let [left, right] = scene.links();
+    let without = scene.machines[0].builder_without_a_store().start().await.unwrap();
+    assert!(matches!(without.pair(scene.peer(0, left)).await, Err(NodeError::NoStore)));
+    let device = scene.node(0).await;
+    assert!(matches!(device.pair(scene.peer(1, right)).await, Err(NodeError::OtherIdentity)));
+    let [short, _] = radio(50);
+    let refused = device.pair(scene.peer(0, short)).await;
+    assert!(matches!(refused, Err(NodeError::Mtu { needed: 51, got: 50 })), "{refused:?}");
+    let peer = scene.machines[1].owner.id();
+    let [link, _] = radio(MTU);
+    assert!(matches!(device.relink(peer, link).await, Err(NodeError::NotPaired)));
+    assert!(matches!(device.open_recovery(peer, Duration::ZERO).await, Err(NodeError::NotPaired)));
+    let [left, right] = scene.links();
+    let channel = device.pair(scene.peer(0, left)).await.unwrap();
+    assert!(matches!(device.pair(scene.peer(0, right)).await, Err(NodeError::InUse)));
+    drop(channel);
+    // The handle is gone: another may be had, over another link.
+    let [left, _] = scene.links();
+    device.pair(scene.peer(0, left)).await.unwrap();
+    device.shutdown().await;
+    without.shutdown().await;
+}

@@ -145,7 +145,7 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     /// Whether connection ids travel: they need not where the link names the peer.
     with_cid: bool,
     padding: Padding,
-    side: Side<V>,
+    side: Side<V::Provider>,
     /// What is sealed goes here.
     current: Option<Current<V::Provider>>,
     /// The session before; what the peer has sent on it still opens.
@@ -188,9 +188,9 @@ struct Previous<P: CryptoProvider> {
     until: Option<Timestamp>,
 }
 
-enum Side<V: Vault + Clone + 'static> {
-    Initiator(Caller<V>),
-    Responder(Answerer<V::Provider>),
+enum Side<P: CryptoProvider> {
+    Initiator(Caller),
+    Responder(Answerer<P>),
 }
 
 /// In which session a record has opened.
@@ -261,7 +261,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         vault: V,
         parties: Parties,
         state_key: Secret<32>,
-        side: Side<V>,
+        side: Side<V::Provider>,
         current: Option<Current<V::Provider>>,
     ) -> Result<Self, VaultError> {
         let instance = Instance(vault.provider().random()?);

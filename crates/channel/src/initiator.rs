@@ -84,7 +84,7 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
             remote: Some(&remote),
             psk: None,
             ephemeral,
-            known: None,
+            known: [None, None],
         };
         let mut noise = noise::build(vault, setup)?;
         let mut payload = [0; PAYLOAD_1_LEN];

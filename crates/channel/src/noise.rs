@@ -79,8 +79,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) psk: Option<(u8, &'a Secret<32>)>,
     /// Seed of the only ephemeral key.
     pub(crate) ephemeral: Secret<32>,
-    /// What Diffie-Hellman of the two static keys gave, if that is known.
-    pub(crate) known: Option<Secret<32>>,
+    /// What Diffie-Hellman of the two static keys gave, and of the ephemeral key with the peer's static one, if that is known.
+    pub(crate) known: [Option<Secret<32>>; 2],
 }
 
 /// Begins a handshake.
@@ -96,7 +96,7 @@ pub(crate) fn build<V: Vault + Clone + 'static>(vault: &V, setup: Setup<'_>) -> 
         // The handle is of no vault: the resolver has the key itself.
         Local::Held(key) => (DhHandle([0; 32]), Some(key.clone())),
     };
-    let known = setup.remote.copied().zip(setup.known);
+    let known = setup.remote.map(|remote| Known { remote: *remote, shared: setup.known });
     let resolver = Resolver { vault: vault.clone(), ephemeral: setup.ephemeral, known, held };
     let mut builder = Builder::with_resolver(setup.pattern.parse()?, Box::new(resolver))
         .local_private_key(&handle.0)?
@@ -136,10 +136,25 @@ pub(crate) fn raw_split(state: &mut HandshakeState) -> Result<Zeroizing<[u8; 64]
     Ok(keys)
 }
 
+/// Results of Diffie-Hellman with the peer's static key: of our static one, and of our ephemeral one.
+#[derive(Clone)]
+struct Known {
+    remote: PublicKey,
+    shared: [Option<Secret<32>>; 2],
+}
+
+impl Known {
+    fn with(&self, peer: &PublicKey, is_ephemeral: bool) -> Option<Secret<32>> {
+        let [of_static, of_ephemeral] = &self.shared;
+        let shared = if is_ephemeral { of_ephemeral } else { of_static };
+        shared.clone().filter(|_| self.remote == *peer)
+    }
+}
+
 struct Resolver<V> {
     vault: V,
     ephemeral: Secret<32>,
-    known: Option<(PublicKey, Secret<32>)>,
+    known: Option<Known>,
     /// The own static key, where it is not in the vault.
     held: Option<Secret<32>>,
 }
@@ -182,8 +197,7 @@ struct NoiseDh<V: Vault> {
     vault: V,
     key: Key<V>,
     public: [u8; 32],
-    /// What Diffie-Hellman of our static key with this one gave.
-    known: Option<(PublicKey, Secret<32>)>,
+    known: Option<Known>,
     held: Option<Secret<32>>,
 }
 
@@ -242,13 +256,17 @@ impl<V: Vault> Dh for NoiseDh<V> {
         let (Some(peer), Some(out)) = (pubkey.first_chunk(), out.first_chunk_mut::<32>()) else {
             return Err(Error::Dh);
         };
+        let known = |is_ephemeral| self.known.as_ref().and_then(|known| known.with(peer, is_ephemeral));
         let shared = match &self.key {
             Key::None => return Err(Error::Dh),
-            Key::Static(_) if self.known.as_ref().is_some_and(|(known, _)| known == peer) => {
-                self.known.as_ref().map(|(_, shared)| shared.clone()).ok_or(Error::Dh)?
-            }
-            Key::Static(handle) => self.vault.dh(handle, peer).map_err(|_| Error::Dh)?,
-            Key::Loaded(key) => key.agree(peer).map_err(|_| Error::Dh)?,
+            Key::Static(handle) => match known(false) {
+                Some(shared) => shared,
+                None => self.vault.dh(handle, peer).map_err(|_| Error::Dh)?,
+            },
+            Key::Loaded(key) => match known(self.held.is_none()) {
+                Some(shared) => shared,
+                None => key.agree(peer).map_err(|_| Error::Dh)?,
+            },
         };
         *out = *shared.expose();
         Ok(())
@@ -444,7 +462,7 @@ mod tests {
             remote: Some(&[7; 32]),
             psk: None,
             ephemeral: Secret::new([1; 32]),
-            known: None,
+            known: [None, None],
         };
         let mut state = build(&vault, setup(Local::Vault(&handle))).unwrap();
         assert_eq!(raw_split(&mut state).unwrap_err(), HandshakeError::Noise);

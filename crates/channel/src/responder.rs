@@ -68,7 +68,7 @@ impl<V: Vault + Clone + 'static> HalfOpen<V> {
             remote: None,
             psk: None,
             ephemeral,
-            known: None,
+            known: [None, None],
         };
         let mut noise = noise::build(vault, setup)?;
         let mut payload = [0; PAYLOAD_1_LEN];
@@ -207,7 +207,7 @@ mod tests {
             remote: Some(&key.0),
             psk: None,
             ephemeral,
-            known: None,
+            known: [None, None],
         };
         let mut noise = noise::build(&other, setup).unwrap();
         let mut payload = [0; PAYLOAD_1_LEN];

@@ -15,14 +15,14 @@ use crate::{CallError, FrameError, StateError};
 const RECOVERY_FROM: u8 = 8;
 
 /// What the initiator keeps.
-pub(super) struct Caller<V: Vault + Clone + 'static> {
+pub(super) struct Caller {
     psk: Psk,
     /// Under the ordinary psk.
-    call: Option<Call<V>>,
+    call: Option<Call>,
     /// What the psks of calls for recovery are made of.
     recovery: Secret<32>,
     /// Under the psk of the attempt of this number.
-    rescue: Option<(Psk, Call<V>)>,
+    rescue: Option<(Psk, Call)>,
     attempt: u32,
     /// How often the call has been sent again.
     unanswered: u8,
@@ -34,7 +34,7 @@ pub(super) struct Answer<P: CryptoProvider> {
     pub(super) reply: Vec<u8>,
 }
 
-impl<V: Vault + Clone + 'static> Caller<V> {
+impl Caller {
     pub(super) const fn new(psk: Psk, recovery: Secret<32>) -> Self {
         Self { psk, call: None, recovery, rescue: None, attempt: 0, unanswered: 0 }
     }
@@ -50,7 +50,12 @@ impl<V: Vault + Clone + 'static> Caller<V> {
     }
 
     /// Makes the only first message under the psk.
-    pub(super) fn begin(&mut self, vault: &V, parties: &Parties, early: &[u8]) -> Result<(), CallError> {
+    pub(super) fn begin<V: Vault + Clone + 'static>(
+        &mut self,
+        vault: &V,
+        parties: &Parties,
+        early: &[u8],
+    ) -> Result<(), CallError> {
         if self.call.is_some() {
             return Err(CallError::UnderWay);
         }
@@ -64,7 +69,7 @@ impl<V: Vault + Clone + 'static> Caller<V> {
 
     /// Counts one more time that the call is sent. The count survives a restart: a device that sleeps between two calls comes
     /// to a recovery too.
-    pub(super) fn repeat(&mut self, vault: &V, parties: &Parties) -> Result<(), CallError> {
+    pub(super) fn repeat<V: Vault + Clone + 'static>(&mut self, vault: &V, parties: &Parties) -> Result<(), CallError> {
         // It goes on alternating.
         self.unanswered = self.unanswered.checked_add(1).unwrap_or(RECOVERY_FROM);
         if self.rescue.is_some() || self.unanswered < RECOVERY_FROM {
@@ -93,15 +98,15 @@ impl<V: Vault + Clone + 'static> Caller<V> {
     }
 
     /// Reads an answer. The first that opens wins, and the other call is forgotten.
-    pub(super) fn handle_answer(
+    pub(super) fn handle_answer<V: Vault + Clone + 'static>(
         &mut self,
         vault: &V,
         parties: &Parties,
         now: Timestamp,
         message: &constrained::Handshake<'_>,
     ) -> Result<Answer<V::Provider>, FrameError> {
-        let ordinary = self.call.as_mut().map(|call| (&self.psk, call));
-        let rescue = self.rescue.as_mut().map(|(psk, call)| (&*psk, call));
+        let ordinary = self.call.as_ref().map(|call| (&self.psk, call));
+        let rescue = self.rescue.as_ref().map(|(psk, call)| (psk, call));
         let mut outcome = Err(FrameError::UnknownConnection);
         for (psk, call) in [ordinary, rescue].into_iter().flatten().filter(|(psk, _)| psk.hint == message.hint) {
             outcome = call.finish(vault, parties, now, psk, message.noise).map_err(FrameError::from);
@@ -121,12 +126,12 @@ impl<V: Vault + Clone + 'static> Caller<V> {
     }
 
     /// The calls that there are: the ordinary one, and the one for recovery.
-    fn calls(&self) -> impl Iterator<Item = &Call<V>> {
+    fn calls(&self) -> impl Iterator<Item = &Call> {
         self.call.iter().chain(self.rescue.as_ref().map(|(_, call)| call))
     }
 
     /// `flags 1 | unanswered 1 | psk 32 | attempt 4 | the calls that there are`.
-    pub(super) fn save(&self, provider: &V::Provider, out: &mut Vec<u8>) {
+    pub(super) fn save(&self, provider: &impl CryptoProvider, out: &mut Vec<u8>) {
         out.push(u8::from(self.call.is_some()) | u8::from(self.rescue.is_some()) << 1);
         out.push(self.unanswered);
         out.extend_from_slice(self.psk.secret.expose());
@@ -134,7 +139,7 @@ impl<V: Vault + Clone + 'static> Caller<V> {
         self.calls().for_each(|call| call.save(provider, out));
     }
 
-    pub(super) fn restore(
+    pub(super) fn restore<V: Vault + Clone + 'static>(
         vault: &V,
         parties: &Parties,
         recovery: Secret<32>,

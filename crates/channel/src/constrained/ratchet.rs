@@ -6,7 +6,7 @@
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use sealway_identity::label;
-use sealway_vault::{CryptoProvider, DhHandle, PublicKey, Secret, Vault, VaultError};
+use sealway_vault::{CryptoProvider, DhHandle, DhKey, PublicKey, Secret, Vault, VaultError};
 use sealway_wire::{
     Hint, IdentityId, Reader, Timestamp,
     constrained::{self, Frame},
@@ -55,6 +55,7 @@ impl Parties {
         vault: &V,
         psk: &Psk,
         ephemeral: Secret<32>,
+        ephemeral_static: Option<Secret<32>>,
     ) -> Result<noise::Handshake<V>, HandshakeError> {
         let setup = noise::Setup {
             pattern: noise::C1,
@@ -64,7 +65,7 @@ impl Parties {
             remote: Some(&self.peer_key),
             psk: Some((0, &psk.secret)),
             ephemeral,
-            known: Some(self.shared.clone()),
+            known: [Some(self.shared.clone()), ephemeral_static],
         };
         noise::build(vault, setup)
     }
@@ -132,25 +133,32 @@ pub(super) struct Made<P: CryptoProvider> {
     pub(super) payload: Vec<u8>,
 }
 
-/// A first message of ours that waits for its answer.
-pub(super) struct Call<V: Vault + Clone + 'static> {
-    noise: noise::Handshake<V>,
+/// A first message of ours that waits for its answer. What the handshake needs is kept, not the handshake: it may wait for
+/// hours, and is some kilobytes.
+pub(super) struct Call {
     /// C1.1.
     pub(super) frame: Vec<u8>,
     seed: Secret<32>,
+    /// Diffie-Hellman of e with the peer's static key, so that a forged answer has it computed no second time.
+    ephemeral_static: Secret<32>,
     payload: Zeroizing<Vec<u8>>,
     /// It was written before the last start.
     restored: bool,
 }
 
-impl<V: Vault + Clone + 'static> Call<V> {
+impl Call {
     /// The only first message under `psk`.
-    pub(super) fn new(vault: &V, parties: &Parties, psk: &Psk, payload: Vec<u8>) -> Result<Self, FrameError> {
+    pub(super) fn new<V: Vault + Clone + 'static>(
+        vault: &V,
+        parties: &Parties,
+        psk: &Psk,
+        payload: Vec<u8>,
+    ) -> Result<Self, FrameError> {
         let seed = vault.provider().random_secret()?;
         Ok(Self::write(vault, parties, psk, seed, payload, false)?)
     }
 
-    fn write(
+    fn write<V: Vault + Clone + 'static>(
         vault: &V,
         parties: &Parties,
         psk: &Psk,
@@ -158,26 +166,42 @@ impl<V: Vault + Clone + 'static> Call<V> {
         payload: Vec<u8>,
         restored: bool,
     ) -> Result<Self, HandshakeError> {
-        let mut noise = parties.handshake(vault, psk, seed.clone())?;
-        let mut message = vec![0; NOISE_OVERHEAD + payload.len()];
-        noise.write_message(&payload, &mut message)?;
-        let frame = encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
-        Ok(Self { noise, frame, seed, payload: payload.into(), restored })
+        let ephemeral = vault.provider().load_dh(&seed);
+        let ephemeral_static = ephemeral.agree(&parties.peer_key).map_err(|_| HandshakeError::Noise)?;
+        let mut call = Self { frame: Vec::new(), seed, ephemeral_static, payload: payload.into(), restored };
+        let (_, message) = call.begin(vault, parties, psk)?;
+        call.frame = encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
+        Ok(call)
+    }
+
+    /// The handshake after its first message, and that message: the same each time.
+    fn begin<V: Vault + Clone + 'static>(
+        &self,
+        vault: &V,
+        parties: &Parties,
+        psk: &Psk,
+    ) -> Result<(noise::Handshake<V>, Vec<u8>), HandshakeError> {
+        let known = Some(self.ephemeral_static.clone());
+        let mut noise = parties.handshake(vault, psk, self.seed.clone(), known)?;
+        let mut message = vec![0; NOISE_OVERHEAD + self.payload.len()];
+        noise.write_message(&self.payload, &mut message)?;
+        Ok((noise, message))
     }
 
     /// Reads the answer. On an error the handshake goes on: the frame may have been forged.
-    pub(super) fn finish(
-        &mut self,
+    pub(super) fn finish<V: Vault + Clone + 'static>(
+        &self,
         vault: &V,
         parties: &Parties,
         now: Timestamp,
         psk: &Psk,
         message: &[u8],
     ) -> Result<Made<V::Provider>, HandshakeError> {
+        let (mut noise, _) = self.begin(vault, parties, psk)?;
         let mut payload = vec![0; message.len()];
-        let len = self.noise.read_message(message, &mut payload)?;
+        let len = noise.read_message(message, &mut payload)?;
         payload.truncate(len);
-        make(vault.provider(), parties, &mut self.noise, psk.chain, self.restored, now, payload)
+        make(vault.provider(), parties, &mut noise, psk.chain, self.restored, now, payload)
     }
 
     /// How long [`save`](Self::save) makes it.
@@ -186,14 +210,14 @@ impl<V: Vault + Clone + 'static> Call<V> {
     }
 
     /// `seed 32 | length 1 | payload | check 4`, the check SHA-256 of C1.1, cut.
-    pub(super) fn save(&self, provider: &V::Provider, out: &mut Vec<u8>) {
+    pub(super) fn save(&self, provider: &impl CryptoProvider, out: &mut Vec<u8>) {
         out.extend_from_slice(self.seed.expose());
         put_short(out, &self.payload);
         out.extend_from_slice(&check::<_, 4>(provider, &[&self.frame]));
     }
 
     /// Takes back what [`save`](Self::save) wrote: the very same message, for another under this psk must never be.
-    pub(super) fn restore(
+    pub(super) fn restore<V: Vault + Clone + 'static>(
         vault: &V,
         parties: &Parties,
         psk: &Psk,
@@ -219,7 +243,7 @@ pub(super) struct Heard<V: Vault + Clone + 'static> {
 impl<V: Vault + Clone + 'static> Heard<V> {
     pub(super) fn read(vault: &V, parties: &Parties, psk: &Psk, message: &[u8]) -> Result<Self, FrameError> {
         let ephemeral = vault.provider().random_secret()?;
-        let mut noise = parties.handshake(vault, psk, ephemeral)?;
+        let mut noise = parties.handshake(vault, psk, ephemeral, None)?;
         let mut payload = vec![0; message.len()];
         let len = noise.read_message(message, &mut payload).map_err(HandshakeError::from)?;
         payload.truncate(len);

@@ -1,7 +1,7 @@
 //! How much a source may try: 64 at once, and 64 a minute. Sources that can be forged share sixteen times as much, for
 //! whoever forges one can forge many.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use sealway_wire::Timestamp;
@@ -15,8 +15,8 @@ const SOURCES: usize = 16;
 
 /// A bucket of tokens for each source.
 pub(super) struct Tries {
-    /// Until when what a source has tried is paid off.
-    spent: BTreeMap<Source, Timestamp>,
+    /// Until when what a source has tried is paid off: a list, for there are few, and mostly one.
+    spent: Vec<(Source, Timestamp)>,
     /// The same, of all sources that can be forged.
     claimed: Timestamp,
     /// Where a frame has come from last that was authentic: it has no part in what the others share.
@@ -28,12 +28,13 @@ const SHARE: u32 = 16;
 
 impl Tries {
     pub(super) const fn new() -> Self {
-        Self { spent: BTreeMap::new(), claimed: Timestamp::from_micros(0), genuine: None }
+        Self { spent: Vec::new(), claimed: Timestamp::from_micros(0), genuine: None }
     }
 
     /// Whether `source` may try once more.
     pub(super) fn may(&self, now: Timestamp, source: Source) -> bool {
-        let of_source = self.spent.get(&source).is_none_or(|until| until.since(now) <= EACH * (BURST - 1));
+        let spent = self.spent.iter().find(|(known, _)| *known == source);
+        let of_source = spent.is_none_or(|(_, until)| until.since(now) <= EACH * (BURST - 1));
         let of_claimed =
             source.is_proven || self.genuine == Some(source) || self.claimed.since(now) <= EACH * (BURST - 1);
         of_source && of_claimed
@@ -46,16 +47,24 @@ impl Tries {
 
     /// Takes note of a try.
     pub(super) fn count(&mut self, now: Timestamp, source: Source) {
-        if self.spent.len() >= SOURCES && !self.spent.contains_key(&source) {
-            self.spent.retain(|_, until| *until > now);
-            // All of them are busy: the one that has spent least makes room.
+        let is_known = |(known, _): &(Source, Timestamp)| *known == source;
+        let index = self.spent.iter().position(is_known).unwrap_or_else(|| {
             if self.spent.len() >= SOURCES {
-                let least = self.spent.iter().min_by_key(|(_, until)| **until).map(|(source, _)| *source);
-                least.map(|source| self.spent.remove(&source));
+                self.spent.retain(|(_, until)| *until > now);
             }
+            // All of them are busy: the one that has spent least makes room.
+            if self.spent.len() >= SOURCES
+                && let Some((least, _)) = self.spent.iter().enumerate().min_by_key(|(_, (_, until))| *until)
+            {
+                self.spent.swap_remove(least);
+            }
+            self.spent.reserve_exact(1);
+            self.spent.push((source, now));
+            self.spent.len() - 1
+        });
+        if let Some((_, until)) = self.spent.get_mut(index) {
+            *until = (*until).max(now).after(EACH);
         }
-        let until = self.spent.entry(source).or_insert(now);
-        *until = (*until).max(now).after(EACH);
         if !source.is_proven && self.genuine != Some(source) {
             self.claimed = self.claimed.max(now).after(EACH / SHARE);
         }

@@ -26,6 +26,7 @@ const CONTROLS: &[(&str, [&str; 3])] = &[
     ("window", ["channel", "constrained", "runs_of_many_seeds"]),
     ("tag", ["channel", "constrained", "runs_of_many_seeds"]),
     ("incarnation", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("blocks", ["channel", "constrained", "runs_of_many_seeds"]),
     ("kept-window", ["channel", "constrained", "runs_of_many_seeds"]),
     ("kept-answer", ["channel", "constrained", "runs_of_many_seeds"]),
     ("one-answer", ["channel", "constrained", "two_devices_with_one_key_and_psk_are_noticed_within_two_handshakes"]),

@@ -159,7 +159,7 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     answer: Option<(u64, Vec<u8>)>,
     start_due: bool,
     /// The counter of the START that was sent last under the present session, and whether the peer has opened one.
-    start_sent: Option<u64>,
+    start_sent: Option<u32>,
     start_is_known: bool,
     events: VecDeque<(u64, PairingEvent)>,
     /// What goes with the next answer.
@@ -175,8 +175,9 @@ pub struct Pairing<V: Vault + Clone + 'static> {
 /// The session that is sealed under.
 struct Current<P: CryptoProvider> {
     session: Box<Session<P>>,
-    /// The version of the state that has it.
+    /// The version of the state that has it, and of the one that reserves the counters that were asked for last.
     since: u64,
+    reserved: u64,
     /// A record of the peer has opened under it.
     confirmed: bool,
 }
@@ -238,7 +239,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                     let session = Box::new(Session::restore(&provider, now, &mut reader)?);
                     previous = Some(Previous { session, until: None });
                 }
-                Some(Current { session, since: 0, confirmed: flags & 2 != 0 })
+                Some(Current { session, since: 0, reserved: 0, confirmed: flags & 2 != 0 })
             }
         };
         let recovery = keys.recovery;
@@ -252,7 +253,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         // A restart counts once it has been written, and nothing is sealed before: the peer follows so many of them.
         if restored.current.is_some() {
             let version = restored.changed();
-            restored.current.iter_mut().for_each(|current| current.since = version);
+            restored.current.iter_mut().for_each(|current| (current.since, current.reserved) = (version, version));
         }
         Ok(restored)
     }
@@ -295,6 +296,17 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// Leaves connection ids out of what is sealed: for a link that names the peer by itself.
     pub const fn leave_out_cids(&mut self) {
         self.with_cid = false;
+    }
+
+    /// Reserves counters in blocks of 64, for a store that cannot go back and of which there are no copies: a microcontroller's
+    /// flash, never a file. A restart then skips what is left of a block, and costs neither octets on each record nor, after
+    /// some, a handshake. On the stored lane nothing is sealed after a restart. To be called at each start, before anything
+    /// else; it takes effect with the next session.
+    ///
+    /// # Security
+    /// Two machines that go on with the same state use nonces twice, and are both open then.
+    pub const fn reserve_counters(&mut self) {
+        self.parties.reserves_counters = true;
     }
 
     /// Has typed records padded.
@@ -477,7 +489,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             && let Some((Lane::Live, opened)) = &ack.opened
         {
             current.session.acknowledge(opened);
-            let has = |counter| opened.as_slice().iter().any(|(low, high)| (*low..=*high).contains(&counter));
+            let ranges = opened.as_slice();
+            let has = |counter: u32| ranges.iter().any(|(low, high)| (*low..=*high).contains(&counter.into()));
             self.start_is_known |= self.start_sent.is_some_and(has);
         }
         Ok(ConstrainedRecord::Typed(header.lane, content))
@@ -570,7 +583,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         self.call_due = None;
         let version = self.changed();
         let since = version;
-        let old = self.current.replace(Current { session, since, confirmed: false });
+        let old = self.current.replace(Current { session, since, reserved: since, confirmed: false });
         (self.start_sent, self.start_is_known) = (None, false);
         // It goes when the peer is known to send on the new one, and some time after.
         let old = old.map(|old| Previous { session: old.session, until: None });
@@ -665,7 +678,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// would rely on it.
     fn move_to(&mut self, now: Timestamp, version: u64, session: Box<Session<V::Provider>>) {
         let recovered = session.recovered;
-        let old = self.current.replace(Current { session, since: version, confirmed: true });
+        let old = self.current.replace(Current { session, since: version, reserved: version, confirmed: true });
         self.previous = old.map(|old| Previous { session: old.session, until: Some(now.after(OVERLAP)) });
         (self.start_sent, self.start_is_known) = (None, false);
         self.events.push_back((version, PairingEvent::Opened { recovered }));
@@ -700,7 +713,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             return match sealed {
                 Ok(sealed) => {
                     // Of a START after it the ACK may tell too: then it is known a little later.
-                    self.start_sent = Some(sealed.counter);
+                    self.start_sent = u32::try_from(sealed.counter).ok();
                     Ok(Some(sealed.len))
                 }
                 // The lane is full: it is another session that is wanted.
@@ -735,10 +748,19 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     fn seal_plaintext(&mut self, lane: Lane, plaintext: Plaintext<'_>, out: &mut [u8]) -> Result<Sealed, SendError> {
         let may_seal = self.may_seal();
+        let is_reserved = self.current.as_ref().is_some_and(|current| self.is_on_disk(current.reserved));
         let Some(current) = self.current.as_mut().filter(|_| may_seal) else { return Err(SendError::NotOpen) };
+        if is_reserved {
+            current.session.grant();
+        }
         let shape = Shape { limit: MAX_PLAINTEXT, padding: self.padding };
         let provider = self.vault.provider();
         let sealed = current.session.seal(provider, lane, self.with_cid, plaintext, shape, out)?;
+        if current.session.ask() {
+            current.reserved = self.version + 1;
+            self.changed();
+            return Ok(sealed);
+        }
         // How many there were survives a restart, roughly: a device that sleeps is to notice too that nothing comes back.
         if current.session.unanswered.is_multiple_of(COUNTED_RECORDS) {
             self.changed();

@@ -129,8 +129,9 @@ impl Associated {
 /// The sending end of a lane.
 pub(crate) struct SendLane<P: CryptoProvider, S: Suite<P> = S1> {
     lane: Lane,
-    /// Chain of the epoch after the current keys.
+    /// Chain of the epoch after the current keys; or, where it is to survive a restart, of their own epoch.
     chain: Secret<32>,
+    keeps_chain: bool,
     keys: Option<EpochKeys<S::Key>>,
     next: Counter,
     /// The first counter that the peer is not known to have passed.
@@ -148,7 +149,7 @@ pub(crate) struct Sealed {
 
 impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
     pub(crate) const fn new(lane: Lane, chain: Secret<32>) -> Self {
-        Self { lane, chain, keys: None, next: Counter::ZERO, acknowledged: 0, incarnation: None }
+        Self { lane, chain, keeps_chain: false, keys: None, next: Counter::ZERO, acknowledged: 0, incarnation: None }
     }
 
     /// A lane after a restart, under a chain that nobody has used.
@@ -235,9 +236,12 @@ impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
     }
 
     fn step(&mut self, provider: &P, epoch: u64) -> EpochKeys<S::Key> {
+        if self.keeps_chain && epoch > 0 {
+            self.chain = schedule::epoch(provider, S::DOMAIN, &self.chain).next;
+        }
         let secrets = schedule::epoch(provider, S::DOMAIN, &self.chain);
         let keys = EpochKeys::new(epoch, &secrets);
-        if !danger::is_off(Protection::Epochs) {
+        if !self.keeps_chain && !danger::is_off(Protection::Epochs) {
             self.chain = secrets.next;
         }
         keys
@@ -408,6 +412,28 @@ pub(crate) struct SavedLane {
     pub(crate) next: u32,
     /// Which of the 64 below have been opened.
     pub(crate) bits: u64,
+}
+
+impl<P: CryptoProvider> SendLane<P, C1> {
+    /// A lane that goes on after a restart, at counters that were reserved before: its chain is kept while its epoch lasts.
+    pub(crate) fn kept(lane: Lane, chain: Secret<32>) -> Self {
+        Self { keeps_chain: true, ..Self::new(lane, chain) }
+    }
+
+    /// The chain of the current epoch, and the epoch, of a lane that goes on after a restart.
+    pub(crate) fn save(&self) -> Option<(&Secret<32>, u8)> {
+        let epoch = self.keys.as_ref().map_or(0, |keys| keys.epoch);
+        self.keeps_chain.then_some((&self.chain, u8::try_from(epoch).unwrap_or(u8::MAX)))
+    }
+
+    /// The lane that [`save`](Self::save) told of, from the counter `next` on: none below it is used again.
+    pub(crate) fn resume(provider: &P, lane: Lane, (chain, epoch): (Secret<32>, u8), next: u32) -> Self {
+        let secrets = schedule::epoch(provider, <C1 as Suite<P>>::DOMAIN, &chain);
+        let mut resumed = Self::kept(lane, chain);
+        resumed.keys = Some(EpochKeys::new(epoch.into(), &secrets));
+        resumed.next = Counter::new(next.into()).unwrap_or(Counter::MAX);
+        resumed
+    }
 }
 
 impl<P: CryptoProvider> ReceiveLane<P, C1> {

@@ -13,7 +13,7 @@ use sealway_testkit::pairing::{
     DEVICE, Fate, Pair, SERVICE, STEPS, cloned_device, interleave, keys, lengths, simulate,
 };
 use sealway_wire::{
-    Lane,
+    Counter, Lane,
     constrained::{Frame, MAX_PAYLOAD, MAX_RECORD, RecordHeader},
     content::{Ack, Content},
 };
@@ -591,6 +591,50 @@ fn a_service_that_has_filled_its_lane_is_heard_by_the_device() {
         let _ = device.handle_frame(now, Source::proven(1), &mut out[..len]);
     }
     assert!(pair.machines[DEVICE].pairing.is_due(now));
+}
+
+#[test]
+fn reserved_counters_cost_a_device_that_sleeps_nothing_on_the_air() {
+    // Specification: [M48].
+    let mut pair = Pair::new(1);
+    pair.machines[DEVICE].reserve_counters();
+    pair.call(&[]).unwrap();
+    pair.deliver_all();
+    assert_eq!(pair.machines[DEVICE].events, [OPENED]);
+    // More restarts than a peer would follow, each behind a block, over the end of an epoch.
+    let mut last = None;
+    for wake in 0..100 {
+        let now = pair.now;
+        pair.machines[DEVICE].restart(now);
+        for _ in 0..=wake % 3 {
+            assert!(pair.send(DEVICE));
+            let (_, frame) = pair.on_the_way.last().unwrap();
+            let header = header(frame);
+            assert_eq!(header.incarnation, None);
+            assert_eq!(frame.len(), header.len() + 16 + 8, "as long as any other");
+            let counter =
+                header.counter.expand(Counter::new(last.map_or(0, |last: u64| last + 1)).unwrap()).unwrap().get();
+            assert!(last.is_none_or(|last| counter > last), "no counter is used twice");
+            last = Some(counter);
+        }
+        if wake % 2 == 0 {
+            assert!(pair.send(SERVICE));
+            pair.deliver_all();
+        }
+        pair.on_the_way.clear();
+    }
+    assert!(last.unwrap() >= 100 * 64 && !pair.machines[DEVICE].pairing.is_due(pair.now));
+    // What is not reserved on disk is not used.
+    let mut out = [0; MAX_RECORD];
+    let device = &mut pair.machines[DEVICE].pairing;
+    let sealed = (0..100).take_while(|_| device.seal_datagram(b"", &mut out).is_ok()).count();
+    assert!((48..=64).contains(&sealed), "{sealed}");
+    assert_eq!(device.seal_datagram(b"", &mut out), Err(SendError::NotOpen));
+    pair.save(DEVICE);
+    assert!(pair.machines[DEVICE].pairing.seal_datagram(b"", &mut out).is_ok());
+    // Of the stored lane nobody knows what was used.
+    let stored = pair.machines[DEVICE].pairing.seal(Lane::Stored, &Content::Data(b"kept"), &mut out);
+    assert_eq!(stored, Err(SendError::LaneStopped));
 }
 
 #[test]

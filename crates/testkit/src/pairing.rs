@@ -57,6 +57,8 @@ pub struct Machine {
     pub refused: Vec<FrameError>,
     /// How often it has started.
     pub starts: u32,
+    /// Its disk cannot go back: counters are reserved there.
+    pub reserves_counters: bool,
 }
 
 /// Both machines, their clock, and what is on the way.
@@ -136,7 +138,14 @@ impl Machine {
             events: Vec::new(),
             refused: Vec::new(),
             starts: 1,
+            reserves_counters: false,
         }
+    }
+
+    /// Counters are reserved, from now on.
+    pub const fn reserve_counters(&mut self) {
+        self.reserves_counters = true;
+        self.pairing.reserve_counters();
     }
 
     /// The machine ends where it is, and starts with what is on its disk.
@@ -146,6 +155,9 @@ impl Machine {
             None => Pairing::new(self.vault.clone(), self.keys.clone()).unwrap(),
         };
         self.starts += 1;
+        if self.reserves_counters {
+            self.pairing.reserve_counters();
+        }
         // A shell writes what a start has changed before anything else.
         if let Some(state) = self.pairing.poll_state().unwrap() {
             self.disk = Some(state.octets);
@@ -233,7 +245,11 @@ impl Pair {
         let Ok(len) = machine.pairing.seal_datagram(&body, &mut frame) else { return false };
         machine.sent.insert(body);
         frame.truncate(len);
+        let reserves = machine.reserves_counters;
         self.put(1 - from, frame);
+        if reserves {
+            self.settle(from);
+        }
         true
     }
 
@@ -389,6 +405,11 @@ pub fn simulate(seed: u64) -> Totals {
     let (damage, replays) = (random.below(20), random.below(20));
     let mut loss = 0;
     let (may_burst, recovers) = (random.below(4) == 0, random.below(4) == 0);
+    for machine in &mut pair.machines {
+        if random.below(2) == 0 {
+            machine.reserve_counters();
+        }
+    }
     let mut totals = Totals::default();
     let machine = || usize::from(random.below(2) == 1);
     for step in 0..STEPS_OF_A_RUN {

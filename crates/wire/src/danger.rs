@@ -43,6 +43,8 @@ pub enum Protection {
     Previous,
     /// That a restored lane is sealed under a chain of its own.
     Incarnation,
+    /// That counters are used only where they were reserved.
+    Blocks,
     /// That the two lanes have different keys.
     Lanes,
     /// That each epoch has a key of its own.
@@ -75,7 +77,7 @@ pub enum Protection {
 
 impl Protection {
     /// All of them, with the names under which tests ask for them.
-    pub const ALL: [(Self, &'static str); 31] = [
+    pub const ALL: [(Self, &'static str); 32] = [
         (Self::Window, "window"),
         (Self::Tag, "tag"),
         (Self::Ack, "ack"),
@@ -93,6 +95,7 @@ impl Protection {
         (Self::Jumps, "jumps"),
         (Self::Previous, "previous"),
         (Self::Incarnation, "incarnation"),
+        (Self::Blocks, "blocks"),
         (Self::Lanes, "lanes"),
         (Self::Epochs, "epochs"),
         (Self::KeptWindow, "kept-window"),

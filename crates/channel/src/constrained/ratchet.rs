@@ -14,7 +14,7 @@ use sealway_wire::{
 };
 use zeroize::Zeroizing;
 
-use super::session::{DOMAIN, Session};
+use super::session::{Counters, DOMAIN, Session};
 use crate::{FrameError, HandshakeError, Role, StateError, noise, schedule::SessionKey};
 
 /// Octets of a Noise message beside its payload: e, and the tag.
@@ -29,6 +29,8 @@ pub(super) struct Parties {
     pub(super) peer_key: PublicKey,
     /// Computed once: the dearest operation that is the same in each handshake.
     shared: Secret<32>,
+    /// The store of this side cannot go back.
+    pub(super) reserves_counters: bool,
     /// label(C1, prologue) || initiator's id || responder's id.
     prologue: Vec<u8>,
 }
@@ -47,7 +49,7 @@ impl Parties {
             Role::Responder => [peer, own],
         };
         in_role_order.iter().for_each(|id| prologue.extend_from_slice(&id.0));
-        Ok(Self { role, own, channel_key, peer, peer_key, shared, prologue })
+        Ok(Self { role, own, channel_key, peer, peer_key, shared, reserves_counters: false, prologue })
     }
 
     fn handshake<V: Vault + Clone + 'static>(
@@ -272,14 +274,19 @@ fn make<P: CryptoProvider>(
     parties: &Parties,
     noise: &mut snow::HandshakeState,
     chain: Chain,
-    restored: bool,
+    is_restored: bool,
     now: Timestamp,
     payload: Vec<u8>,
 ) -> Result<Made<P>, HandshakeError> {
     let transcript = noise::transcript_hash(noise)?;
     let keys = noise::raw_split(noise)?;
     let key = SessionKey::extract(provider, DOMAIN, &transcript, &keys);
-    let session = Box::new(Session::new(&key, parties.role, chain == Chain::Recovery, restored, now)?);
+    let counters = match (parties.reserves_counters, is_restored) {
+        (true, _) => Counters::Reserved,
+        (false, true) => Counters::OfIncarnation,
+        (false, false) => Counters::OfSession,
+    };
+    let session = Box::new(Session::new(&key, parties.role, chain == Chain::Recovery, counters, now)?);
     // Whatever chain it comes from, what follows is an ordinary one.
     let next = Psk::new(provider, parties, Chain::Ordinary, key.next_psk()?);
     Ok(Made { session, next, payload })

@@ -17,8 +17,19 @@ use crate::{
     FrameError, HandshakeError, Role, SendError,
     lane::{Opened, Plaintext, ReceiveLane, SavedLane, Sealed, SendLane, Shape},
     schedule::{self, SessionKey},
-    suite::C1,
+    suite::{C1, MAX_CONSTRAINED},
 };
+
+/// Where the counters of what is sealed come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counters {
+    /// From nought, under the session's own chains, in this run.
+    OfSession,
+    /// The same, in blocks that are reserved on a disk which cannot go back; after a restart behind them.
+    Reserved,
+    /// From nought, under chains that are drawn: a copy of the store may have made the session too.
+    OfIncarnation,
+}
 
 /// The domain of the labels of C1.
 pub(super) const DOMAIN: &str = "C1";
@@ -26,6 +37,18 @@ pub(super) const DOMAIN: &str = "C1";
 const MAX_INCARNATIONS: usize = 64;
 /// Own restarts within one session after which another is wanted, well before the peer stops following.
 const MAX_RESTARTS: u8 = 32;
+
+/// Counters that are reserved at once, where they are: what a restart may skip.
+const BLOCK: u64 = 64;
+/// With so few left another block is asked for.
+const BLOCK_IS_LOW: u64 = 16;
+
+/// The live counters that may be used, where the store cannot go back: those below `granted` are reserved on disk, those below
+/// `asked` in the state that is written next.
+struct Reserved {
+    granted: u64,
+    asked: u64,
+}
 
 /// The two lanes of one direction.
 struct Lanes<L> {
@@ -60,8 +83,10 @@ pub(super) struct Session<P: CryptoProvider> {
     /// Our own restarts since it began.
     restarts: u8,
     secrets: Secrets,
-    /// The chains of the session itself, or, after a restart, of an incarnation drawn since.
+    /// The chains of the session itself, or, after a restart, of an incarnation drawn since. Where counters are reserved the
+    /// live lane goes on under its own chain, and the stored one has ended.
     send: Option<Lanes<SendLane<P, C1>>>,
+    reserved: Option<Reserved>,
     receive: Lanes<ReceiveLane<P, C1>>,
     /// Restarts of the peer; those that have been heard live come last, the newest at the end.
     incarnations: Vec<(ShortIncarnation, Lanes<ReceiveLane<P, C1>>)>,
@@ -83,7 +108,7 @@ impl<P: CryptoProvider> Session<P> {
         key: &SessionKey<'_, P>,
         role: Role,
         recovered: bool,
-        restored: bool,
+        counters: Counters,
         now: Timestamp,
     ) -> Result<Self, HandshakeError> {
         let [initiator, responder] = key.cids()?;
@@ -96,10 +121,10 @@ impl<P: CryptoProvider> Session<P> {
             restart_send: key.restart(role)?,
             restart_receive: key.restart(role.other())?,
         };
-        let send = Lanes {
-            live: SendLane::new(Lane::Live, key.chain(Lane::Live, role)?),
-            stored: SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?),
-        };
+        let is_reserved = counters == Counters::Reserved;
+        let chain = key.chain(Lane::Live, role)?;
+        let live = if is_reserved { SendLane::kept(Lane::Live, chain) } else { SendLane::new(Lane::Live, chain) };
+        let send = Lanes { live, stored: SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?) };
         Ok(Self {
             local,
             remote,
@@ -109,7 +134,8 @@ impl<P: CryptoProvider> Session<P> {
             unanswered: 0,
             forgeries: 0,
             restarts: 0,
-            send: (!restored).then_some(send),
+            send: (counters != Counters::OfIncarnation).then_some(send),
+            reserved: is_reserved.then_some(Reserved { granted: 0, asked: BLOCK }),
             receive: Lanes {
                 live: ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?),
                 stored: ReceiveLane::new(Lane::Stored, secrets.stored.clone()),
@@ -127,7 +153,8 @@ impl<P: CryptoProvider> Session<P> {
 
     /// Whether a side has restarted as often as is followed.
     pub(super) const fn is_crowded(&self) -> bool {
-        self.incarnations.len() >= MAX_INCARNATIONS || self.restarts >= MAX_RESTARTS
+        // Reserved counters need no incarnation.
+        self.incarnations.len() >= MAX_INCARNATIONS || self.reserved.is_none() && self.restarts >= MAX_RESTARTS
     }
 
     /// The records of the live lane that were opened, of the newest incarnation of the peer.
@@ -154,6 +181,34 @@ impl<P: CryptoProvider> Session<P> {
         exporter.is_some_and(|exporter| schedule::export(provider, DOMAIN, exporter, name, context, out))
     }
 
+    /// The state that is being written reserves what was asked for; now it is on disk.
+    pub(super) fn grant(&mut self) {
+        if let Some(reserved) = &mut self.reserved {
+            reserved.granted = reserved.asked;
+        }
+    }
+
+    /// Asks for another block of counters, if few are left. `true`: there is one more to be written down.
+    pub(super) fn ask(&mut self) -> bool {
+        let (Some(reserved), Some(send)) = (&mut self.reserved, &self.send) else { return false };
+        let is_low = reserved.asked.saturating_sub(send.live.sealed()) < BLOCK_IS_LOW;
+        let may_ask = is_low && reserved.asked == reserved.granted && reserved.asked < MAX_CONSTRAINED;
+        reserved.asked += if may_ask { BLOCK } else { 0 };
+        may_ask
+    }
+
+    /// Whether the next counter of the lane may be used.
+    fn may_use(&self, lane: Lane) -> Result<(), SendError> {
+        let (Some(reserved), Some(send)) = (&self.reserved, &self.send) else { return Ok(()) };
+        match lane {
+            Lane::Live if send.live.sealed() < reserved.granted => Ok(()),
+            Lane::Live => Err(SendError::NotOpen),
+            // What was sealed on it before the last start nobody knows.
+            Lane::Stored if self.restarts > 0 => Err(SendError::LaneStopped),
+            Lane::Stored => Ok(()),
+        }
+    }
+
     pub(super) fn seal(
         &mut self,
         provider: &P,
@@ -163,6 +218,7 @@ impl<P: CryptoProvider> Session<P> {
         shape: Shape,
         out: &mut [u8],
     ) -> Result<Sealed, SendError> {
+        self.may_use(lane)?;
         let send = match &mut self.send {
             Some(send) => send,
             none => {
@@ -240,13 +296,23 @@ impl<P: CryptoProvider> Session<P> {
     }
 
     /// How long [`save`](Self::save) makes it.
-    pub(super) const fn saved_len(&self) -> usize {
-        1 + 1 + 1 + 4 + 3 * 32 + 32 + 12 + 1 + 16 * self.incarnations.len()
+    pub(super) fn saved_len(&self) -> usize {
+        let reserved = if self.kept().is_some() { 32 + 1 + 3 } else { 0 };
+        1 + 1 + 1 + 4 + 3 * 32 + 32 + 12 + reserved + 1 + 16 * self.incarnations.len()
     }
 
-    /// Writes what has to survive a restart: 148 octets, and 16 for each restart of the peer.
+    /// The sending lane that goes on after a restart, if one does, and from which counter.
+    fn kept(&self) -> Option<(&Secret<32>, u8, u64)> {
+        let (reserved, send) = (self.reserved.as_ref()?, self.send.as_ref()?);
+        let (chain, epoch) = send.live.save()?;
+        let from = if danger::is_off(Protection::Blocks) { send.live.sealed() } else { reserved.asked };
+        Some((chain, epoch, from))
+    }
+
+    /// Writes what has to survive a restart: 148 octets, 36 where counters are reserved, and 16 for each restart of the peer.
     pub(super) fn save(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(self.recovered));
+        let kept = self.kept();
+        out.push(u8::from(self.recovered) | u8::from(kept.is_some()) << 1);
         out.push(self.restarts);
         out.push(u8::try_from(self.unanswered).unwrap_or(u8::MAX));
         out.extend_from_slice(&self.local.0);
@@ -257,6 +323,11 @@ impl<P: CryptoProvider> Session<P> {
         let live = self.receive.live.save();
         out.extend_from_slice(live.chain.expose());
         save_counters(&live, out);
+        if let Some((chain, epoch, from)) = kept {
+            out.extend_from_slice(chain.expose());
+            out.push(epoch);
+            out.extend_from_slice(&u32::try_from(from).unwrap_or(u32::MAX).to_be_bytes()[1..]);
+        }
         out.push(u8::try_from(self.incarnations.len()).unwrap_or(u8::MAX));
         for (incarnation, lanes) in &self.incarnations {
             out.extend_from_slice(&incarnation.0);
@@ -267,7 +338,7 @@ impl<P: CryptoProvider> Session<P> {
 
     /// Takes back what [`save`](Self::save) wrote.
     pub(super) fn restore(provider: &P, now: Timestamp, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let recovered = reader.u8("session flags")? & 1 == 1;
+        let flags = reader.u8("session flags")?;
         let restarts = reader.u8("restarts")?.saturating_add(1);
         let unanswered = reader.u8("unanswered records")?.into();
         let (local, remote) = (ShortCid(reader.array("session CID")?), ShortCid(reader.array("session CID")?));
@@ -278,7 +349,7 @@ impl<P: CryptoProvider> Session<P> {
         let mut session = Self {
             local,
             remote,
-            recovered,
+            recovered: flags & 1 != 0,
             since: now,
             heard: now,
             unanswered,
@@ -286,6 +357,7 @@ impl<P: CryptoProvider> Session<P> {
             restarts,
             secrets,
             send: None,
+            reserved: None,
             receive: Lanes {
                 live: ReceiveLane::restore(provider, Lane::Live, live),
                 stored: ReceiveLane::new(Lane::Stored, stored),
@@ -293,6 +365,17 @@ impl<P: CryptoProvider> Session<P> {
             incarnations: Vec::new(),
             exporter: None,
         };
+        if flags & 2 != 0 {
+            let chain = Secret::new(reader.array("send chain")?);
+            let epoch = reader.u8("send epoch")?;
+            let [a, b, c] = reader.array("reserved counter")?;
+            let from = u32::from_be_bytes([0, a, b, c]);
+            let live = SendLane::resume(provider, Lane::Live, (chain, epoch), from);
+            // It seals nothing: nobody knows what of it was used.
+            let ended = SendLane::new(Lane::Stored, Secret::zero());
+            session.send = Some(Lanes { live, stored: ended });
+            session.reserved = Some(Reserved { granted: from.into(), asked: u64::from(from) + BLOCK });
+        }
         for _ in 0..reader.u8("incarnations")? {
             let incarnation = ShortIncarnation(reader.array("incarnation")?);
             let chain = chain_of(provider, &session.secrets.restart_receive, Lane::Live, incarnation);

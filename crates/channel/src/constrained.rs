@@ -352,11 +352,23 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         Some(Context { profile: Profile::C1, post_quantum: PostQuantum::PskChain, unclocked: false, recovered })
     }
 
+    /// Whether a call of ours is unanswered.
+    #[must_use]
+    pub const fn is_calling(&self) -> bool {
+        matches!(&self.side, Side::Initiator(caller) if caller.is_calling())
+    }
+
+    /// Records sealed under the present session since the last one of the peer that opened, as far as is known.
+    #[must_use]
+    pub fn unanswered(&self) -> u32 {
+        self.current.as_ref().map_or(0, |current| current.session.unanswered)
+    }
+
     /// Whether [`repeat`](Self::repeat) has something to have sent once more.
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
         let is_unconfirmed = self.current.as_ref().is_some_and(|current| !current.confirmed);
-        matches!(&self.side, Side::Initiator(caller) if caller.is_calling() || is_unconfirmed)
+        self.is_calling() || self.parties.role == Role::Initiator && is_unconfirmed
     }
 
     /// The hints under which frames of the peer may come that begin a session, or answer: by them a receiver of many peers
@@ -713,7 +725,9 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             return match sealed {
                 Ok(sealed) => {
                     // Of a START after it the ACK may tell too: then it is known a little later.
-                    self.start_sent = u32::try_from(sealed.counter).ok();
+                    // The counters of an incarnation were others before: an ACK of those tells nothing.
+                    let is_own = self.current.as_ref().is_some_and(|current| !current.session.is_incarnation());
+                    self.start_sent = u32::try_from(sealed.counter).ok().filter(|_| is_own);
                     Ok(Some(sealed.len))
                 }
                 // The lane is full: it is another session that is wanted.

@@ -157,6 +157,10 @@ impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
         Self { incarnation: Some(incarnation), ..Self::new(lane, chain) }
     }
 
+    pub(crate) const fn is_incarnation(&self) -> bool {
+        self.incarnation.is_some()
+    }
+
     /// How many records have been sealed.
     pub(crate) const fn sealed(&self) -> u64 {
         self.next.get()

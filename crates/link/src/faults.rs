@@ -35,7 +35,7 @@ impl Faults {
 
 /// A link whose outgoing frames suffer [`Faults`]. The same seed and the same frames suffer the same.
 ///
-/// What is lost is still carried by the link as far as flow control goes: it takes its time, and nobody is told.
+/// Nobody is told of what is lost; it takes no time of the link.
 pub struct Faulty {
     link: Box<dyn FrameLink>,
     faults: Faults,

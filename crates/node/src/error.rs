@@ -40,11 +40,13 @@ pub enum NodeError {
     },
     /// There is no pairing with this peer.
     NotPaired,
+    /// That is for the other side of the pairing to do.
+    WrongSide,
     /// The pairing is of another identity than this node's.
     OtherIdentity,
     /// What is on disk of a pairing cannot be taken back, or the vault fails.
     Pairing(StateError),
-    /// The link's frames are too short for the constrained profile.
+    /// The link's frames are too short for the constrained profile, or for what waits to be sent and was cut for longer ones.
     Mtu {
         /// The shortest that will do, in octets.
         needed: usize,
@@ -92,6 +94,7 @@ impl fmt::Display for NodeError {
             Self::InUse => f.write_str("a handle of this channel exists already"),
             Self::TooLong { limit, got } => write!(f, "a message of {got} octets, the limit is {limit}"),
             Self::NotPaired => f.write_str("there is no pairing with this peer"),
+            Self::WrongSide => f.write_str("that is for the other side of the pairing to do"),
             Self::OtherIdentity => f.write_str("the pairing is of another identity than this node's"),
             Self::Pairing(error) => write!(f, "the pairing on disk cannot be used: {error}"),
             Self::Mtu { needed, got } => write!(f, "frames of {got} octets, at least {needed} are needed"),

@@ -180,7 +180,8 @@ impl Node {
     /// Gives a paired peer another link: the one before has ended, or ends now.
     ///
     /// # Errors
-    /// [`NodeError::NotPaired`]; if the link's frames are too short.
+    /// [`NodeError::NotPaired`]; [`NodeError::Mtu`] if the link's frames are too short, also for what waits and was cut for
+    /// longer ones.
     pub async fn relink(&self, peer: IdentityId, link: Box<dyn FrameLink>) -> Result<(), NodeError> {
         self.ask(|reply| Command::Relink { peer, link, reply }).await
     }
@@ -189,7 +190,7 @@ impl Node {
     /// that it has.
     ///
     /// # Errors
-    /// [`NodeError::NotPaired`].
+    /// [`NodeError::NotPaired`], [`NodeError::WrongSide`].
     pub async fn open_recovery(&self, peer: IdentityId, time: Duration) -> Result<(), NodeError> {
         self.ask(|reply| Command::OpenRecovery { peer, time, reply }).await
     }
@@ -197,7 +198,7 @@ impl Node {
     /// Has the next call for recovery made anew: for somebody at the device, where an earlier one can no longer be answered.
     ///
     /// # Errors
-    /// [`NodeError::NotPaired`].
+    /// [`NodeError::NotPaired`], [`NodeError::WrongSide`].
     pub async fn renew_recovery(&self, peer: IdentityId) -> Result<(), NodeError> {
         self.ask(|reply| Command::RenewRecovery { peer, reply }).await
     }

@@ -11,8 +11,14 @@ use sealway_wire::Timestamp;
 pub struct Rhythm {
     /// How long it is awake each time.
     pub awake: Duration,
-    /// From one time that it wakes to the next.
+    /// From one time that it wakes to the next: a millisecond at least.
     pub every: Duration,
+}
+
+impl Rhythm {
+    fn every(&self) -> Duration {
+        self.every.max(Duration::from_millis(1))
+    }
 }
 
 /// Where a pairing is in its rhythm.
@@ -30,6 +36,16 @@ impl Waking {
         Self { rhythm, role, woke: None }
     }
 
+    /// Both sides may agree on another one.
+    pub(crate) const fn set_rhythm(&mut self, rhythm: Option<Rhythm>) {
+        self.rhythm = rhythm;
+    }
+
+    /// How long the device is awake each time, if it sleeps.
+    pub(crate) fn awake(&self) -> Option<Duration> {
+        self.rhythm.map(|rhythm| rhythm.awake)
+    }
+
     /// The device has been heard.
     pub(crate) fn heard(&mut self, now: Timestamp) {
         // What it sends later while it is awake does not keep it awake longer.
@@ -45,7 +61,7 @@ impl Waking {
             None => Some(now),
             // What was slept through is not made up for; the beat is kept.
             Some(woke) => {
-                let every = rhythm.every.max(Duration::from_millis(1));
+                let every = rhythm.every();
                 let passed = now.since(woke).as_micros() / every.as_micros();
                 let passed = u32::try_from(passed).unwrap_or(u32::MAX);
                 (passed > 0).then(|| woke.after(every.saturating_mul(passed)))
@@ -63,7 +79,7 @@ impl Waking {
     /// When the device wakes next, where we are it.
     pub(crate) fn next(&self) -> Option<Timestamp> {
         let rhythm = self.rhythm.filter(|_| self.role == Role::Initiator)?;
-        Some(self.woke.map_or(Timestamp::from_micros(0), |woke| woke.after(rhythm.every)))
+        Some(self.woke.map_or(Timestamp::from_micros(0), |woke| woke.after(rhythm.every())))
     }
 }
 

@@ -279,11 +279,14 @@ impl Shared {
         self.was_used.swap(false, Ordering::Relaxed)
     }
 
-    /// Messages go in records that carry so many octets. `false`: that is too few for any.
-    pub(crate) fn set_content(&self, content: usize) -> bool {
-        let longest = self.outgoing().outbox.set_content(content);
-        self.longest.store(longest.unwrap_or(0), Ordering::Relaxed);
-        longest.is_some()
+    /// Messages go in records that carry so many octets.
+    ///
+    /// # Errors
+    /// How many they would have to carry: more, for any, or for what waits.
+    pub(crate) fn set_content(&self, content: usize) -> Result<(), usize> {
+        let longest = self.outgoing().outbox.set_content(content)?;
+        self.longest.store(longest, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) fn set_met(&self, has_met: bool) {

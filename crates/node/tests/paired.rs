@@ -184,7 +184,7 @@ impl Received {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mebibyte_crosses_and_goes_on_after_reboots_while_telemetry_passes() {
-    const UNDER_WAY: usize = 16;
+    const UNDER_WAY: usize = 32;
     let octet = |at: u32| at.wrapping_mul(2_654_435_761).to_be_bytes()[0];
     let mut upload = Upload { file: (0..1024 * 1024).map(octet).collect(), next: 0, readings: 0 };
     let mut received = Received::default();
@@ -196,7 +196,7 @@ async fn a_mebibyte_crosses_and_goes_on_after_reboots_while_telemetry_passes() {
             break;
         }
         // Twice in the midst of it both sides reboot, with frames under way.
-        if matches!(round, 15 | 30) {
+        if matches!(round, 8 | 16) {
             received.take(&mut channels[1], 3).await;
             for node in nodes {
                 node.shutdown().await;
@@ -331,7 +331,15 @@ async fn what_cannot_be_paired_is_an_error_that_says_why() {
     drop(channel);
     // The handle is gone: another may be had, over another link.
     let [left, _] = scene.links();
-    device.pair(scene.peer(0, left)).await.unwrap();
+    let channel = device.pair(scene.peer(0, left)).await.unwrap();
+    assert!(matches!(device.open_recovery(peer, Duration::ZERO).await, Err(NodeError::WrongSide)));
+    // What waits was cut for longer frames.
+    let [long, _other_end] = radio(222);
+    device.relink(peer, long).await.unwrap();
+    channel.send(vec![1; 120]).await.unwrap();
+    let [left, _] = scene.links();
+    let refused = device.relink(peer, left).await;
+    assert!(matches!(refused, Err(NodeError::Mtu { needed: 150, got: MTU })), "{refused:?}");
     device.shutdown().await;
     without.shutdown().await;
 }

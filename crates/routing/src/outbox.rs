@@ -27,8 +27,6 @@ use self::{
 };
 use crate::{Batch, Table};
 
-/// Messages that may be under way at once: no more than an inbox has places for.
-const IN_FLIGHT: usize = 512;
 /// Deposits that may wait for the relay's answer at once, and their octets.
 const DEPOSITS: usize = 64;
 const DEPOSITED_OCTETS: usize = 256 * 1024;
@@ -218,11 +216,17 @@ impl Outbox {
     }
 
     /// Cuts messages for records that carry `content` octets beside their type, from now on. Returns the longest message that
-    /// is taken then. `None`: not even a part of one octet fits.
-    pub fn set_content(&mut self, content: usize) -> Option<usize> {
-        self.pace = Pace::small(content)?;
+    /// is taken then.
+    ///
+    /// # Errors
+    /// How many octets a record would have to carry: for a part of one octet, or for what is kept and was cut before.
+    pub fn set_content(&mut self, content: usize) -> Result<usize, usize> {
+        let needed = self.entries.values().map(|entry| pace::needed(entry.body.len(), entry.part.is_some()));
+        let needed = needed.max().unwrap_or(0).max(pace::needed(1, true));
+        self.pace = Pace::small(content).filter(|_| content >= needed).ok_or(needed)?;
         self.window = self.window.clamp(self.pace.window.min, self.pace.window.max);
-        Some(self.pace.longest())
+        self.cursor = None;
+        Ok(self.pace.longest())
     }
 
     /// Messages that are kept.
@@ -436,7 +440,7 @@ impl Outbox {
         }
         let cursor = self.cursor.as_ref()?;
         let (order, entry) = self.entries.range(cursor.next..).next()?;
-        let has_room = cursor.in_flight < IN_FLIGHT && cursor.octets < self.window;
+        let has_room = cursor.in_flight < self.pace.in_flight && cursor.octets < self.window;
         (has_room && entry.sent.is_none() && self.is_live(entry)).then_some(*order)
     }
 
@@ -446,7 +450,7 @@ impl Outbox {
         let (mut unsent, mut is_broken) = (None, false);
         for (order, entry) in self.live() {
             let Some(sent) = &entry.sent else {
-                let has_room = cursor.in_flight < IN_FLIGHT && cursor.octets < self.window;
+                let has_room = cursor.in_flight < self.pace.in_flight && cursor.octets < self.window;
                 unsent.get_or_insert((*order, has_room));
                 continue;
             };
@@ -586,14 +590,17 @@ impl Outbox {
         let above = above.filter_map(|number| self.by_id.get(&of(number)).copied());
         let done = |order: &u64| self.entries.get(order).filter(|entry| entry.offered);
         let orders: Vec<u64> = below.chain(above).filter(|order| done(order).is_some()).collect();
-        // Karn's algorithm: a message that was sent twice tells nothing of the round trip.
+        // Karn's algorithm: a message that was sent twice tells nothing of the round trip. But for a first guess, which is too
+        // long rather than too short: a link so slow that everything is sent twice would else never be known to be.
+        let guesses = self.pace.is_in_order && self.round_trip.is_none();
         let once = |sent: &&Sent| sent.times == 1 && sent.lane == Lane::Live;
-        let sent = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(once);
+        let is_often = |sent: &Sent| sent.times >= 4 && sent.lane == Lane::Live;
+        let samples = |sent: &&Sent| once(sent) || guesses && is_often(sent);
+        let sent = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(samples);
         if let Some(sample) = sent.map(|sent| now.since(sent.first)).next_back() {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
-        let is_in_order = self.pace.is_in_order;
-        let tells = |sent: &&Sent| once(sent) || is_in_order && sent.lane == Lane::Live;
+        let tells = |sent: &&Sent| sent.lane == Lane::Live && self.tells_of_order(now, sent);
         let once_heard = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(tells);
         let heard = once_heard.map(|sent| sent.sequence).max();
         self.heard = self.heard.max(heard.unwrap_or(0));
@@ -631,13 +638,19 @@ impl Outbox {
     }
 
     /// The peer says on its live lane what it holds: what it held and holds no more is sent again at once, for its application
-    /// has begun anew.
-    pub fn recall(&mut self, now: Timestamp, committed: &Committed<'_>) {
+    /// has begun anew. If that is not the `whole` of it, what lies above may be held all the same.
+    pub fn recall(&mut self, now: Timestamp, committed: &Committed<'_>, whole: bool) {
+        let told = bits(committed.held).last().map_or(u32::MAX, |bit| committed.mark.saturating_add(bit));
+        let told = if whole { u32::MAX } else { told };
         let first =
             self.entries.values().next().map(|first| first.id).filter(|first| first.instance == committed.instance);
         if let Some(first) = first {
             for entry in self.entries.values_mut().take_while(|entry| is_in_window(first, entry)) {
-                if let Some(sent) = entry.sent.as_mut().filter(|sent| sent.held && !committed.holds(entry.id.number)) {
+                if let Some(sent) = entry
+                    .sent
+                    .as_mut()
+                    .filter(|sent| sent.held && !committed.holds(entry.id.number) && entry.id.number <= told)
+                {
                     (sent.held, sent.put_back, sent.again) = (false, true, now);
                     self.cursor = None;
                 }
@@ -648,7 +661,7 @@ impl Outbox {
     /// What waits at the peer for its application is not sent again soon: if it is lost there, so is the session.
     fn held(&mut self, now: Timestamp, committed: &Committed<'_>) {
         let (mut is_news, mut heard) = (false, self.heard);
-        let (pace, timeout) = (self.pace, self.timeout());
+        let (pace, timeout, quickest) = (self.pace, self.timeout(), self.quickest());
         for bit in bits(committed.held) {
             let number = committed.mark.saturating_add(bit);
             let id = MessageId { instance: committed.instance, number };
@@ -659,8 +672,7 @@ impl Outbox {
                 if !sent.put_back {
                     sent.again = sent.again.max(now.after(pace.held(timeout, sent.times)));
                 }
-                // Of two copies, which one has arrived?
-                heard = heard.max(if sent.times == 1 || pace.is_in_order { sent.sequence } else { 0 });
+                heard = heard.max(if tells_of_order(now, sent, quickest) { sent.sequence } else { 0 });
                 is_news |= !core::mem::replace(&mut sent.held, true);
             }
         }
@@ -792,10 +804,28 @@ impl Outbox {
         [self.peer.0.as_slice(), &order.to_be_bytes()].concat()
     }
 
+    /// How soon what was sent can be answered at the earliest, where a copy may be told from the one before it by that.
+    fn quickest(&self) -> Option<Duration> {
+        let known = self.round_trip.as_ref().filter(|_| self.pace.is_in_order);
+        known.map(|known| known.least() / 2)
+    }
+
+    fn tells_of_order(&self, now: Timestamp, sent: &Sent) -> bool {
+        tells_of_order(now, sent, self.quickest())
+    }
+
     fn timeout(&self) -> Duration {
         let Timeouts { first, min, max } = self.pace.timeout;
-        self.round_trip.as_ref().map_or(first, |known| known.timeout().clamp(min, max))
+        let Some(known) = &self.round_trip else { return first };
+        let max = if self.pace.is_in_order { known.bound().clamp(first, max) } else { max };
+        known.timeout().clamp(min, max)
     }
+}
+
+/// Whether what has arrived tells that all that was sent before it has arrived, or is lost. Of two copies, which one has
+/// arrived? Not the second, if it was sent only just now.
+fn tells_of_order(now: Timestamp, sent: &Sent, quickest: Option<Duration>) -> bool {
+    sent.times == 1 || quickest.is_some_and(|quickest| now.since(sent.at) >= quickest)
 }
 
 /// Whether a message may be under way while `first` is the first that is not committed.

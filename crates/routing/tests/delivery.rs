@@ -339,7 +339,7 @@ fn what_was_held_and_is_no_more_is_sent_again() {
     assert!(world.outbox.poll_send(world.now, Lane::Live).is_none(), "they wait for the application");
     assert_eq!(world.inbox.rewind(), [Instance([0; 4])]);
     let told = world.inbox.committed(Instance([0; 4])).unwrap();
-    world.outbox.recall(world.now, &told);
+    world.outbox.recall(world.now, &told, true);
     assert!(world.outbox.committed(world.now, &told).ids.is_empty());
     let again = std::iter::from_fn(|| world.outbox.poll_send(world.now, Lane::Live).map(|sent| sent.id.number));
     assert_eq!(again.collect::<Vec<_>>(), [0, 1, 2]);

@@ -46,7 +46,7 @@ impl Caller {
     /// The hints under which answers may come.
     pub(super) fn hints(&self) -> impl Iterator<Item = Hint> {
         let ordinary = self.call.as_ref().map(|_| self.psk.hint);
-        ordinary.into_iter().chain(self.rescue.as_ref().map(|(psk, _)| psk.hint))
+        ordinary.into_iter().chain(self.active_rescue().map(|(psk, _)| psk.hint))
     }
 
     /// Makes the only first message under the psk.
@@ -88,9 +88,15 @@ impl Caller {
         self.rescue = None;
     }
 
+    /// The call for recovery, if it is made now. One that was not needed waits for the next time: what comes of it meanwhile is
+    /// not looked at.
+    fn active_rescue(&self) -> Option<&(Psk, Call)> {
+        self.rescue.as_ref().filter(|_| self.call.is_some() && self.unanswered >= RECOVERY_FROM)
+    }
+
     /// The first message to be sent this time.
     pub(super) fn frame(&self) -> Option<&[u8]> {
-        let call = match &self.rescue {
+        let call = match self.active_rescue() {
             Some((_, rescue)) if self.unanswered.is_multiple_of(2) => Some(rescue),
             _ => self.call.as_ref(),
         };
@@ -105,18 +111,25 @@ impl Caller {
         now: Timestamp,
         message: &constrained::Handshake<'_>,
     ) -> Result<Answer<V::Provider>, FrameError> {
-        let ordinary = self.call.as_ref().map(|call| (&self.psk, call));
-        let rescue = self.rescue.as_ref().map(|(psk, call)| (psk, call));
-        let mut outcome = Err(FrameError::UnknownConnection);
-        for (psk, call) in [ordinary, rescue].into_iter().flatten().filter(|(psk, _)| psk.hint == message.hint) {
+        let ordinary = self.call.as_ref().map(|call| (false, &self.psk, call));
+        let rescue = self.active_rescue().map(|(psk, call)| (true, psk, call));
+        let (mut outcome, mut is_rescue) = (Err(FrameError::UnknownConnection), false);
+        for (rescues, psk, call) in
+            [ordinary, rescue].into_iter().flatten().filter(|(_, psk, _)| psk.hint == message.hint)
+        {
+            is_rescue = rescues;
             outcome = call.finish(vault, parties, now, psk, message.noise).map_err(FrameError::from);
             if outcome.is_ok() {
                 break;
             }
         }
         let made = outcome?;
+        // A call for recovery that was not needed serves the next time: its number is used up only by an answer.
+        if is_rescue {
+            self.rescue = None;
+        }
         self.psk = made.next;
-        (self.call, self.rescue, self.unanswered) = (None, None, 0);
+        (self.call, self.unanswered) = (None, 0);
         Ok(Answer { session: made.session, reply: made.payload })
     }
 

@@ -181,6 +181,11 @@ impl<P: CryptoProvider> Session<P> {
         exporter.is_some_and(|exporter| schedule::export(provider, DOMAIN, exporter, name, context, out))
     }
 
+    /// Whether what is sealed goes under the chains of an incarnation.
+    pub(super) fn is_incarnation(&self) -> bool {
+        self.send.as_ref().is_none_or(|send| send.live.is_incarnation())
+    }
+
     /// The state that is being written reserves what was asked for; now it is on disk.
     pub(super) fn grant(&mut self) {
         if let Some(reserved) = &mut self.reserved {

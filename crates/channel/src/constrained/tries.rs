@@ -41,8 +41,14 @@ impl Tries {
     }
 
     /// An authentic frame has come from there.
-    pub(super) const fn is_genuine(&mut self, source: Source) {
+    pub(super) fn is_genuine(&mut self, source: Source) {
         self.genuine = Some(source);
+        // It pays for one that was damaged on the way: a link that is busy loses more to noise than an idle one.
+        let spent = self.spent.iter_mut().find(|(known, _)| *known == source);
+        spent.into_iter().for_each(|(_, until)| {
+            *until =
+                Timestamp::from_micros(until.as_micros().saturating_sub(u64::try_from(EACH.as_micros()).unwrap_or(0)));
+        });
     }
 
     /// Takes note of a try.

@@ -135,6 +135,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// The way over a relay brought nothing back: what is under way is left in the peer's box.
     pub(super) fn mark_away(&mut self, now: Timestamp, id: IdentityId) {
+        if self.paired.contains_key(&id) {
+            return;
+        }
         self.notice_return(now, id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.away.mailbox.is_some() && peer.away.since.is_none() {

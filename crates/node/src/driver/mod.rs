@@ -413,13 +413,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let _ = reply.send(self.pair(now, *peer));
             }
             Command::Relink { peer, link, reply } => {
-                let _ = reply.send(self.relink(peer, link));
+                let _ = reply.send(self.relink(now, peer, link));
             }
             Command::OpenRecovery { peer, time, reply } => {
                 let _ = reply.send(self.open_recovery(now.after(time), peer));
             }
             Command::RenewRecovery { peer, reply } => {
-                let _ = reply.send(self.renew_recovery(peer));
+                let _ = reply.send(self.renew_recovery(now, peer));
             }
             Command::Send { peer, body, options, room, reply } => {
                 self.send(peer, peers::Submission { body, options, room, reply });
@@ -458,7 +458,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let dials = self.dials.iter().filter_map(Dial::next_timeout);
         let unproved = self.unproved.keys().next().map(|(at, _)| *at);
         let relay = self.relay.as_ref().and_then(Relay::poll_timeout);
-        let paired = self.paired.values().filter_map(Paired::next_timeout);
+        let now = self.clock.now();
+        let paired = self.paired.values().filter_map(|paired| paired.next_timeout(now));
         self.endpoint
             .poll_timeout()
             .into_iter()

@@ -22,6 +22,7 @@ use sealway_wire::{
 
 use super::{
     Driver,
+    custody::Away,
     peer::Peer,
     peers::{Stored, TURN},
 };
@@ -32,6 +33,7 @@ use crate::{NodeError, PairedPeer, handle::Channel, links::LinkId, rhythm::Wakin
 const ACK_INTERVALS: u32 = 4;
 const MIN_ACK_DELAY: Duration = Duration::from_millis(100);
 const MAX_ACK_DELAY: Duration = Duration::from_secs(4);
+const PAUSE: Duration = Duration::from_secs(3);
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 /// As many messages are told at once: they are a quarter of what their sender may have under way.
 const ACK_MESSAGES: u32 = 16;
@@ -40,6 +42,10 @@ const REPORTS: usize = 8;
 /// First delay before what is unanswered is sent again, doubled each time up to the second.
 const FIRST_REPEAT: Duration = Duration::from_secs(2);
 const MAX_REPEAT: Duration = Duration::from_secs(64);
+/// So many unanswered records, before a peer is taken to be absent.
+const PROBE_FROM: u32 = 80;
+/// A session's age is looked at so often.
+const CHECK: Duration = Duration::from_secs(3600);
 /// A store that has failed is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// A record's header where the link names the peer, at its longest: octet 0, a counter of 4 octets, an incarnation of 4.
@@ -58,8 +64,15 @@ pub(super) struct Paired<V: Vault + Clone + 'static> {
     /// A state is being written; or not before.
     is_writing: bool,
     write_at: Option<Timestamp>,
-    /// When what is unanswered is sent again, and how long after that.
+    /// When what is unanswered is sent again, and how long after that; whether that is a call.
     repeat: Option<(Timestamp, Duration)>,
+    repeats_call: bool,
+    /// When the device asks for a sign of life, until it has heard one, and how long after that.
+    sign: Option<(Timestamp, Duration)>,
+    /// To a peer of which nothing is heard one record goes at a time: when the next may.
+    probe_at: Option<Timestamp>,
+    /// When it is looked whether the session is too old.
+    check_at: Timestamp,
     /// What the peer is to be told, and by when; how many messages have come since, and octets that were committed.
     reports: BTreeSet<Instance>,
     ack_at: Option<Timestamp>,
@@ -67,7 +80,7 @@ pub(super) struct Paired<V: Vault + Clone + 'static> {
     committed: usize,
     interval: Interval,
     /// The peer asks for any record.
-    ping_due: bool,
+    answer_due: bool,
     /// Something has happened.
     is_touched: bool,
     /// The link took nothing more.
@@ -82,8 +95,11 @@ struct Interval {
 
 impl Interval {
     fn passed(&mut self, now: Timestamp) {
-        let sample = now.since(self.last).min(MAX_ACK_DELAY);
-        self.smoothed = (self.smoothed * 7 + sample) / 8;
+        let sample = now.since(self.last);
+        // What comes after a pause tells nothing of how fast the link is.
+        if sample <= PAUSE {
+            self.smoothed = (self.smoothed * 7 + sample) / 8;
+        }
         self.last = now;
     }
 
@@ -102,7 +118,10 @@ impl<V: Vault + Clone + 'static> Paired<V> {
         if self.reports.len() < REPORTS {
             self.reports.insert(instance);
         }
-        self.tell_by(if self.is_awaited() { now } else { now.after(self.interval.ack_delay()) });
+        let delay = self.interval.ack_delay();
+        // Otherwise it would wait until the device wakes again.
+        let delay = self.waking.awake().map_or(delay, |awake| delay.min(awake / 8));
+        self.tell_by(if self.is_awaited() { now } else { now.after(delay) });
     }
 
     /// Whatever there is to tell goes now.
@@ -131,14 +150,31 @@ impl<V: Vault + Clone + 'static> Paired<V> {
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
-        self.is_touched || self.next_timeout().is_some_and(|at| at <= now)
+        self.is_touched || self.next_timeout(now).is_some_and(|at| at <= now)
     }
 
-    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
-        let (repeat, ack) = (self.repeat.map(|(at, _)| at), self.ack_at);
-        // What cannot be sent now waits for what lets it.
-        let sends = repeat.into_iter().chain(ack).filter(|_| self.link.is_some() && !self.is_blocked);
-        sends.filter(|at| self.waking.is_open(*at)).chain(self.waking.next()).chain(self.write_at).min()
+    pub(super) fn next_timeout(&self, now: Timestamp) -> Option<Timestamp> {
+        // What cannot be sent now waits for what lets it: that touches the pairing.
+        let may_send = self.may_send(now);
+        let records = [self.ack_at, self.sign.map(|(at, _)| at), self.probe_at];
+        let records = records.into_iter().flatten().filter(|_| may_send && self.pairing.is_open());
+        let repeat = self.repeat.map(|(at, _)| at).filter(|_| may_send);
+        let always = [self.waking.next(), self.write_at, Some(self.check_at)].into_iter().flatten();
+        records.chain(repeat).chain(always).min()
+    }
+
+    /// Nothing was heard for so long that one record goes at a time. Otherwise a lane would be used up on nobody.
+    fn is_probing(&self) -> bool {
+        self.pairing.unanswered() >= PROBE_FROM
+    }
+
+    /// Asks for a sign of life, and again after growing delays until there is one.
+    fn ask_for_sign(&mut self, at: Timestamp) {
+        if self.role == Role::Initiator {
+            let delay = self.waking.awake().map_or(FIRST_REPEAT, |awake| awake / 4);
+            self.sign = Some((at, delay));
+            self.is_touched = true;
+        }
     }
 
     /// Seals what there is to tell of one run of the peer, and as much of it as a frame takes.
@@ -165,11 +201,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             return Err(NodeError::OtherIdentity);
         }
         check_mtu(&*link)?;
-        if let Some(peer) = self.peers.get(&id)
-            && peer.application.as_ref().is_some_and(|application| !application.is_gone())
-        {
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+        if peer.application.as_ref().is_some_and(|application| !application.is_gone()) {
             return Err(NodeError::InUse);
         }
+        // From now on it is spoken to in this profile alone: whether it is away from its relay does not matter.
+        peer.away = Away::default();
+        peer.lane = Lane::Live;
         if let Entry::Vacant(vacant) = self.paired.entry(id) {
             let vault = self.endpoint.vault().clone();
             let (mut pairing, peer_instance) = match self.unclaimed.get(&id) {
@@ -193,17 +231,24 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 is_writing: false,
                 write_at: None,
                 repeat: None,
+                repeats_call: false,
+                sign: None,
+                probe_at: None,
+                check_at: now,
                 reports: BTreeSet::new(),
                 ack_at: None,
                 arrived: 0,
                 committed: 0,
                 interval: Interval { smoothed: FIRST_INTERVAL, last: now },
-                ping_due: false,
+                answer_due: false,
                 is_touched: true,
                 is_blocked: false,
             });
         }
-        self.relink(id, link)?;
+        if let Some(paired) = self.paired.get_mut(&id) {
+            paired.waking.set_rhythm(rhythm);
+        }
+        self.relink(now, id, link)?;
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         let (handle, rewound) = peer.handle();
         self.paired_opened(id);
@@ -213,16 +258,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         Ok(handle)
     }
 
-    pub(super) fn relink(&mut self, id: IdentityId, link: Box<dyn FrameLink>) -> Result<(), NodeError> {
+    pub(super) fn relink(&mut self, now: Timestamp, id: IdentityId, link: Box<dyn FrameLink>) -> Result<(), NodeError> {
         let mtu = check_mtu(&*link)?;
         let content = (mtu - HEADER - TAG_LEN).min(MAX_PLAINTEXT) - 1;
         let Some(paired) = self.paired.get_mut(&id) else { return Err(NodeError::NotPaired) };
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+        // What waits was cut before, and parts that the peer may have are not cut anew.
+        if let Err(needed) = peer.shared.set_content(content) {
+            return Err(NodeError::Mtu { needed: needed + 1 + HEADER + TAG_LEN, got: mtu });
+        }
         let before = paired.link.take();
         paired.mtu = mtu;
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
-        if !peer.shared.set_content(content) {
-            return Err(NodeError::Mtu { needed: HANDSHAKE_OVERHEAD, got: mtu });
-        }
+        paired.ask_for_sign(now);
         if let Some(link) = before.and_then(|before| self.links.get(&before)) {
             link.queue.close();
         }
@@ -237,13 +284,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     pub(super) fn open_recovery(&mut self, until: Timestamp, id: IdentityId) -> Result<(), NodeError> {
         let paired = self.paired.get_mut(&id).ok_or(NodeError::NotPaired)?;
+        if paired.role == Role::Initiator {
+            return Err(NodeError::WrongSide);
+        }
         paired.pairing.open_recovery(until);
         Ok(())
     }
 
-    pub(super) fn renew_recovery(&mut self, id: IdentityId) -> Result<(), NodeError> {
+    pub(super) fn renew_recovery(&mut self, now: Timestamp, id: IdentityId) -> Result<(), NodeError> {
         let paired = self.paired.get_mut(&id).ok_or(NodeError::NotPaired)?;
+        if paired.role == Role::Responder {
+            return Err(NodeError::WrongSide);
+        }
         paired.pairing.renew_recovery();
+        paired.repeat = paired.repeat.map(|_| (now, FIRST_REPEAT));
         paired.is_touched = true;
         Ok(())
     }
@@ -253,9 +307,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Keeps a pairing of an earlier run until somebody names its keys.
     pub(super) fn keep_unclaimed(&mut self, key: &[u8], row: &[u8]) -> bool {
         let Ok(id) = <[u8; 32]>::try_from(key) else { return false };
-        if decode_row(row).is_none() {
-            return false;
-        }
+        // Also one that cannot be read: its psk has moved on, and the first one must not be used again.
         self.unclaimed.insert(IdentityId(id), row.to_vec());
         true
     }
@@ -312,26 +364,39 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(paired) = self.paired.get_mut(&id) else { return };
         // Also where it is refused: what limits forgeries is part of the state.
         paired.is_touched = true;
+        let was_calling = paired.pairing.is_calling();
         let record = match paired.pairing.handle_frame(now, source, frame) {
             Ok(record) => record,
             Err(error) => {
                 if !matches!(error, FrameError::Throttled | FrameError::Replayed) {
-                    eprintln!("refused {error:?}");
+                    tracing::debug!(peer = %id.short(), %error, "a frame was refused");
                 }
                 self.statistics.refused(&error);
                 return;
             }
         };
-        let was_open = paired.waking.is_open(now);
         paired.waking.heard(now);
+        (paired.sign, paired.probe_at) = (None, None);
+        let has_called = was_calling && !paired.pairing.is_calling();
+        if let Some(peer) = self.peers.get_mut(&id) {
+            // What holds of the session holds of its first message too.
+            if let Some(context) = paired.pairing.context().filter(|context| *peer.context.borrow() != Some(*context)) {
+                peer.context.send_replace(Some(context));
+            }
+            // What the caller sends goes under the new session from now on.
+            if has_called {
+                peer.shared.outgoing().outbox.renew();
+            }
+            peer.wake();
+        }
         match record {
             ConstrainedRecord::Typed(Lane::Live, Content::Start(start)) => {
                 paired.peer_instance = Some(start.instance);
-                paired.ping_due = true;
+                paired.answer_due = true;
                 paired.tell_by(now);
             }
             ConstrainedRecord::Typed(_, Content::Ping) => {
-                paired.ping_due = true;
+                paired.answer_due = true;
                 paired.tell_by(now);
             }
             ConstrainedRecord::Typed(_, Content::Reliable(message)) => {
@@ -355,9 +420,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             _ => {}
         }
-        if !was_open {
-            self.peers.get_mut(&id).into_iter().for_each(Peer::wake);
-        }
     }
 
     fn paired_opened(&mut self, id: IdentityId) {
@@ -365,8 +427,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(peer) = self.peers.get_mut(&id).filter(|_| context.is_some()) else { return };
         peer.context.send_replace(context);
         peer.shared.set_met(true);
+        let is_caller = self.paired.get(&id).is_some_and(|paired| paired.role == Role::Initiator);
         let mut outgoing = peer.shared.outgoing();
-        outgoing.outbox.renew();
+        // The caller has sent under it before.
+        if !is_caller {
+            outgoing.outbox.renew();
+        }
         outgoing.met();
         drop(outgoing);
         peer.wake();
@@ -385,10 +451,19 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn look_after_paired(&mut self, now: Timestamp, id: IdentityId) {
         let Some(paired) = self.paired.get_mut(&id) else { return };
         paired.is_touched = false;
+        if paired.check_at <= now {
+            paired.check_at = now.after(CHECK);
+        }
+        let mut wakes = paired.write_at.is_some_and(|at| at <= now) || paired.probe_at.is_some_and(|at| at <= now);
         if paired.waking.wakes(now) {
-            // Its peer has waited for a sign of it.
-            paired.ping_due = true;
+            wakes = true;
             paired.repeat = paired.repeat.map(|_| (now, FIRST_REPEAT));
+            // Its peer has waited for a sign of it. What it has to say is one.
+            let is_empty = self.peers.get(&id).is_none_or(|peer| peer.shared.outgoing().outbox.is_empty());
+            let later = paired.waking.awake().filter(|_| !is_empty).unwrap_or_default() / 2;
+            paired.ask_for_sign(now.after(later));
+        }
+        if wakes {
             self.peers.get_mut(&id).into_iter().for_each(Peer::wake);
         }
         self.handshake_paired(now, id);
@@ -403,11 +478,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if paired.role == Role::Responder || !paired.may_send(now) {
             return;
         }
-        let is_unanswered = paired.pairing.is_unanswered();
-        let done = if paired.pairing.is_due(now) && !is_unanswered {
+        let is_calling = paired.pairing.is_calling();
+        // Of the session that was called for START is what is repeated next.
+        if std::mem::replace(&mut paired.repeats_call, is_calling) != is_calling {
+            paired.repeat = paired.repeat.map(|_| (now.after(FIRST_REPEAT), FIRST_REPEAT));
+        }
+        let done = if paired.pairing.is_due(now) && !is_calling {
             paired.repeat = Some((now.after(FIRST_REPEAT), FIRST_REPEAT));
+            paired.repeats_call = true;
             paired.pairing.call(&[])
-        } else if !is_unanswered {
+        } else if !paired.pairing.is_unanswered() {
             paired.repeat = None;
             return;
         } else {
@@ -428,7 +508,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn handle_pairing_events(&mut self, id: IdentityId) {
         while let Some(event) = self.paired.get_mut(&id).and_then(|paired| paired.pairing.poll_event()) {
-            eprintln!("{} {event:?}", id.short());
+            tracing::debug!(peer = %id.short(), "pairing");
             match event {
                 PairingEvent::Opened { .. } => {
                     self.statistics.sessions += 1;
@@ -459,7 +539,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let out = &mut frame[..paired.mtu.min(MAX_RECORD)];
             let len = match paired.pairing.poll_transmit(out) {
                 Ok(Some(len)) => len,
-                Ok(None) => match paired.next_ack(now, self.peers.get(&id), out) {
+                Ok(None) => match paired.next_record(now, self.peers.get(&id), out) {
                     Some(len) => len,
                     None => break,
                 },
@@ -487,7 +567,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.common.wake.notify_one();
                 break;
             }
-            if !link.queue.has_room() {
+            let waits = paired.is_probing() && paired.probe_at.is_some_and(|at| at > now);
+            if waits || !link.queue.has_room() {
                 (peer.awake, peer.blocked) = (false, true);
                 break;
             }
@@ -513,9 +594,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 Ok(len) => {
                     let pushed = link.queue.push(&out[..len]);
                     self.statistics.dropped_frames += u64::from(!pushed);
+                    if paired.is_probing() {
+                        paired.probe_at = Some(now.after(MAX_REPEAT));
+                    }
                 }
                 Err(error) => {
-                    eprintln!("not sealed {error:?}");
+                    // Of the other errors the end is heard of: a state that is written, a session that is opened.
+                    if error == SendError::Entropy {
+                        paired.write_at = Some(now.after(WRITE_AGAIN));
+                    }
+                    tracing::warn!(peer = %id.short(), %error, "a message was not sealed; it waits");
                     (peer.awake, peer.blocked) = (false, true);
                     break;
                 }
@@ -528,37 +616,52 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 }
 
 impl<V: Vault + Clone + 'static> Paired<V> {
-    /// The next record that tells the peer what has arrived, if one is due.
+    /// The next record that tells the peer what has arrived, or asks whether it is there, if one is due.
+    fn next_record(&mut self, now: Timestamp, peer: Option<&Peer>, out: &mut [u8]) -> Option<usize> {
+        if !self.pairing.is_open() {
+            return None;
+        }
+        self.next_ack(now, peer, out).or_else(|| self.next_ping(now, out))
+    }
+
     fn next_ack(&mut self, now: Timestamp, peer: Option<&Peer>, out: &mut [u8]) -> Option<usize> {
-        let is_due = self.ack_at.is_some_and(|at| at <= now);
-        if !(is_due || self.ping_due) || !self.pairing.is_open() {
+        if !self.answer_due && self.ack_at.is_none_or(|at| at > now) {
             return None;
         }
         let opened = self.pairing.opened().map(|ranges| (Lane::Live, ranges));
-        let report = self.reports.pop_first();
+        let report = self.reports.first().copied();
         let mut incoming = peer.map(|peer| peer.shared.incoming());
         let committed = match (&mut incoming, report) {
             (Some(incoming), Some(instance)) => incoming.inbox.committed(instance),
             _ => None,
         };
-        let sealed = match (opened, committed) {
-            // It is the device that asks for a sign of life; so it answers none with another.
-            (None, None) if self.ping_due && self.role == Role::Initiator => {
-                self.pairing.seal(Lane::Live, &Content::Ping, out)
-            }
-            // The state has not been written: when it has, there is more to tell.
-            (None, None) => {
-                self.ack_at = None;
-                return None;
-            }
-            (opened, committed) => self.seal_ack(Ack { opened, committed }, out),
-        };
-        drop(incoming);
-        (self.ping_due, self.arrived, self.committed) = (false, 0, 0);
-        if self.reports.is_empty() {
-            self.ack_at = None;
+        if opened.is_none() && committed.is_none() {
+            report.map(|report| self.reports.remove(&report));
+            // When the state is written there is something to tell.
+            self.ack_at = self.ack_at.filter(|_| !self.reports.is_empty());
+            return None;
         }
-        sealed.inspect_err(|error| tracing::debug!(%error, "what has arrived was not told")).ok()
+        let sealed = self.seal_ack(Ack { opened, committed }, out);
+        drop(incoming);
+        match sealed {
+            Ok(len) => {
+                report.map(|report| self.reports.remove(&report));
+                (self.answer_due, self.arrived, self.committed) = (false, 0, 0);
+                self.ack_at = self.ack_at.filter(|_| !self.reports.is_empty());
+                Some(len)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what has arrived was not told");
+                self.ack_at = Some(now.after(WRITE_AGAIN));
+                None
+            }
+        }
+    }
+
+    fn next_ping(&mut self, now: Timestamp, out: &mut [u8]) -> Option<usize> {
+        let (_, delay) = self.sign.filter(|(at, _)| *at <= now)?;
+        self.sign = Some((now.after(delay), (delay * 2).min(MAX_REPEAT)));
+        self.pairing.seal(Lane::Live, &Content::Ping, out).ok()
     }
 }
 

@@ -516,7 +516,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Record::Committed(committed) => {
                 // What a relay has kept tells only what was committed: it may be old.
                 if let Some(peer) = self.peers.get(&id) {
-                    peer.shared.outgoing().outbox.recall(now, &committed);
+                    // In small frames not all of it may have had room.
+                    let is_whole = !self.paired.contains_key(&id);
+                    peer.shared.outgoing().outbox.recall(now, &committed, is_whole);
                 }
                 let batch = self.peer_committed(now, id, &committed).unwrap_or_default();
                 self.write(batch, Stored::Removed);
@@ -576,7 +578,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.write(batch, Stored::Removed);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A message is repeated as long as it is not committed, so this is asked often enough.
-        if let Some(channel) = peer.channel.filter(|_| !peer.blocked && !is_empty)
+        let is_paired = self.paired.contains_key(&id);
+        if let Some(channel) = peer.channel.filter(|_| !peer.blocked && !is_empty && !is_paired)
             && self.endpoint.silent_since(channel).is_some_and(|since| now.since(since) >= DEADLINE)
         {
             self.endpoint.missed_deadline(now, channel);

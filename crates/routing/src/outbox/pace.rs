@@ -8,6 +8,8 @@ use sealway_wire::content::MAX_PARTS;
 pub const MAX_WHOLE: usize = 16_355;
 /// What one part carries.
 const PART: usize = 16_000;
+/// Messages that may be under way at once: no more than an inbox has places for.
+const IN_FLIGHT: usize = 512;
 /// The longest message in octets.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
 const _: () = assert!(MAX_MESSAGE.div_ceil(PART) <= MAX_PARTS as usize);
@@ -18,8 +20,9 @@ const SMALL_PARTS: usize = 63;
 const WHOLE_HEADER: usize = 4 + 4 + 2 + 2;
 /// What is in front of a part: index and count, too.
 const PART_HEADER: usize = WHOLE_HEADER + 1 + 1;
-/// What may be under way where records are small, in parts: fewer than make a session look one-way.
+/// What may be under way where records are small, in parts' octets, and by number: fewer than make a session look one-way.
 const SMALL_WINDOW: usize = 64;
+const SMALL_IN_FLIGHT: usize = 90;
 
 /// The longest time for which what waits at the peer is not repeated, where records are small.
 const MAX_HELD: Duration = Duration::from_secs(15 * 60);
@@ -40,6 +43,11 @@ pub(super) struct Timeouts {
     pub(super) max: Duration,
 }
 
+/// What a record has to carry, beside its type, for so many octets of a message or of a part of one.
+pub(super) const fn needed(octets: usize, is_part: bool) -> usize {
+    octets + if is_part { PART_HEADER } else { WHOLE_HEADER }
+}
+
 /// What depends on the size of records.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
@@ -49,6 +57,8 @@ pub(super) struct Pace {
     pub(super) part: usize,
     /// How many parts there may be.
     parts: usize,
+    /// Messages, or parts, that may be under way at once.
+    pub(super) in_flight: usize,
     pub(super) first_window: usize,
     pub(super) window: Window,
     pub(super) timeout: Timeouts,
@@ -63,6 +73,7 @@ impl Pace {
         whole: MAX_WHOLE,
         part: PART,
         parts: MAX_PARTS as usize,
+        in_flight: IN_FLIGHT,
         first_window: 256 * 1024,
         window: Window { min: 32 * 1024, max: 1024 * 1024 },
         timeout: Timeouts {
@@ -82,6 +93,7 @@ impl Pace {
             whole: content - WHOLE_HEADER,
             part,
             parts: SMALL_PARTS,
+            in_flight: SMALL_IN_FLIGHT,
             first_window: octets,
             window: Window { min: octets, max: octets },
             timeout: Timeouts {

@@ -72,6 +72,10 @@ const RESERVE: u64 = 1 << 10;
 const OVERLAP: Duration = Duration::from_secs(3 * 60);
 /// Events that wait for the application; with as many no handshake is taken on.
 const MAX_EVENTS: usize = 16;
+/// Psks tried for one frame.
+const TRIES: usize = 2;
+/// What a handshake message without octet 0 and hint has beside its payload.
+const BARE_OVERHEAD: usize = 48;
 /// How often it is reported that a discarded psk was used.
 const REPORT_EACH: Duration = Duration::from_secs(60);
 
@@ -164,6 +168,8 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     events: VecDeque<(u64, PairingEvent)>,
     /// What goes with the next answer.
     reply: Vec<u8>,
+    /// Under which psk a message without a hint is tried first.
+    bare_turn: u8,
     forgeries: Tries,
     calls: Tries,
     /// Answers that were sent again.
@@ -286,6 +292,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             start_is_known: false,
             events: VecDeque::new(),
             reply: Vec::new(),
+            bare_turn: 0,
             forgeries: Tries::new(),
             calls: Tries::new(),
             repeats: Tries::new(),
@@ -506,6 +513,43 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             self.start_is_known |= self.start_sent.is_some_and(has);
         }
         Ok(ConstrainedRecord::Typed(header.lane, content))
+    }
+
+    /// Takes a handshake message that came without octet 0 and hint, as LoRaWAN carries it where DevAddr and FPort name peer and
+    /// kind: 48 octets and its payload, what [`bare`](sealway_wire::constrained::bare) leaves of a frame. At most two psks are
+    /// tried a frame, beginning after the last one tried: a repetition reaches the others.
+    ///
+    /// # Errors
+    /// As [`handle_frame`](Self::handle_frame).
+    pub fn handle_bare(&mut self, now: Timestamp, source: Source, noise: &[u8]) -> Result<(), FrameError> {
+        self.forget_previous(now);
+        let provider = self.vault.provider();
+        let hints: Vec<Hint> = match &self.side {
+            Side::Initiator(caller) => caller.hints().collect(),
+            Side::Responder(answerer) => {
+                let answered = answerer.answered_hints().map(|hint| Handshake::of_bare(hint, noise));
+                let again = answered.flatten().find(|message| answerer.repeated(provider, message).is_some());
+                again.map_or_else(|| answerer.callable_hints().collect(), |message| alloc::vec![message.hint])
+            }
+        };
+        let len = noise.len() + sealway_wire::constrained::HANDSHAKE_OVERHEAD - BARE_OVERHEAD;
+        let mut refused = FrameError::UnknownConnection;
+        for _ in 0..hints.len().min(TRIES) {
+            let Some(hint) = hints.get(usize::from(self.bare_turn) % hints.len()).copied() else { break };
+            let message = Handshake::of_bare(hint, noise)?;
+            let handled = match self.parties.role {
+                Role::Initiator => self.handle_answer(now, source, &message),
+                Role::Responder => self.handle_call(now, source, &message, len),
+            };
+            match handled {
+                Err(error @ (FrameError::Handshake(_) | FrameError::UnknownConnection | FrameError::Rejected)) => {
+                    self.bare_turn = self.bare_turn.wrapping_add(1);
+                    refused = error;
+                }
+                handled => return handled,
+            }
+        }
+        Err(refused)
     }
 
     fn forget_previous(&mut self, now: Timestamp) {

@@ -638,6 +638,60 @@ fn reserved_counters_cost_a_device_that_sleeps_nothing_on_the_air() {
 }
 
 #[test]
+fn where_the_link_names_the_peer_a_handshake_is_twice_forty_eight_octets() {
+    // Specification: [M49].
+    let source = Source::claimed(1);
+    let mut pair = Pair::new(1);
+    let bare_of = |pair: &mut Pair, to: usize| {
+        let (at, frame) = pair.on_the_way.remove(0);
+        assert_eq!(at, to);
+        let noise = sealway_wire::constrained::bare(&frame).unwrap().to_vec();
+        assert_eq!((frame.len(), noise.len()), (51, 48));
+        noise
+    };
+    for round in 0..3 {
+        pair.call(&[]).unwrap();
+        let call = bare_of(&mut pair, SERVICE);
+        // Damaged, twice for each psk: the one that is whole comes after them.
+        for bit in 0..6 {
+            let mut damaged = call.clone();
+            damaged[40] ^= 1 << bit;
+            let now = pair.now;
+            assert!(pair.machines[SERVICE].pairing.handle_bare(now, source, &damaged).is_err());
+        }
+        let answer = |pair: &mut Pair| {
+            let now = pair.now;
+            // One of its repetitions reaches the psk.
+            let service = &mut pair.machines[SERVICE].pairing;
+            assert!((0..3).any(|_| service.handle_bare(now, source, &call).is_ok()));
+            pair.settle(SERVICE);
+            bare_of(pair, DEVICE)
+        };
+        let first = answer(&mut pair);
+        assert_eq!(answer(&mut pair), first, "the same octets");
+        let now = pair.now;
+        let device = &mut pair.machines[DEVICE].pairing;
+        let mut forged = first.clone();
+        forged[47] ^= 1;
+        assert!(device.handle_bare(now, source, &forged).is_err());
+        device.handle_bare(now, source, &first).unwrap();
+        pair.settle(DEVICE);
+        // In the second round START is lost: a call under the next psk counts as a record.
+        if round == 1 {
+            pair.on_the_way.clear();
+        }
+        pair.deliver_all();
+    }
+    assert!(pair.send(DEVICE) && pair.send(SERVICE));
+    pair.deliver_all();
+    assert_eq!(pair.machines.each_ref().map(|machine| machine.committed.len()), [1, 1]);
+    for octets in [&[][..], &[0; 47], &[0; 48 + 193]] {
+        let now = pair.now;
+        assert!(pair.machines.iter_mut().all(|machine| machine.pairing.handle_bare(now, source, octets).is_err()));
+    }
+}
+
+#[test]
 fn what_anybody_can_cause_does_not_silence_the_report_of_a_clone() {
     let mut pair = open();
     let mut used = pair.log.iter().find(|(_, frame)| frame[0] == 0x21).unwrap().1.clone();

@@ -294,7 +294,7 @@ impl Pair {
     }
 
     /// Writes what has changed and sends what may be sent.
-    fn settle(&mut self, of: usize) {
+    pub fn settle(&mut self, of: usize) {
         let fate = self.machines[of].write();
         self.after_write(of, fate);
     }

@@ -84,18 +84,38 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// What is left of a handshake message where the link names peer and kind of the frame: the Noise message. `None`: `frame` is
+/// no handshake message.
+#[must_use]
+pub fn bare(frame: &[u8]) -> Option<&[u8]> {
+    let (octet0, rest) = frame.split_first()?;
+    rest.get(Hint::LEN..).filter(|_| matches!(*octet0, MESSAGE_1 | MESSAGE_2))
+}
+
 impl<'a> Handshake<'a> {
+    /// A handshake message that came without octet 0 and hint.
+    ///
+    /// # Errors
+    /// If it has a length that none has.
+    pub fn of_bare(hint: Hint, noise: &'a [u8]) -> Result<Self, DecodeError> {
+        Self::checked(hint, noise, "C1 Noise message")
+    }
+
     fn decode(mut reader: Reader<'a>, hint: &'static str, noise: &'static str) -> Result<Self, DecodeError> {
         let hint = Hint(reader.array(hint)?);
-        let (needed, got) = (PUBLIC_KEY_LEN + NOISE_TAG, reader.remaining());
+        Self::checked(hint, reader.rest(), noise)
+    }
+
+    fn checked(hint: Hint, noise: &'a [u8], field: &'static str) -> Result<Self, DecodeError> {
+        let (needed, got) = (PUBLIC_KEY_LEN + NOISE_TAG, noise.len());
         if got < needed {
-            return Err(DecodeError::new(noise, Reason::Truncated { needed, got }));
+            return Err(DecodeError::new(field, Reason::Truncated { needed, got }));
         }
         let limit = needed + MAX_PAYLOAD;
         if got > limit {
-            return Err(DecodeError::new(noise, Reason::TooLong { limit, got }));
+            return Err(DecodeError::new(field, Reason::TooLong { limit, got }));
         }
-        Ok(Self { hint, noise: reader.rest() })
+        Ok(Self { hint, noise })
     }
 }
 

@@ -10,13 +10,12 @@ use sealway_wire::{
 };
 
 use super::{
+    TRIES,
     ratchet::{Chain, Heard, Parties, Psk, check, put_short, take_short},
     session::Session,
 };
 use crate::{FrameError, StateError};
 
-/// Psks tried for one frame.
-const TRIES: usize = 2;
 /// Discarded psks that are remembered, to recognise a device that uses one once more.
 const DISCARDED: u8 = 8;
 
@@ -124,6 +123,18 @@ impl<P: CryptoProvider> Answerer<P> {
             core::iter::once(slot.psk.hint).chain(next)
         });
         current.chain(self.discarded.iter().map(|(hint, _)| *hint)).chain(self.upcoming.iter().copied())
+    }
+
+    /// The hints of the calls that were answered last.
+    pub(super) fn answered_hints(&self) -> impl Iterator<Item = Hint> {
+        [&self.ordinary, &self.recovery].into_iter().filter(|slot| slot.answered.is_some()).map(|slot| slot.psk.hint)
+    }
+
+    /// The hints under which a call may come that is to be answered.
+    pub(super) fn callable_hints(&self) -> impl Iterator<Item = Hint> {
+        let after = [Chain::Ordinary, Chain::Recovery].into_iter().filter_map(|chain| self.after(chain));
+        let ordinary = core::iter::once(&self.ordinary.psk);
+        after.chain(ordinary).map(|psk| psk.hint).chain(self.upcoming.iter().copied())
     }
 
     /// The sessions that their callers have not confirmed.

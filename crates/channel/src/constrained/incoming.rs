@@ -1,0 +1,303 @@
+//! What comes from the peer: calls, answers, records.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use sealway_vault::Vault;
+use sealway_wire::{
+    Hint, Lane, Timestamp,
+    constrained::{Frame, Handshake, RecordHeader},
+    content::Content,
+};
+
+use super::{
+    ConstrainedRecord, Current, MAX_EVENTS, OVERLAP, Pairing, PairingEvent, Previous, REPORT_EACH, Side, TRIES,
+    answerer::Called, caller::Answer, ratchet::Chain, session::Session,
+};
+use crate::{FrameError, Role, Source};
+
+/// What a handshake message without octet 0 and hint has beside its payload.
+const BARE_OVERHEAD: usize = 48;
+
+/// In which session a record has opened.
+#[derive(Clone, Copy)]
+enum Of {
+    Answered(Chain),
+    Current,
+    Previous,
+}
+
+impl<V: Vault + Clone + 'static> Pairing<V> {
+    /// Takes a frame of the peer's. A record is opened in place.
+    ///
+    /// # Errors
+    /// If it is none of this pairing, or refused. The state is what it was, but for what limits forgeries; and for the window if
+    /// the record is authentic and its content is none: so look for a state to be written after an error too.
+    pub fn handle_frame<'f>(
+        &mut self,
+        now: Timestamp,
+        source: Source,
+        frame: &'f mut [u8],
+    ) -> Result<ConstrainedRecord<'f>, FrameError> {
+        self.forget_previous(now);
+        let header = match Frame::decode(frame)? {
+            Frame::Message1(message) => {
+                self.handle_call(now, source, &message, frame.len())?;
+                return Ok(ConstrainedRecord::Nothing);
+            }
+            Frame::Message2(message) => {
+                self.handle_answer(now, source, &message)?;
+                return Ok(ConstrainedRecord::Nothing);
+            }
+            Frame::Data(header, _) => header,
+            _ => return Err(FrameError::UnknownConnection),
+        };
+        let (of, plaintext) = self.open(now, source, &header, frame)?;
+        // A relay decides when a record of the stored lane comes: it tells nothing of the peer, and moves nothing.
+        if header.lane == Lane::Live {
+            self.took(now, of);
+        }
+        let octets = frame.get(plaintext).ok_or(FrameError::Rejected)?;
+        if !header.typed {
+            return Ok(ConstrainedRecord::Datagram(octets));
+        }
+        let content = Content::decode(octets)?;
+        // The initiator repeats its START until a record opens: ours is one.
+        if matches!(content, Content::Start(_)) && self.parties.role == Role::Responder {
+            self.start_due = true;
+        }
+        if let (Content::Ack(ack), Of::Current, Some(current)) = (&content, of, &mut self.current)
+            && let Some((Lane::Live, opened)) = &ack.opened
+        {
+            current.session.acknowledge(opened);
+            let ranges = opened.as_slice();
+            let has = |counter: u32| ranges.iter().any(|(low, high)| (*low..=*high).contains(&counter.into()));
+            self.start_is_known |= self.start_sent.is_some_and(has);
+        }
+        Ok(ConstrainedRecord::Typed(header.lane, content))
+    }
+
+    /// Takes a handshake message that came without octet 0 and hint, as LoRaWAN carries it where DevAddr and FPort name peer and
+    /// kind: 48 octets and its payload, what [`bare`](sealway_wire::constrained::bare) leaves of a frame. At most two psks are
+    /// tried a frame, beginning after the last one tried: a repetition reaches the others.
+    ///
+    /// # Errors
+    /// As [`handle_frame`](Self::handle_frame).
+    pub fn handle_bare(&mut self, now: Timestamp, source: Source, noise: &[u8]) -> Result<(), FrameError> {
+        self.forget_previous(now);
+        let provider = self.vault.provider();
+        let hints: Vec<Hint> = match &self.side {
+            Side::Initiator(caller) => caller.hints().collect(),
+            Side::Responder(answerer) => {
+                let answered = answerer.answered_hints().map(|hint| Handshake::of_bare(hint, noise));
+                let again = answered.flatten().find(|message| answerer.repeated(provider, message).is_some());
+                again.map_or_else(|| answerer.callable_hints().collect(), |message| alloc::vec![message.hint])
+            }
+        };
+        let len = noise.len() + sealway_wire::constrained::HANDSHAKE_OVERHEAD - BARE_OVERHEAD;
+        let mut refused = FrameError::UnknownConnection;
+        for _ in 0..hints.len().min(TRIES) {
+            let Some(hint) = hints.get(usize::from(self.bare_turn) % hints.len()).copied() else { break };
+            let message = Handshake::of_bare(hint, noise)?;
+            let handled = match self.parties.role {
+                Role::Initiator => self.handle_answer(now, source, &message),
+                Role::Responder => self.handle_call(now, source, &message, len),
+            };
+            match handled {
+                Err(error @ (FrameError::Handshake(_) | FrameError::UnknownConnection | FrameError::Rejected)) => {
+                    self.bare_turn = self.bare_turn.wrapping_add(1);
+                    refused = error;
+                }
+                handled => return handled,
+            }
+        }
+        Err(refused)
+    }
+
+    pub(super) fn forget_previous(&mut self, now: Timestamp) {
+        if self.previous.as_ref().and_then(|previous| previous.until).is_some_and(|until| until <= now) {
+            self.previous = None;
+        }
+    }
+
+    fn handle_call(
+        &mut self,
+        now: Timestamp,
+        source: Source,
+        message: &Handshake<'_>,
+        len: usize,
+    ) -> Result<(), FrameError> {
+        let Side::Responder(answerer) = &mut self.side else { return Err(FrameError::UnknownConnection) };
+        // One at a time, from the call to the end of its write.
+        if self.answer.as_ref().is_some_and(|(version, _)| *version > self.written) {
+            return Err(FrameError::Throttled);
+        }
+        if !answerer.hints().any(|hint| hint == message.hint) {
+            return Err(FrameError::UnknownConnection);
+        }
+        // The same call gets the same answer, whatever calls that were none its source has tried; but never more octets than
+        // came where it may be somebody else who asks.
+        if let Some(frame) = answerer.repeated(self.vault.provider(), message) {
+            if !source.is_proven && frame.len() > len || !self.repeats.may(now, source) {
+                return Err(FrameError::Throttled);
+            }
+            self.repeats.count(now, source);
+            self.answer = Some((0, frame.to_vec()));
+            return Ok(());
+        }
+        if self.events.len() >= MAX_EVENTS || !self.calls.may(now, source) {
+            return Err(FrameError::Throttled);
+        }
+        self.calls.count(now, source);
+        let longest = sealway_wire::constrained::HANDSHAKE_OVERHEAD + self.reply.len();
+        let fits = source.is_proven || longest <= len;
+        let reply = if fits { self.reply.as_slice() } else { &[] };
+        match answerer.handle_call(&self.vault, &self.parties, now, message, reply)? {
+            Called::Answered { frame, early, replied, confirmed } => {
+                if fits && replied {
+                    self.reply = Vec::new();
+                }
+                let version = self.changed();
+                self.answer = Some((version, frame));
+                if let Some(session) = confirmed {
+                    self.move_to(now, version, session);
+                }
+                if !early.is_empty() {
+                    self.events.push_back((version, PairingEvent::Early(early)));
+                }
+            }
+            Called::Cloned => {
+                self.report(now, 0, PairingEvent::CloneSuspected);
+                return Err(FrameError::Cloned);
+            }
+            Called::Suspicious => {
+                self.report(now, 1, PairingEvent::PskUsedAgain);
+                return Err(FrameError::Replayed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports at most once a minute; what anybody can cause does not keep the other from being told.
+    fn report(&mut self, now: Timestamp, kind: usize, event: PairingEvent) {
+        if let Some(reported) = self.reported.get_mut(kind)
+            && reported.is_none_or(|at| now.since(at) >= REPORT_EACH)
+        {
+            *reported = Some(now);
+            self.events.push_back((0, event));
+        }
+    }
+
+    fn handle_answer(&mut self, now: Timestamp, source: Source, message: &Handshake<'_>) -> Result<(), FrameError> {
+        let Side::Initiator(caller) = &mut self.side else { return Err(FrameError::UnknownConnection) };
+        if self.events.len() >= MAX_EVENTS || !self.calls.may(now, source) {
+            return Err(FrameError::Throttled);
+        }
+        if !caller.hints().any(|hint| hint == message.hint) {
+            return Err(FrameError::UnknownConnection);
+        }
+        self.calls.count(now, source);
+        let Answer { session, reply } = caller.handle_answer(&self.vault, &self.parties, now, message)?;
+        self.call_due = None;
+        let version = self.changed();
+        let since = version;
+        let old = self.current.replace(Current { session, since, reserved: since, confirmed: false });
+        (self.start_sent, self.start_is_known) = (None, false);
+        // It goes when the peer is known to send on the new one, and some time after.
+        let old = old.map(|old| Previous { session: old.session, until: None });
+        self.previous = old.or(self.previous.take());
+        self.start_due = true;
+        if !reply.is_empty() {
+            self.events.push_back((version, PairingEvent::Reply(reply)));
+        }
+        Ok(())
+    }
+
+    /// Opens a record in the session that it is for, of those that it may be for.
+    fn open(
+        &mut self,
+        now: Timestamp,
+        source: Source,
+        header: &RecordHeader,
+        frame: &mut [u8],
+    ) -> Result<(Of, core::ops::Range<usize>), FrameError> {
+        if !self.forgeries.may(now, source) {
+            return Err(FrameError::Throttled);
+        }
+        let provider = self.vault.provider();
+        let [ordinary, recovery] = match &mut self.side {
+            Side::Initiator(_) => [None, None],
+            Side::Responder(answerer) => answerer.sessions(),
+        };
+        let sessions = [
+            (Of::Answered(Chain::Ordinary), ordinary),
+            (Of::Answered(Chain::Recovery), recovery),
+            (Of::Current, self.current.as_mut().map(|current| &mut *current.session)),
+            (Of::Previous, self.previous.as_mut().map(|previous| &mut *previous.session)),
+        ];
+        let candidates = sessions.map(|(of, session)| (of, session.filter(|session| session.may_be_for(header))));
+        // A session that cannot open a record leaves it unreadable for the next: while there are several, it is kept.
+        let are_several = candidates.iter().filter(|(_, session)| session.is_some()).count() > 1;
+        let original = if are_several { frame.to_vec() } else { Vec::new() };
+        let mut refused = FrameError::UnknownConnection;
+        let mut is_forged = false;
+        for (of, session) in candidates {
+            let Some(session) = session else { continue };
+            if are_several {
+                frame.copy_from_slice(&original);
+            }
+            match session.open(provider, now, header, frame) {
+                Ok(opened) => {
+                    self.forgeries.is_genuine(source);
+                    self.calls.is_genuine(source);
+                    return Ok((of, opened.plaintext));
+                }
+                Err(error @ (FrameError::Replayed | FrameError::TooFarAhead)) => refused = error,
+                Err(error) => {
+                    session.forgeries = session.forgeries.saturating_add(1);
+                    is_forged = true;
+                    refused = error;
+                }
+            }
+        }
+        if is_forged {
+            self.forgeries.count(now, source);
+        }
+        Err(refused)
+    }
+
+    /// A record of the peer has opened: it has that session.
+    fn took(&mut self, now: Timestamp, of: Of) {
+        let version = self.changed();
+        match of {
+            Of::Answered(chain) => {
+                let Side::Responder(answerer) = &mut self.side else { return };
+                if let Some(session) = answerer.confirm(chain) {
+                    self.move_to(now, version, session);
+                }
+            }
+            Of::Current => {
+                if let Some(current) = &mut self.current
+                    && !current.confirmed
+                {
+                    current.confirmed = true;
+                    let recovered = current.session.recovered;
+                    if let Some(previous) = &mut self.previous {
+                        previous.until = Some(now.after(OVERLAP));
+                    }
+                    self.events.push_back((version, PairingEvent::Opened { recovered }));
+                }
+            }
+            Of::Previous => {}
+        }
+    }
+
+    /// The responder's: the caller has the session of our answer. Nothing is sealed under it before that is written: the caller
+    /// would rely on it.
+    fn move_to(&mut self, now: Timestamp, version: u64, session: Box<Session<V::Provider>>) {
+        let recovered = session.recovered;
+        let old = self.current.replace(Current { session, since: version, reserved: version, confirmed: true });
+        self.previous = old.map(|old| Previous { session: old.session, until: Some(now.after(OVERLAP)) });
+        (self.start_sent, self.start_is_known) = (None, false);
+        self.events.push_back((version, PairingEvent::Opened { recovered }));
+    }
+}

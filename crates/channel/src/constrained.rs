@@ -67,14 +67,10 @@ const COUNTED_RECORDS: u32 = 16;
 const ONE_WAY_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Forged records of one session after which another is wanted.
 const MAX_FORGERIES: u32 = 1 << 20;
-/// Records that are left on a lane when another session is wanted.
-const RESERVE: u64 = 1 << 10;
 /// How long the session before is kept, once the peer is known to send on the new one.
 const OVERLAP: Duration = Duration::from_secs(3 * 60);
 /// Events that wait for the application; with as many no handshake is taken on.
 const MAX_EVENTS: usize = 16;
-/// Psks tried for one frame.
-const TRIES: usize = 2;
 /// How often it is reported that a discarded psk was used.
 const REPORT_EACH: Duration = Duration::from_secs(60);
 
@@ -447,7 +443,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
         let Some(Current { session, .. }) = &self.current else { return true };
-        session.fullest() + RESERVE >= MAX_CONSTRAINED
+        session.fullest() + session.reserve() >= MAX_CONSTRAINED
             || session.is_crowded()
             || session.forgeries >= MAX_FORGERIES
             || session.unanswered >= ONE_WAY_RECORDS
@@ -482,7 +478,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if self.start_due && self.may_seal() {
             let start = Start { instance: self.instance, stored_before: VarInt::from_u32(0), credentials: &[] };
             let sealed = self.seal_plaintext(Lane::Live, Plaintext::Typed(&Content::Start(start)), out);
-            self.start_due = matches!(sealed, Err(SendError::Buffer(_)));
+            self.start_due = matches!(sealed, Err(SendError::Buffer(_) | SendError::NotOpen));
             return match sealed {
                 Ok(sealed) => {
                     // Of a START after it the ACK may tell too: then it is known a little later.
@@ -492,7 +488,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                     Ok(Some(sealed.len))
                 }
                 // The lane is full: it is another session that is wanted.
-                Err(SendError::LaneStopped) => Ok(None),
+                // Or waits for counters to be reserved.
+                Err(SendError::LaneStopped | SendError::NotOpen) => Ok(None),
                 Err(error) => Err(error),
             };
         }

@@ -15,7 +15,7 @@ use sealway_testkit::pairing::{
 use sealway_wire::{
     Counter, Lane,
     constrained::{Frame, MAX_PAYLOAD, MAX_RECORD, RecordHeader},
-    content::{Ack, Content},
+    content::{Ack, Content, Reliable},
 };
 
 const OPENED: PairingEvent = PairingEvent::Opened { recovered: false };
@@ -635,6 +635,44 @@ fn reserved_counters_cost_a_device_that_sleeps_nothing_on_the_air() {
     // Of the stored lane nobody knows what was used.
     let stored = pair.machines[DEVICE].pairing.seal(Lane::Stored, &Content::Data(b"kept"), &mut out);
     assert_eq!(stored, Err(SendError::LaneStopped));
+}
+
+#[test]
+fn what_an_earlier_run_said_of_itself_is_not_taken_after_what_the_present_one_says() {
+    // Specification: [M50].
+    let mut pair = Pair::new(1);
+    pair.machines[DEVICE].reserve_counters();
+    pair.call(&[]).unwrap();
+    for _ in 0..2 {
+        let (to, frame) = pair.on_the_way.remove(0);
+        pair.deliver(to, frame);
+    }
+    // A START of the first run is held back, and with it a message that relies on it.
+    pair.on_the_way.clear();
+    pair.repeat();
+    let (_, first) = pair.on_the_way.remove(0);
+    let message = |instance| {
+        let message = Reliable { instance, number: 0, lowest: 0, unwanted: 0, part: None, body: b"1" };
+        Content::Reliable(message)
+    };
+    let mut relies = vec![0; MAX_RECORD];
+    let len = pair.machines[DEVICE].pairing.seal(Lane::Live, &message(None), &mut relies).unwrap();
+    relies.truncate(len);
+    let now = pair.now;
+    pair.machines[DEVICE].restart(now);
+    pair.repeat();
+    let (_, second) = pair.on_the_way.remove(0);
+    let present = pair.machines[DEVICE].pairing.instance();
+    let service = &mut pair.machines[SERVICE].pairing;
+    let mut take = |frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        match service.handle_frame(now, Source::proven(1), &mut frame).unwrap() {
+            ConstrainedRecord::Typed(_, Content::Start(start)) => Some(start.instance),
+            ConstrainedRecord::Nothing => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([&second, &first, &relies].map(|frame| take(frame)), [Some(present), None, None]);
 }
 
 #[test]

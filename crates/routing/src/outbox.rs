@@ -225,7 +225,8 @@ impl Outbox {
         let needed = needed.max().unwrap_or(0).max(pace::needed(1, true));
         self.pace = Pace::small(content).filter(|_| content >= needed).ok_or(needed)?;
         self.window = self.window.clamp(self.pace.window.min, self.pace.window.max);
-        self.cursor = None;
+        // Another link may be faster, or slower.
+        (self.cursor, self.round_trip) = (None, None);
         Ok(self.pace.longest())
     }
 

@@ -10,7 +10,6 @@ use sealway_wire::{
 };
 
 use super::{
-    TRIES,
     ratchet::{Chain, Heard, Parties, Psk, check, put_short, take_short},
     session::Session,
 };
@@ -19,8 +18,10 @@ use crate::{FrameError, StateError};
 /// Discarded psks that are remembered, to recognise a device that uses one once more.
 const DISCARDED: u8 = 8;
 
+/// Psks tried for one frame.
+const TRIES: usize = 2;
 /// Attempts at a recovery that may follow the last one which was answered: somebody at the device asks for each.
-const ATTEMPTS: u32 = 64;
+const ATTEMPTS: u32 = 256;
 
 /// What the responder keeps.
 pub(super) struct Answerer<P: CryptoProvider> {
@@ -52,6 +53,8 @@ struct Answered<P: CryptoProvider> {
     /// The psk after it.
     next: Psk,
     session: Box<Session<P>>,
+    /// The ordinary chain has gone on since.
+    is_outlived: bool,
 }
 
 /// What a first message has led to.
@@ -165,6 +168,8 @@ impl<P: CryptoProvider> Answerer<P> {
             }
         } else {
             self.discard(served, call);
+            // Its caller has gone on with the ordinary chain, and once more: it does not need the recovery.
+            self.recovery.answered.take_if(|answered| core::mem::replace(&mut answered.is_outlived, true));
         }
         Some(session)
     }
@@ -284,7 +289,8 @@ impl<P: CryptoProvider> Answerer<P> {
             }
             _ => Chain::Ordinary,
         };
-        let answered = Answered { call, frame: frame.clone(), next: made.next, session: made.session };
+        let answered =
+            Answered { call, frame: frame.clone(), next: made.next, session: made.session, is_outlived: false };
         self.slot(chain).answered = Some(answered);
         let early = if chain == Chain::Recovery { Vec::new() } else { made.payload };
         Ok(Called::Answered { frame, early, replied, confirmed })
@@ -335,7 +341,7 @@ impl<P: CryptoProvider> Answerer<P> {
             let frame = take_short(reader, "answer")?.to_vec();
             let next = Psk::new(provider, parties, Chain::Ordinary, Secret::new(reader.array("next psk")?));
             let session = Box::new(Session::restore(provider, now, reader)?);
-            answerer.slot(chain).answered = Some(Answered { call, frame, next, session });
+            answerer.slot(chain).answered = Some(Answered { call, frame, next, session, is_outlived: false });
         }
         for _ in 0..reader.u8("discarded psks")?.min(DISCARDED) {
             let hint = Hint(reader.array("discarded hint")?);

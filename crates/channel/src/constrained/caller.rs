@@ -70,8 +70,12 @@ impl Caller {
     /// Counts one more time that the call is sent. The count survives a restart: a device that sleeps between two calls comes
     /// to a recovery too.
     pub(super) fn repeat<V: Vault + Clone + 'static>(&mut self, vault: &V, parties: &Parties) -> Result<(), CallError> {
-        // It goes on alternating.
-        self.unanswered = self.unanswered.checked_add(1).unwrap_or(RECOVERY_FROM);
+        // It goes on alternating. An attempt that was made so often for nothing may be one that can no longer be answered.
+        let next = self.unanswered.checked_add(1);
+        if next.is_none() {
+            self.rescue = None;
+        }
+        self.unanswered = next.unwrap_or(RECOVERY_FROM);
         if self.rescue.is_some() || self.unanswered < RECOVERY_FROM {
             return Ok(());
         }
@@ -167,8 +171,12 @@ impl Caller {
             None
         } else {
             let psk = Psk::of_attempt(vault.provider(), parties, &recovery, attempt);
-            let call = Call::restore(vault, parties, &psk, reader)?;
-            Some((psk, call))
+            // Under another recovery psk than before it is of no use.
+            match Call::restore(vault, parties, &psk, reader) {
+                Ok(call) => Some((psk, call)),
+                Err(StateError::Rejected) => None,
+                Err(error) => return Err(error),
+            }
         };
         Ok(Self { psk, call, recovery, rescue, attempt, unanswered })
     }

@@ -10,13 +10,15 @@ use sealway_wire::{
 };
 
 use super::{
-    ConstrainedRecord, Current, MAX_EVENTS, OVERLAP, Pairing, PairingEvent, Previous, REPORT_EACH, Side, TRIES,
+    ConstrainedRecord, Current, MAX_EVENTS, OVERLAP, Pairing, PairingEvent, Previous, REPORT_EACH, Side,
     answerer::Called, caller::Answer, ratchet::Chain, session::Session,
 };
-use crate::{FrameError, Role, Source};
+use crate::{FrameError, Role, Source, lane::Opened};
 
 /// What a handshake message without octet 0 and hint has beside its payload.
 const BARE_OVERHEAD: usize = 48;
+/// Psks under which a message without a hint is likely to come: the next ones of both chains, and of a recovery.
+const LIKELY: usize = 4;
 
 /// In which session a record has opened.
 #[derive(Clone, Copy)]
@@ -51,7 +53,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             Frame::Data(header, _) => header,
             _ => return Err(FrameError::UnknownConnection),
         };
-        let (of, plaintext) = self.open(now, source, &header, frame)?;
+        let (of, opened) = self.open(now, source, &header, frame)?;
+        let (plaintext, at) = (opened.plaintext, (header.incarnation, opened.counter));
         // A relay decides when a record of the stored lane comes: it tells nothing of the peer, and moves nothing.
         if header.lane == Lane::Live {
             self.took(now, of);
@@ -61,6 +64,18 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             return Ok(ConstrainedRecord::Datagram(octets));
         }
         let content = Content::decode(octets)?;
+        // What the session before said of its run is over.
+        let current = self.current.as_mut().filter(|_| !matches!(of, Of::Previous) && header.lane == Lane::Live);
+        let is_of_its_run = match &content {
+            Content::Start(_) => current.is_some_and(|current| current.session.takes_start(at)),
+            Content::Reliable(message) if message.instance.is_none() && header.lane == Lane::Live => {
+                current.is_some_and(|current| current.session.is_of_last_start(at))
+            }
+            _ => true,
+        };
+        if !is_of_its_run {
+            return Ok(ConstrainedRecord::Nothing);
+        }
         // The initiator repeats its START until a record opens: ours is one.
         if matches!(content, Content::Start(_)) && self.parties.role == Role::Responder {
             self.start_due = true;
@@ -94,22 +109,31 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             }
         };
         let len = noise.len() + sealway_wire::constrained::HANDSHAKE_OVERHEAD - BARE_OVERHEAD;
+        // The likeliest first: of those after them, that are attempts at a recovery, one with every second frame.
+        let (likely, rest) = hints.split_at(hints.len().min(LIKELY));
+        let turn = usize::from(self.bare_turn);
+        let second = if turn.is_multiple_of(2) || rest.is_empty() { (likely, turn + 1) } else { (rest, turn / 2) };
+        let tries = [(likely, turn), second];
         let mut refused = FrameError::UnknownConnection;
-        for _ in 0..hints.len().min(TRIES) {
-            let Some(hint) = hints.get(usize::from(self.bare_turn) % hints.len()).copied() else { break };
+        for (hints, turn) in tries.into_iter().take(hints.len()) {
+            let Some(hint) = hints.get(turn % hints.len().max(1)).copied() else { break };
             let message = Handshake::of_bare(hint, noise)?;
             let handled = match self.parties.role {
                 Role::Initiator => self.handle_answer(now, source, &message),
                 Role::Responder => self.handle_call(now, source, &message, len),
             };
             match handled {
-                Err(error @ (FrameError::Handshake(_) | FrameError::UnknownConnection | FrameError::Rejected)) => {
-                    self.bare_turn = self.bare_turn.wrapping_add(1);
-                    refused = error;
-                }
+                // Also where a psk that has served has the same hint.
+                Err(
+                    error @ (FrameError::Handshake(_)
+                    | FrameError::UnknownConnection
+                    | FrameError::Rejected
+                    | FrameError::Replayed),
+                ) => refused = error,
                 handled => return handled,
             }
         }
+        self.bare_turn = self.bare_turn.wrapping_add(1);
         Err(refused)
     }
 
@@ -219,7 +243,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         source: Source,
         header: &RecordHeader,
         frame: &mut [u8],
-    ) -> Result<(Of, core::ops::Range<usize>), FrameError> {
+    ) -> Result<(Of, Opened), FrameError> {
         if !self.forgeries.may(now, source) {
             return Err(FrameError::Throttled);
         }
@@ -247,9 +271,12 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             }
             match session.open(provider, now, header, frame) {
                 Ok(opened) => {
-                    self.forgeries.is_genuine(source);
-                    self.calls.is_genuine(source);
-                    return Ok((of, opened.plaintext));
+                    // What may be repeated without end pays for nothing.
+                    if header.lane == Lane::Live {
+                        self.forgeries.is_genuine(source);
+                        self.calls.is_genuine(source);
+                    }
+                    return Ok((of, opened));
                 }
                 Err(error @ (FrameError::Replayed | FrameError::TooFarAhead)) => refused = error,
                 Err(error) => {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use sealway_vault::{CryptoProvider, Secret};
 use sealway_wire::{
-    DecodeError, Lane, Reader, ShortCid, ShortIncarnation, Timestamp,
+    DecodeError, Lane, Reader, Reason, ShortCid, ShortIncarnation, Timestamp,
     constrained::RecordHeader,
     content::Ranges,
     danger::{self, Protection},
@@ -38,6 +38,8 @@ const MAX_INCARNATIONS: usize = 64;
 /// Own restarts within one session after which another is wanted, well before the peer stops following.
 const MAX_RESTARTS: u8 = 32;
 
+/// Records that are left on a lane when another session is wanted.
+const RESERVE: u64 = 1 << 10;
 /// Counters that are reserved at once, where they are: what a restart may skip.
 const BLOCK: u64 = 64;
 /// With so few left another block is asked for.
@@ -90,6 +92,8 @@ pub(super) struct Session<P: CryptoProvider> {
     receive: Lanes<ReceiveLane<P, C1>>,
     /// Restarts of the peer; those that have been heard live come last, the newest at the end.
     incarnations: Vec<(ShortIncarnation, Lanes<ReceiveLane<P, C1>>)>,
+    /// Where the last START of the peer came in this run of ours.
+    start_heard: Option<(Option<ShortIncarnation>, u64)>,
     /// `None`: the session was restored.
     exporter: Option<Secret<32>>,
 }
@@ -142,6 +146,7 @@ impl<P: CryptoProvider> Session<P> {
             },
             secrets,
             incarnations: Vec::new(),
+            start_heard: None,
             exporter: Some(key.exporter()?),
         })
     }
@@ -167,6 +172,27 @@ impl<P: CryptoProvider> Session<P> {
         if let Some(send) = &mut self.send {
             send.live.acknowledge(opened);
         }
+    }
+
+    /// Records that have to be left when another session is wanted. Where counters are reserved each restart takes a block.
+    pub(super) const fn reserve(&self) -> u64 {
+        if self.reserved.is_some() { 8 * RESERVE } else { RESERVE }
+    }
+
+    /// Whether what a START says holds from now on, and if so takes note of it: none of an earlier run is taken after one of the
+    /// present. `at` is its incarnation and counter.
+    pub(super) fn takes_start(&mut self, at: (Option<ShortIncarnation>, u64)) -> bool {
+        let is_newest = self.incarnations.last().map(|(incarnation, _)| *incarnation) == at.0;
+        let is_later = self.start_heard.is_none_or(|(incarnation, counter)| incarnation != at.0 || counter <= at.1);
+        if is_newest && is_later {
+            self.start_heard = Some(at);
+        }
+        is_newest && is_later
+    }
+
+    /// Whether a message that names no instance is of the run of the last START.
+    pub(super) fn is_of_last_start(&self, at: (Option<ShortIncarnation>, u64)) -> bool {
+        self.start_heard.is_none_or(|(incarnation, counter)| incarnation == at.0 && counter < at.1)
     }
 
     /// How far the fullest of its lanes is, either way.
@@ -198,7 +224,9 @@ impl<P: CryptoProvider> Session<P> {
         let (Some(reserved), Some(send)) = (&mut self.reserved, &self.send) else { return false };
         let is_low = reserved.asked.saturating_sub(send.live.sealed()) < BLOCK_IS_LOW;
         let may_ask = is_low && reserved.asked == reserved.granted && reserved.asked < MAX_CONSTRAINED;
-        reserved.asked += if may_ask { BLOCK } else { 0 };
+        if may_ask {
+            reserved.asked = (reserved.asked + BLOCK).min(MAX_CONSTRAINED);
+        }
         may_ask
     }
 
@@ -206,6 +234,7 @@ impl<P: CryptoProvider> Session<P> {
     fn may_use(&self, lane: Lane) -> Result<(), SendError> {
         let (Some(reserved), Some(send)) = (&self.reserved, &self.send) else { return Ok(()) };
         match lane {
+            Lane::Live if send.live.sealed() >= MAX_CONSTRAINED => Err(SendError::LaneStopped),
             Lane::Live if send.live.sealed() < reserved.granted => Ok(()),
             Lane::Live => Err(SendError::NotOpen),
             // What was sealed on it before the last start nobody knows.
@@ -368,6 +397,7 @@ impl<P: CryptoProvider> Session<P> {
                 stored: ReceiveLane::new(Lane::Stored, stored),
             },
             incarnations: Vec::new(),
+            start_heard: None,
             exporter: None,
         };
         if flags & 2 != 0 {
@@ -375,11 +405,18 @@ impl<P: CryptoProvider> Session<P> {
             let epoch = reader.u8("send epoch")?;
             let [a, b, c] = reader.array("reserved counter")?;
             let from = u32::from_be_bytes([0, a, b, c]);
+            if u64::from(from) > MAX_CONSTRAINED {
+                let reason = Reason::TooLarge { limit: MAX_CONSTRAINED, got: from.into() };
+                return Err(DecodeError::new("reserved counter", reason));
+            }
             let live = SendLane::resume(provider, Lane::Live, (chain, epoch), from);
             // It seals nothing: nobody knows what of it was used.
             let ended = SendLane::new(Lane::Stored, Secret::zero());
             session.send = Some(Lanes { live, stored: ended });
-            session.reserved = Some(Reserved { granted: from.into(), asked: u64::from(from) + BLOCK });
+            session.reserved = Some(Reserved {
+                granted: from.into(),
+                asked: u64::from(from).saturating_add(BLOCK).min(MAX_CONSTRAINED),
+            });
         }
         for _ in 0..reader.u8("incarnations")? {
             let incarnation = ShortIncarnation(reader.array("incarnation")?);

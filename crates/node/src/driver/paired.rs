@@ -159,7 +159,8 @@ impl<V: Vault + Clone + 'static> Paired<V> {
         let records = [self.ack_at, self.sign.map(|(at, _)| at), self.probe_at];
         let records = records.into_iter().flatten().filter(|_| may_send && self.pairing.is_open());
         let repeat = self.repeat.map(|(at, _)| at).filter(|_| may_send);
-        let always = [self.waking.next(), self.write_at, Some(self.check_at)].into_iter().flatten();
+        let write = self.write_at.filter(|_| !self.is_writing);
+        let always = [self.waking.next(), write, Some(self.check_at)].into_iter().flatten();
         records.chain(repeat).chain(always).min()
     }
 
@@ -200,10 +201,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if keys.own != self.endpoint.owner().id() {
             return Err(NodeError::OtherIdentity);
         }
-        check_mtu(&*link)?;
+        let content = content_of(check_mtu(&*link)?);
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         if peer.application.as_ref().is_some_and(|application| !application.is_gone()) {
             return Err(NodeError::InUse);
+        }
+        if let Err(needed) = peer.shared.set_content(content) {
+            return Err(NodeError::Mtu { needed: mtu_for(needed), got: link.capabilities().mtu });
         }
         // From now on it is spoken to in this profile alone: whether it is away from its relay does not matter.
         peer.away = Away::default();
@@ -260,12 +264,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     pub(super) fn relink(&mut self, now: Timestamp, id: IdentityId, link: Box<dyn FrameLink>) -> Result<(), NodeError> {
         let mtu = check_mtu(&*link)?;
-        let content = (mtu - HEADER - TAG_LEN).min(MAX_PLAINTEXT) - 1;
+        let content = content_of(mtu);
         let Some(paired) = self.paired.get_mut(&id) else { return Err(NodeError::NotPaired) };
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         // What waits was cut before, and parts that the peer may have are not cut anew.
         if let Err(needed) = peer.shared.set_content(content) {
-            return Err(NodeError::Mtu { needed: needed + 1 + HEADER + TAG_LEN, got: mtu });
+            return Err(NodeError::Mtu { needed: mtu_for(needed), got: mtu });
         }
         let before = paired.link.take();
         paired.mtu = mtu;
@@ -375,8 +379,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 return;
             }
         };
-        paired.waking.heard(now);
-        (paired.sign, paired.probe_at) = (None, None);
+        // When a record of the stored lane comes is for a relay to say.
+        if !matches!(record, ConstrainedRecord::Typed(Lane::Stored, _)) {
+            paired.waking.heard(now);
+            (paired.sign, paired.probe_at) = (None, None);
+        }
         let has_called = was_calling && !paired.pairing.is_calling();
         if let Some(peer) = self.peers.get_mut(&id) {
             // What holds of the session holds of its first message too.
@@ -454,7 +461,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if paired.check_at <= now {
             paired.check_at = now.after(CHECK);
         }
-        let mut wakes = paired.write_at.is_some_and(|at| at <= now) || paired.probe_at.is_some_and(|at| at <= now);
+        let mut wakes = paired.write_at.is_some_and(|at| at <= now);
+        wakes |= paired.probe_at.take_if(|at| *at <= now).is_some();
         if paired.waking.wakes(now) {
             wakes = true;
             paired.repeat = paired.repeat.map(|_| (now, FIRST_REPEAT));
@@ -672,6 +680,16 @@ fn check_mtu(link: &dyn FrameLink) -> Result<usize, NodeError> {
         return Err(NodeError::Mtu { needed: HANDSHAKE_OVERHEAD, got: mtu });
     }
     Ok(mtu)
+}
+
+/// What a record carries in frames of `mtu` octets, beside its type.
+fn content_of(mtu: usize) -> usize {
+    (mtu - HEADER - TAG_LEN).min(MAX_PLAINTEXT) - 1
+}
+
+/// The frames that such a record needs.
+const fn mtu_for(content: usize) -> usize {
+    content + 1 + HEADER + TAG_LEN
 }
 
 /// `1 | instance 4 | state`, or `0 | state` before the peer's START has come.

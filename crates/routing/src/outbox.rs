@@ -601,7 +601,8 @@ impl Outbox {
         if let Some(sample) = sent.map(|sent| now.since(sent.first)).next_back() {
             self.round_trip = Some(RoundTrip::after(self.round_trip.take(), sample));
         }
-        let tells = |sent: &&Sent| sent.lane == Lane::Live && self.tells_of_order(now, sent);
+        let quickest = self.quickest();
+        let tells = |sent: &&Sent| sent.lane == Lane::Live && tells_of_order(now, sent, quickest);
         let once_heard = orders.iter().filter_map(|order| done(order)?.sent.as_ref()).filter(tells);
         let heard = once_heard.map(|sent| sent.sequence).max();
         self.heard = self.heard.max(heard.unwrap_or(0));
@@ -809,10 +810,6 @@ impl Outbox {
     fn quickest(&self) -> Option<Duration> {
         let known = self.round_trip.as_ref().filter(|_| self.pace.is_in_order);
         known.map(|known| known.least() / 2)
-    }
-
-    fn tells_of_order(&self, now: Timestamp, sent: &Sent) -> bool {
-        tells_of_order(now, sent, self.quickest())
     }
 
     fn timeout(&self) -> Duration {

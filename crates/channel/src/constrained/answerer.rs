@@ -202,20 +202,15 @@ impl<P: CryptoProvider> Answerer<P> {
         for try_ in 0..candidates.len().min(TRIES) {
             self.turn = self.turn.wrapping_add(1);
             let Some(candidate) = candidates.get(first.wrapping_add(try_) % candidates.len()).copied() else { break };
-            let of_attempt;
-            let psk = match candidate {
-                Candidate::Ordinary => &self.ordinary.psk,
-                Candidate::After(chain) => match self.after(chain) {
-                    Some(psk) => psk,
-                    None => continue,
-                },
+            let of_attempt = match candidate {
                 Candidate::Attempt(attempt) => {
-                    of_attempt = Psk::of_attempt(vault.provider(), parties, &self.recovery_secret, attempt);
-                    &of_attempt
+                    Some(Psk::of_attempt(vault.provider(), parties, &self.recovery_secret, attempt))
                 }
+                Candidate::Ordinary | Candidate::After(_) => None,
             };
+            let Some(psk) = of_attempt.as_ref().or_else(|| self.kept(candidate)) else { continue };
             match Heard::read(vault, parties, psk, message.noise) {
-                Ok(heard) => return self.answer(vault, parties, now, candidate, call, heard, reply),
+                Ok(heard) => return self.answer(vault, parties, now, (candidate, of_attempt), call, heard, reply),
                 Err(FrameError::Vault(error)) => return Err(FrameError::Vault(error)),
                 Err(error) => refused = Some(error),
             }
@@ -236,6 +231,15 @@ impl<P: CryptoProvider> Answerer<P> {
         after.chain(ordinary).chain(attempts).collect()
     }
 
+    /// The psk of a candidate, but of an attempt: that is made of the recovery psk.
+    fn kept(&self, candidate: Candidate) -> Option<&Psk> {
+        match candidate {
+            Candidate::Ordinary => Some(&self.ordinary.psk),
+            Candidate::After(chain) => self.after(chain),
+            Candidate::Attempt(_) => None,
+        }
+    }
+
     /// The psk after the answer to a call of that chain.
     fn after(&self, chain: Chain) -> Option<&Psk> {
         let slot = match chain {
@@ -251,7 +255,7 @@ impl<P: CryptoProvider> Answerer<P> {
         vault: &V,
         parties: &Parties,
         now: Timestamp,
-        candidate: Candidate,
+        (candidate, of_attempt): (Candidate, Option<Psk>),
         call: [u8; 8],
         heard: Heard<V>,
         reply: &[u8],
@@ -264,17 +268,9 @@ impl<P: CryptoProvider> Answerer<P> {
             return Ok(Called::Cloned);
         }
         // Everything is made before anything is changed.
-        let of_attempt = match candidate {
-            Candidate::Attempt(attempt) => Some(Psk::of_attempt(provider, parties, &self.recovery_secret, attempt)),
-            Candidate::Ordinary | Candidate::After(_) => None,
-        };
         let replied = of_attempt.is_none();
         let reply = if replied { reply } else { &[] };
-        let psk = match (&of_attempt, candidate) {
-            (Some(psk), _) => psk,
-            (None, Candidate::After(chain)) => self.after(chain).ok_or(FrameError::UnknownConnection)?,
-            (None, _) => &self.ordinary.psk,
-        };
+        let psk = of_attempt.as_ref().or_else(|| self.kept(candidate)).ok_or(FrameError::UnknownConnection)?;
         let (frame, made) = heard.answer(vault, parties, now, psk, reply)?;
         let confirmed = match candidate {
             // A first message under the psk after an answer counts as a record of its session.

@@ -15,8 +15,6 @@ use super::{
 };
 use crate::{FrameError, Role, Source, lane::Opened};
 
-/// What a handshake message without octet 0 and hint has beside its payload.
-const BARE_OVERHEAD: usize = 48;
 /// Psks under which a message without a hint is likely to come: the next ones of both chains, and of a recovery.
 const LIKELY: usize = 4;
 
@@ -108,7 +106,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 again.map_or_else(|| answerer.callable_hints().collect(), |message| alloc::vec![message.hint])
             }
         };
-        let len = noise.len() + sealway_wire::constrained::HANDSHAKE_OVERHEAD - BARE_OVERHEAD;
+        // As long as the frame would be with octet 0 and hint.
+        let len = 1 + Hint::LEN + noise.len();
         // The likeliest first: of those after them, that are attempts at a recovery, one with every second frame.
         let (likely, rest) = hints.split_at(hints.len().min(LIKELY));
         let turn = usize::from(self.bare_turn);

@@ -224,12 +224,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         // Who waits for the end, and until when it is put off.
         let mut leaving: Option<(Vec<oneshot::Sender<()>>, Timestamp)> = None;
         let ended = loop {
-            self.turn();
+            let now = self.turn();
             let until = leaving.as_ref().map(|(_, until)| *until);
             if until.is_some_and(|until| !self.asks_for_prekeys() || self.clock.now() >= until) {
                 break leaving.map(|(replies, _)| replies).unwrap_or_default();
             }
-            let deadline = self.next_timeout().into_iter().chain(until).min().map(|at| self.clock.instant(at));
+            let deadline = self.next_timeout(now).into_iter().chain(until).min().map(|at| self.clock.instant(at));
             if let Some(at) = deadline.filter(|at| *at != sleep.deadline()) {
                 sleep.as_mut().reset(at);
             }
@@ -293,8 +293,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    /// What is due after each input: deadlines, frames of the machines, events, messages.
-    fn turn(&mut self) {
+    /// What is due after each input: deadlines, frames of the machines, events, messages. Returns the time at which it was.
+    fn turn(&mut self) -> Timestamp {
         let now = self.clock.now();
         self.endpoint.handle_timeout(now);
         self.handle_deadlines(now);
@@ -304,6 +304,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         // What is to be told at once does not wait for a timer.
         self.drain_endpoint(now);
         self.pump_relay(now);
+        now
     }
 
     /// Events come before what the same frame brings: it may be the first of a session.
@@ -453,12 +454,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    fn next_timeout(&self) -> Option<Timestamp> {
+    fn next_timeout(&self, now: Timestamp) -> Option<Timestamp> {
         let peers = self.peers.values().filter_map(Peer::next_timeout);
         let dials = self.dials.iter().filter_map(Dial::next_timeout);
         let unproved = self.unproved.keys().next().map(|(at, _)| *at);
         let relay = self.relay.as_ref().and_then(Relay::poll_timeout);
-        let now = self.clock.now();
         let paired = self.paired.values().filter_map(|paired| paired.next_timeout(now));
         self.endpoint
             .poll_timeout()

@@ -3,13 +3,11 @@
 //! Outbox and inbox are those of any peer; here is what carries them where frames are few and small. What a handshake makes is
 //! written before it leaves; messages leave while the device is awake and the link's queue, which is short, has room.
 
-use std::{
-    collections::{BTreeSet, hash_map::Entry},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use sealway_channel::{
-    CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, Record, Role, SendError, Source, StateError,
+    CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, PairingKeys, Record, Role, SendError, Source,
+    StateError,
 };
 use sealway_link::FrameLink;
 use sealway_routing::{Batch, Table};
@@ -50,6 +48,9 @@ const CHECK: Duration = Duration::from_secs(3600);
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// A record's header where the link names the peer, at its longest: octet 0, a counter of 4 octets, an incarnation of 4.
 const HEADER: usize = 1 + 4 + 4;
+
+/// What a record has beside its content, at most: header, type and tag.
+const OVERHEAD: usize = HEADER + 1 + TAG_LEN;
 
 /// A peer with whom there is a pairing.
 pub(super) struct Paired<V: Vault + Clone + 'static> {
@@ -201,35 +202,24 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if keys.own != self.endpoint.owner().id() {
             return Err(NodeError::OtherIdentity);
         }
-        let content = content_of(check_mtu(&*link)?);
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         if peer.application.as_ref().is_some_and(|application| !application.is_gone()) {
             return Err(NodeError::InUse);
         }
-        if let Err(needed) = peer.shared.set_content(content) {
-            return Err(NodeError::Mtu { needed: mtu_for(needed), got: link.capabilities().mtu });
-        }
-        // From now on it is spoken to in this profile alone: whether it is away from its relay does not matter.
-        peer.away = Away::default();
-        peer.lane = Lane::Live;
-        if let Entry::Vacant(vacant) = self.paired.entry(id) {
-            let vault = self.endpoint.vault().clone();
-            let (mut pairing, peer_instance) = match self.unclaimed.get(&id) {
-                Some(row) => {
-                    let (peer_instance, state) = decode_row(row).ok_or(NodeError::Pairing(StateError::Rejected))?;
-                    let restored = Pairing::restore(vault, keys, now, state).map_err(NodeError::Pairing)?;
-                    (restored, peer_instance)
-                }
-                None => (Pairing::new(vault, keys).map_err(|error| NodeError::Pairing(error.into()))?, None),
-            };
+        let made = if self.paired.contains_key(&id) { None } else { Some(self.pairing(now, keys)?) };
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+        // Whatever else there is with this peer goes on as it was if the link does not do.
+        let mtu = fit(peer, &*link)?;
+        if let Some((pairing, peer_instance)) = made {
+            // From now on it is spoken to in this profile alone: whether it is away from its relay does not matter.
+            peer.away = Away::default();
+            peer.lane = Lane::Live;
             self.unclaimed.remove(&id);
-            pairing.set_instance(self.common.instance);
-            pairing.leave_out_cids();
-            vacant.insert(Paired {
+            let paired = Paired {
                 pairing,
                 role,
                 link: None,
-                mtu: 0,
+                mtu,
                 waking: Waking::new(rhythm, role),
                 peer_instance,
                 is_writing: false,
@@ -247,12 +237,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 answer_due: false,
                 is_touched: true,
                 is_blocked: false,
-            });
+            };
+            self.paired.insert(id, paired);
         }
         if let Some(paired) = self.paired.get_mut(&id) {
             paired.waking.set_rhythm(rhythm);
         }
-        self.relink(now, id, link)?;
+        self.connect_paired(now, id, link, mtu);
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         let (handle, rewound) = peer.handle();
         self.paired_opened(id);
@@ -262,28 +253,44 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         Ok(handle)
     }
 
+    /// The pairing as the store has it, or a new one, and the instance of the peer's START.
+    fn pairing(&self, now: Timestamp, keys: PairingKeys) -> Result<(Pairing<V>, Option<Instance>), NodeError> {
+        let vault = self.endpoint.vault().clone();
+        let (mut pairing, peer_instance) = match self.unclaimed.get(&keys.peer) {
+            Some(row) => {
+                let (peer_instance, state) = decode_row(row).ok_or(NodeError::Pairing(StateError::Rejected))?;
+                let restored = Pairing::restore(vault, keys, now, state).map_err(NodeError::Pairing)?;
+                (restored, peer_instance)
+            }
+            None => (Pairing::new(vault, keys).map_err(|error| NodeError::Pairing(error.into()))?, None),
+        };
+        pairing.set_instance(self.common.instance);
+        pairing.leave_out_cids();
+        Ok((pairing, peer_instance))
+    }
+
     pub(super) fn relink(&mut self, now: Timestamp, id: IdentityId, link: Box<dyn FrameLink>) -> Result<(), NodeError> {
-        let mtu = check_mtu(&*link)?;
-        let content = content_of(mtu);
-        let Some(paired) = self.paired.get_mut(&id) else { return Err(NodeError::NotPaired) };
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
-        // What waits was cut before, and parts that the peer may have are not cut anew.
-        if let Err(needed) = peer.shared.set_content(content) {
-            return Err(NodeError::Mtu { needed: mtu_for(needed), got: mtu });
+        if !self.paired.contains_key(&id) {
+            return Err(NodeError::NotPaired);
         }
-        let before = paired.link.take();
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+        let mtu = fit(peer, &*link)?;
+        self.connect_paired(now, id, link, mtu);
+        Ok(())
+    }
+
+    /// Has a link lead to a paired peer, instead of the one before.
+    fn connect_paired(&mut self, now: Timestamp, id: IdentityId, link: Box<dyn FrameLink>, mtu: usize) {
+        let link = self.add_paired_link(link, id);
+        let Some(paired) = self.paired.get_mut(&id) else { return };
         paired.mtu = mtu;
         paired.ask_for_sign(now);
+        let before = paired.link.replace(link);
+        paired.wake();
         if let Some(link) = before.and_then(|before| self.links.get(&before)) {
             link.queue.close();
         }
-        let link = self.add_paired_link(link, id);
-        if let Some(paired) = self.paired.get_mut(&id) {
-            paired.link = Some(link);
-            paired.wake();
-        }
         self.peers.get_mut(&id).into_iter().for_each(Peer::wake);
-        Ok(())
     }
 
     pub(super) fn open_recovery(&mut self, until: Timestamp, id: IdentityId) -> Result<(), NodeError> {
@@ -673,23 +680,16 @@ impl<V: Vault + Clone + 'static> Paired<V> {
     }
 }
 
-/// The longest frame of a link, if C1 fits.
-fn check_mtu(link: &dyn FrameLink) -> Result<usize, NodeError> {
-    let mtu = link.capabilities().mtu;
-    if mtu < HANDSHAKE_OVERHEAD {
-        return Err(NodeError::Mtu { needed: HANDSHAKE_OVERHEAD, got: mtu });
+/// Has messages to a peer cut for a link, and returns its longest frame. What waits was cut before, and parts that the peer may
+/// have are not cut anew: they have to fit.
+fn fit(peer: &Peer, link: &dyn FrameLink) -> Result<usize, NodeError> {
+    let got = link.capabilities().mtu;
+    if got < HANDSHAKE_OVERHEAD {
+        return Err(NodeError::Mtu { needed: HANDSHAKE_OVERHEAD, got });
     }
-    Ok(mtu)
-}
-
-/// What a record carries in frames of `mtu` octets, beside its type.
-fn content_of(mtu: usize) -> usize {
-    (mtu - HEADER - TAG_LEN).min(MAX_PLAINTEXT) - 1
-}
-
-/// The frames that such a record needs.
-const fn mtu_for(content: usize) -> usize {
-    content + 1 + HEADER + TAG_LEN
+    let content = (got - OVERHEAD).min(MAX_PLAINTEXT - 1);
+    let fits = peer.shared.set_content(content);
+    fits.map(|()| got).map_err(|needed| NodeError::Mtu { needed: needed + OVERHEAD, got })
 }
 
 /// `1 | instance 4 | state`, or `0 | state` before the peer's START has come.

@@ -67,7 +67,10 @@ fn check_addresses(addresses: &[String]) -> Result<(), DecodeError> {
         let reason = Reason::TooMany { limit: MAX_ADDRESSES, got: addresses.len() };
         return Err(DecodeError::new("card addresses", reason));
     }
-    addresses.iter().try_for_each(|address| Address::parse(address).map(drop))
+    // A serial line of the one machine is none of the other.
+    let is_public = |address: Address<'_>| address.is_public().then_some(());
+    let is_wrong = DecodeError::new("address scheme", Reason::Malformed);
+    addresses.iter().try_for_each(|address| is_public(Address::parse(address)?).ok_or(is_wrong))
 }
 
 /// A card whose signatures nobody has verified.

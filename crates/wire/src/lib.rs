@@ -8,7 +8,7 @@
 //! content     what a typed record carries      (section 5)
 //! hop         what a client and a relay say    (section 6)
 //! route       where a frame is to go           (section 6)
-//! address     tcp://host:port                  (section 7)
+//! address     tcp://host:port and others       (section 7)
 //! constrained the frames of C1                 (section 11)
 //! letter      M1, for a peer that is away      (section 12)
 //! ```
@@ -50,7 +50,7 @@ mod time;
 mod varint;
 mod writer;
 
-pub use address::{Address, Host, Transport};
+pub use address::{Address, Flow, Host, NetAddress, SerialAddress, Transport};
 pub use counter::{Counter, CounterWidth, Truncated};
 pub use error::{DecodeError, EncodeError, Reason};
 pub use handshake::Frame;

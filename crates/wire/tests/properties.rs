@@ -186,7 +186,14 @@ proptest! {
     }
 
     #[test]
-    fn addresses(text in "(tcp://)?(\\[[0-9a-f:]{0,12}\\]|[a-z0-9.-]{0,20}|[0-9.]{7,15})(:[0-9]{0,6})?") {
+    fn addresses(text in "((tcp|udp|ws|wss)://)?(\\[[0-9a-f:]{0,12}\\]|[a-z0-9.-]{0,20}|[0-9.]{7,15})(:[0-9]{0,6})?(/[a-z0-9/]{0,9})?") {
+        if let Ok(address) = Address::parse(&text) {
+            prop_assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn serial_addresses(text in "serial:[a-zA-Z0-9/]{0,9}(\\?baud=[0-9]{1,7}(&flow=(hardware|none))?(&mtu=[0-9]{1,6})?)?") {
         if let Ok(address) = Address::parse(&text) {
             prop_assert_eq!(address.to_string(), text);
         }
@@ -330,5 +337,21 @@ fn contents_that_are_none() {
     }
     for kind in (12..=255).chain([0]) {
         assert!(Content::decode(&[1, 2, 3, kind]).is_err(), "type {kind}");
+    }
+}
+
+#[test]
+fn an_address_is_written_as_it_was_read() {
+    for text in [
+        "tcp://192.0.2.1:7001",
+        "udp://[2001:db8::1]:7001",
+        "ws://relay.example:80",
+        "wss://relay.example:443/sealway/v1",
+        "serial:COM3?baud=9600",
+        "serial:/dev/serial/by-id/usb-1234?baud=921600&flow=hardware&mtu=250",
+    ] {
+        let address = Address::parse(text).unwrap();
+        assert_eq!(address.to_string(), text);
+        assert_eq!(address.is_public(), !text.starts_with("serial"));
     }
 }

@@ -9,7 +9,6 @@
 //! * Half-close: after the peer has ended its direction, ours still works until it is closed.
 #![forbid(unsafe_code)]
 
-mod address;
 mod link;
 mod listener;
 
@@ -19,7 +18,7 @@ use std::{
 };
 
 use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener, Transport};
-use sealway_wire::Address;
+use sealway_wire::{Address, NetAddress};
 use tokio::net::{TcpSocket, TcpStream};
 
 pub use link::{MTU, TcpLink};
@@ -68,12 +67,12 @@ impl Tcp {
         Self { timeouts: Timeouts { idle: limit, ..self.timeouts }, ..self }
     }
 
-    async fn connect_any(&self, address: &Address<'_>) -> Result<TcpLink, LinkError> {
+    async fn connect_any(&self, address: &NetAddress<'_>) -> Result<TcpLink, LinkError> {
         let mut last = LinkError::new(LinkErrorKind::Unreachable, address);
-        for target in address::resolve(address).await? {
+        for target in sealway_ip::resolve(address).await? {
             match self.connect_one(target).await {
                 Ok(stream) => return Ok(TcpLink::new(stream, target, self.timeouts)),
-                Err(error) => last = address::failure(error, address),
+                Err(error) => last = sealway_ip::failure(error, address),
             }
         }
         Err(last)
@@ -89,13 +88,22 @@ impl Tcp {
     }
 }
 
+/// The address, if it is one of this medium.
+const fn place<'a>(address: &'a Address<'a>) -> Option<&'a NetAddress<'a>> {
+    match address {
+        Address::Net(address) if matches!(address.transport, sealway_wire::Transport::Tcp) => Some(address),
+        _ => None,
+    }
+}
+
 impl Transport for Tcp {
     fn supports(&self, address: &Address<'_>) -> bool {
-        matches!(address.transport, sealway_wire::Transport::Tcp)
+        place(address).is_some()
     }
 
     fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
         Box::pin(async move {
+            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
             match tokio::time::timeout(self.connect_timeout, self.connect_any(address)).await {
                 Ok(link) => link.map(|link| Box::new(link) as _),
                 Err(_) => Err(LinkError::new(LinkErrorKind::TimedOut, address)),
@@ -105,6 +113,7 @@ impl Transport for Tcp {
 
     fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
         Box::pin(async move {
+            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
             let listener = TcpFrameListener::bind(address, self.timeouts).await?;
             Ok(Box::new(listener) as _)
         })

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::{Timeouts, address};
+use crate::Timeouts;
 
 /// The longest frame: the longest record, 16.5 KiB and its header, with room to spare.
 pub const MTU: usize = 20 * 1024;
@@ -87,7 +87,7 @@ impl TcpLink {
     /// Reads what the system has. `false`: the peer has ended its direction.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, LinkError>> {
         loop {
-            let ready = self.stream.poll_read_ready(cx).map_err(|error| address::failure(error, self.peer))?;
+            let ready = self.stream.poll_read_ready(cx).map_err(|error| sealway_ip::failure(error, self.peer))?;
             if ready.is_pending() {
                 // The last read may have found nothing for what it had made room for.
                 if self.incoming.is_empty() {
@@ -112,7 +112,7 @@ impl TcpLink {
                     return Poll::Ready(Ok(true));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(address::failure(error, self.peer))),
+                Err(error) => return Poll::Ready(Err(sealway_ip::failure(error, self.peer))),
             }
         }
     }
@@ -132,7 +132,7 @@ impl FrameLink for TcpLink {
     }
 
     fn source(&self) -> u64 {
-        address::source(self.peer.ip())
+        sealway_ip::source(self.peer.ip())
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>, frames: &mut Frames, limit: usize) -> Poll<Result<bool, LinkError>> {
@@ -162,7 +162,7 @@ impl FrameLink for TcpLink {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         while self.written < self.outgoing.len() {
-            let ready = self.stream.poll_write_ready(cx).map_err(|error| address::failure(error, self.peer))?;
+            let ready = self.stream.poll_write_ready(cx).map_err(|error| sealway_ip::failure(error, self.peer))?;
             if ready.is_pending() {
                 if !std::mem::replace(&mut self.waiting, true) {
                     self.stalled.as_mut().reset(Instant::now() + self.timeouts.write);
@@ -176,7 +176,7 @@ impl FrameLink for TcpLink {
                     self.waiting = false;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(address::failure(error, self.peer))),
+                Err(error) => return Poll::Ready(Err(sealway_ip::failure(error, self.peer))),
             }
         }
         empty(&mut self.outgoing);
@@ -188,7 +188,8 @@ impl FrameLink for TcpLink {
         ready!(self.poll_flush(cx))?;
         if !self.closed {
             self.closed = true;
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).map_err(|error| address::failure(error, self.peer))?;
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))
+                .map_err(|error| sealway_ip::failure(error, self.peer))?;
         }
         Poll::Ready(Ok(()))
     }

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener};
-use sealway_wire::Address;
+use sealway_wire::NetAddress;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use crate::{Timeouts, address, link::TcpLink};
+use crate::{Timeouts, link::TcpLink};
 
 /// Connections that the system keeps for us until we accept them.
 const BACKLOG: i32 = 1024;
@@ -20,10 +20,10 @@ pub struct TcpFrameListener {
 }
 
 impl TcpFrameListener {
-    pub(crate) async fn bind(address: &Address<'_>, timeouts: Timeouts) -> Result<Self, LinkError> {
-        let targets = address::resolve(address).await?;
+    pub(crate) async fn bind(address: &NetAddress<'_>, timeouts: Timeouts) -> Result<Self, LinkError> {
+        let targets = sealway_ip::resolve(address).await?;
         let target = targets.first().ok_or_else(|| LinkError::new(LinkErrorKind::Unreachable, address))?;
-        let listener = bind(*target).map_err(|error| address::failure(error, address))?;
+        let listener = bind(*target).map_err(|error| sealway_ip::failure(error, address))?;
         Ok(Self { listener, timeouts })
     }
 }
@@ -53,8 +53,9 @@ impl Listener for TcpFrameListener {
 
     fn accept(&mut self) -> BoxFuture<'_, Result<Box<dyn FrameLink>, LinkError>> {
         Box::pin(async move {
-            let (stream, peer) = self.listener.accept().await.map_err(|error| address::failure(error, "a listener"))?;
-            stream.set_nodelay(true).map_err(|error| address::failure(error, peer))?;
+            let (stream, peer) =
+                self.listener.accept().await.map_err(|error| sealway_ip::failure(error, "a listener"))?;
+            stream.set_nodelay(true).map_err(|error| sealway_ip::failure(error, peer))?;
             Ok(Box::new(TcpLink::new(stream, peer, self.timeouts)) as _)
         })
     }

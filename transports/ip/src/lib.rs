@@ -1,4 +1,5 @@
-//! From addresses to sockets, and from the system's errors to ours.
+//! What the transports over IP have in common: from addresses to sockets, and from the system's errors to ours.
+#![forbid(unsafe_code)]
 
 use std::{
     io::{Error, ErrorKind},
@@ -6,22 +7,28 @@ use std::{
 };
 
 use sealway_link::{LinkError, LinkErrorKind};
-use sealway_wire::{Address, Host};
+use sealway_wire::{Host, NetAddress};
 
-/// Every socket address behind `address`, as the system orders them.
-pub(crate) async fn resolve(address: &Address<'_>) -> Result<Vec<SocketAddr>, LinkError> {
+/// Every socket address behind `address`, at least one, as the system orders them.
+///
+/// # Errors
+/// The name has none, or nobody could be asked. Cancel-safe.
+pub async fn resolve(address: &NetAddress<'_>) -> Result<Vec<SocketAddr>, LinkError> {
     match address.host {
         Host::V4(host) => Ok(vec![SocketAddr::new(host.into(), address.port)]),
         Host::V6(host) => Ok(vec![SocketAddr::new(host.into(), address.port)]),
         Host::Name(host) => {
             let found = tokio::net::lookup_host((host, address.port)).await;
             let found = found.map_err(|error| LinkError::new(LinkErrorKind::Unreachable, address).caused_by(error))?;
-            Ok(found.collect())
+            let found: Vec<_> = found.collect();
+            if found.is_empty() { Err(LinkError::new(LinkErrorKind::Unreachable, address)) } else { Ok(found) }
         }
     }
 }
 
-pub(crate) fn failure(error: Error, place: impl std::fmt::Display) -> LinkError {
+/// What an error of a socket means for its link to `place`.
+#[must_use]
+pub fn failure(error: Error, place: impl std::fmt::Display) -> LinkError {
     let kind = match error.kind() {
         ErrorKind::ConnectionRefused => LinkErrorKind::Refused,
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
@@ -41,7 +48,8 @@ pub(crate) fn failure(error: Error, place: impl std::fmt::Display) -> LinkError 
 }
 
 /// The number of a source: an IPv4 address, or the first 56 bits of an IPv6 address, which one customer owns (RFC 6177).
-pub(crate) fn source(address: IpAddr) -> u64 {
+#[must_use]
+pub fn source(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => u32::from(address).into(),
         IpAddr::V6(address) => {

@@ -31,6 +31,18 @@ impl LinkCapabilities {
         Self { mtu, ordering: Ordering::Datagram, allows_s1: false, forgeable_source: true }
     }
 
+    /// A network of datagrams, in which a source can be forged; frames of at most `mtu` octets go in fragments where they must.
+    #[must_use]
+    pub const fn datagrams(mtu: usize) -> Self {
+        Self { mtu, ordering: Ordering::Datagram, allows_s1: true, forgeable_source: true }
+    }
+
+    /// A line of octets between two machines, on which some may be lost.
+    #[must_use]
+    pub const fn line(mtu: usize) -> Self {
+        Self { mtu, ordering: Ordering::Datagram, allows_s1: true, forgeable_source: false }
+    }
+
     /// A reliable stream of frames of at most `mtu` octets, whose other end has completed a connection.
     #[must_use]
     pub const fn reliable(mtu: usize) -> Self {

@@ -4,7 +4,9 @@
 //! path is poll-based: no allocation, nothing lost on cancellation, usable as a trait object. Implementations are one
 //! crate a medium (`sealway-tcp`).
 //!
-//! Middlewares wrap any link: [`Faulty`] has frames lost, doubled, overtaken and damaged.
+//! What media have in common is here too, as machines without I/O: [`fragment`] for frames that are longer than a datagram,
+//! [`line`] for frames on a line of octets, [`recovery`] for what gets lost. Middlewares wrap any link: [`Faulty`] has frames
+//! lost, doubled, overtaken and damaged.
 //!
 //! `no_std`, with `alloc`.
 #![no_std]
@@ -15,8 +17,11 @@ extern crate alloc;
 mod capabilities;
 mod error;
 mod faults;
+pub mod fragment;
 mod frames;
+pub mod line;
 mod link;
+pub mod recovery;
 
 pub use capabilities::{LinkCapabilities, Ordering};
 pub use error::{LinkError, LinkErrorKind};

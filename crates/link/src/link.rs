@@ -26,8 +26,15 @@ pub trait FrameLink: Send {
     /// or IPv6 /56.
     fn source(&self) -> u64;
 
+    /// Somebody whom we know is at the other end, or we have chosen whom the link leads to: from now on it may spend memory
+    /// and answers on it.
+    fn set_proved(&mut self) {}
+
     /// Appends at least one frame to `frames`, and what else is at hand up to `limit` octets. `false`: the peer has ended
     /// its direction, no more frames come.
+    ///
+    /// A link whose medium carries less than its MTU at once hands up [fragments](crate::fragment) of frames as they come: who
+    /// uses it knows which of them are worth keeping.
     ///
     /// # Errors
     /// The link has ended; nothing more can be received.

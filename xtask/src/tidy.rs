@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sealway-link", &["sealway-wire"]),
     ("sealway-ip", &["sealway-link", "sealway-wire"]),
     ("sealway-tcp", &["sealway-ip", "sealway-link", "sealway-wire"]),
+    ("sealway-udp", &["sealway-ip", "sealway-link", "sealway-wire"]),
     ("sealway-crypto-rustcrypto", &["sealway-vault"]),
     ("sealway-crypto-aws-lc", &["sealway-crypto-rustcrypto", "sealway-vault"]),
     ("sealway-vault-file", &["sealway-vault"]),
@@ -39,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sealway-routing",
             "sealway-store-redb",
             "sealway-tcp",
+            "sealway-udp",
             "sealway-vault",
             "sealway-vault-file",
             "sealway-wire",
@@ -194,10 +196,12 @@ fn check_specification(wrong: &mut Vec<String>) {
     let rules = text.split_once("## 1.").map_or("", |(_, rules)| rules);
     let introduction = text.len() - rules.len();
     let mut cited = String::new();
-    visit(&root().join("crates"), &mut |_, text| {
-        let tests = text.lines().filter(|line| line.trim_start().starts_with("// Specification: "));
-        tests.for_each(|line| cited.push_str(line));
-    });
+    for folder in ["crates", "transports"] {
+        visit(&root().join(folder), &mut |_, text| {
+            let tests = text.lines().filter(|line| line.trim_start().starts_with("// Specification: "));
+            tests.for_each(|line| cited.push_str(line));
+        });
+    }
     let mut numbers = Vec::new();
     for (at, _) in text.match_indices("MUST") {
         let before = text[..at].trim_end().strip_suffix(']').and_then(|before| before.rsplit_once("[M"));

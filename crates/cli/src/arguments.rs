@@ -116,7 +116,7 @@ pub(crate) struct Vault {
 pub(crate) struct New {
     #[command(flatten)]
     pub(crate) vault: Vault,
-    /// An address at which the machine itself listens, for its card: tcp://host:port. Repeatable.
+    /// An address at which the machine itself listens, for its card: tcp://host:port or udp://host:port. Repeatable.
     #[arg(long = "at", value_name = "ADDRESS")]
     pub(crate) addresses: Vec<String>,
     /// The card of a relay at which the machine is to be found. Repeatable.
@@ -202,7 +202,7 @@ pub(crate) struct InspectCard {
 pub(crate) struct Relay {
     #[command(flatten)]
     pub(crate) vault: Vault,
-    /// An address to listen on: tcp://host:port. Repeatable.
+    /// An address to listen on: tcp://host:port or udp://host:port. Repeatable.
     #[arg(long = "listen", value_name = "ADDRESS", required = true)]
     pub(crate) listen: Vec<String>,
     /// The relay's data file: which box belongs to whom, and what is in it [default: FILE.data].

@@ -196,7 +196,8 @@ fn relay_card(text_or_path: &str) -> Result<Card, Failure> {
 
 /// Refuses what is no address, and says what one looks like.
 pub(crate) fn check_address(text: &str) -> Result<(), Failure> {
-    let wrong = |error| Failure::given(format!("{text:.60} is no address ({error}): write tcp://host:port"));
+    let wrong =
+        |error| Failure::given(format!("{text:.60} is no address ({error}): write tcp://host:port or udp://host:port"));
     sealway::Address::parse(text).map(drop).map_err(wrong)
 }
 

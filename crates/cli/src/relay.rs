@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use sealway::{Node, RelayConfig, Tcp};
+use sealway::{Node, RelayConfig, Tcp, Udp};
 
 use crate::{
     arguments::Relay,
@@ -25,6 +25,7 @@ pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
     };
     let node = Node::builder(identity)
         .transport(Tcp::default())
+        .transport(Udp::default())
         .store(talk::store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&allowed))
         .relay(config)

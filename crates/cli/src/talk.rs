@@ -2,7 +2,7 @@
 
 use std::{future::Future, io::Write, path::Path, time::Duration};
 
-use sealway::{Channel, Node, NodeError, Policy, Progress, Receipt, RedbStore, Tcp};
+use sealway::{Channel, Node, NodeError, Policy, Progress, Receipt, RedbStore, Tcp, Udp};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Split, Stdin},
     sync::{mpsc, watch},
@@ -37,6 +37,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     }
     let node = Node::builder(identity)
         .transport(Tcp::default())
+        .transport(Udp::default())
         .store(store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&from))
         .start()
@@ -94,6 +95,7 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
     let relays = identity.relays().to_vec();
     let node = Node::builder(identity)
         .transport(Tcp::default())
+        .transport(Udp::default())
         .store(store(&options.vault, options.data.as_deref())?)
         .start()
         .await?;

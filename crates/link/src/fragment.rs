@@ -156,6 +156,12 @@ impl Reassembler {
         self.dropped
     }
 
+    /// Whether no frame has begun that has not ended or been given up.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.partial.is_empty()
+    }
+
     /// Whether a frame of that number has begun.
     #[must_use]
     pub fn has_begun(&self, id: u32) -> bool {

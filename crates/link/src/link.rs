@@ -26,6 +26,10 @@ pub trait FrameLink: Send {
     /// or IPv6 /56.
     fn source(&self) -> u64;
 
+    /// Something authentic has come over the link, perhaps from an address that is not the sender's: from now on it may
+    /// acknowledge what comes, within what was received.
+    fn set_heard(&mut self) {}
+
     /// Somebody whom we know is at the other end, or we have chosen whom the link leads to: from now on it may spend memory
     /// and answers on it.
     fn set_proved(&mut self) {}

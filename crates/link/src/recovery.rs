@@ -60,7 +60,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(8);
 const SILENT: u32 = 3;
 /// Numbers further from the last are another count: that of a peer which has begun anew, once the old one was silent for a while.
 const NEAR: u64 = 1 << 15;
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE: Duration = Duration::from_millis(500);
 /// A longer packet is tried so many times, and again after a while: RFC 8899 section 5.1.
 const PROBES: u8 = 3;
 const RAISE: Duration = Duration::from_secs(600);
@@ -104,7 +104,9 @@ struct Search {
 /// One direction out, and one in, of a link of packets. It has no clock and no socket.
 #[derive(Debug)]
 pub struct Recovery {
+    /// What is fallen back upon where longer packets do not arrive, and where those do not either.
     base: usize,
+    floor: usize,
     unit: usize,
     search: Search,
 
@@ -137,16 +139,20 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// For packets of `base` octets, and longer ones of `lengths` once they are known to arrive. `number` is drawn at random.
+    /// For packets of `base` octets, and longer ones of `lengths` once they are known to arrive; of the shortest of these where
+    /// those of `base` do not. `number` is drawn at random.
     #[must_use]
     pub fn new(now: Timestamp, base: usize, lengths: &[usize], number: u32) -> Self {
         let first = (1 << 32) | u64::from(number);
-        let mut lengths: Vec<_> = lengths.iter().copied().filter(|len| *len > base && *len <= MAX_UNIT).collect();
+        let mut lengths: Vec<_> = lengths.iter().copied().filter(|len| *len <= MAX_UNIT).chain([base]).collect();
         lengths.sort_unstable();
+        lengths.dedup();
+        let next = lengths.partition_point(|len| *len <= base);
         Self {
             base,
+            floor: lengths.first().copied().unwrap_or(base),
             unit: base,
-            search: Search { lengths, next: 0, tries: 0, under_way: false, again: None },
+            search: Search { lengths, next, tries: 0, under_way: false, again: None },
             open: Vec::new(),
             ready: VecDeque::new(),
             ready_octets: 0,
@@ -172,8 +178,8 @@ impl Recovery {
         }
     }
 
-    /// Somebody whom we know is at the other end: from now on it gets acknowledgements. What came before in his name, anybody
-    /// may have sent.
+    /// Somebody whom we know has been heard at the other end: from now on it gets acknowledgements. What came before in his name,
+    /// anybody may have sent.
     pub fn set_proved(&mut self) {
         self.proved = true;
         self.received = Received::default();
@@ -349,9 +355,9 @@ impl Recovery {
     pub fn is_too_long(&mut self, now: Timestamp, len: usize) {
         if self.search.under_way && len > self.unit {
             self.search.tries = PROBES;
-        } else if len > self.base {
-            self.unit = self.base;
-            self.search.next = 0;
+        } else if len > self.floor {
+            self.unit = if len > self.base { self.base } else { self.floor };
+            self.search.next = self.search.lengths.partition_point(|len| *len <= self.unit);
             self.search.tries = PROBES;
             self.search.again = Some(now.after(RAISE));
         }
@@ -446,6 +452,10 @@ impl Recovery {
             self.round_trip.sample(now.since(sent), (*delay).min(ACK_DELAY));
         }
         self.largest_acknowledged = self.largest_acknowledged.max(Some(largest));
+        if self.timeouts >= SILENT {
+            // It may have been nothing but a silence.
+            (self.search.tries, self.search.again) = (0, None);
+        }
         (self.timeouts, self.asking) = (0, 0);
         self.find_lost(now);
     }
@@ -538,11 +548,13 @@ impl Recovery {
         }
         if self.timeouts >= SILENT {
             self.congestion.collapse(self.base);
-            if self.unit > self.base {
-                self.is_too_long(now, self.unit);
-            }
+            self.is_too_long(now, self.unit);
         }
-        // RFC 9002 section 6.2.4: what is oldest asks for an answer.
+        // RFC 9002 section 6.2.4: what is new asks for an answer, or else what is oldest. Where the path has changed, the other end
+        // may know what is old, and says nothing until it hears what it does not.
+        if !self.is_flushed() {
+            return;
+        }
         let oldest: Vec<u64> = (self.first_number..)
             .zip(&self.under_way)
             .filter(|(_, packet)| packet.is_some())

@@ -47,7 +47,8 @@ pub(crate) struct SendQueue {
     wanted: AtomicBool,
     /// Wakes the driver when a queue that it wanted has room.
     room: Arc<Notify>,
-    /// Somebody whom we know is at the other end.
+    /// Somebody whom we know has been heard, and is at the other end.
+    heard: AtomicBool,
     proved: AtomicBool,
     /// The driver has worked on what came last from a stranger.
     served: Notify,
@@ -76,6 +77,7 @@ impl SendQueue {
             closing: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             room,
+            heard: AtomicBool::new(false),
             proved: AtomicBool::new(false),
             served: Notify::new(),
         }
@@ -84,6 +86,15 @@ impl SendQueue {
     /// Somebody has authenticated over the link, or we have chosen whom it leads to.
     pub(crate) fn set_proved(&self) {
         self.proved.store(true, Ordering::Release);
+    }
+
+    /// Something authentic has come over the link.
+    pub(crate) fn set_heard(&self) {
+        self.heard.store(true, Ordering::Release);
+    }
+
+    fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
     }
 
     fn is_proved(&self) -> bool {
@@ -171,6 +182,11 @@ async fn serve(
     // A stranger's frame waits for its turn; the next one waits where it is.
     let mut in_line = false;
     loop {
+        if queue.is_proved() {
+            link.set_proved();
+        } else if queue.is_heard() {
+            link.set_heard();
+        }
         if sent == outgoing.len() {
             outgoing.clear();
             sent = 0;

@@ -195,7 +195,9 @@ async fn errors_say_what_is_missing() {
     let not_admitted = node.open(&nowhere, Policy::nobody()).await.map(drop).map_err(error);
     assert_eq!(not_admitted, Err("the policy does not admit the identity on the card".into()));
     assert_eq!(node.attach(&nowhere).await.map_err(error), Err("the card has no address to connect to".into()));
-    assert_eq!(node.listen("udp://1.2.3.4:5").await.map_err(error), Err("address scheme: malformed".into()));
+    assert_eq!(node.listen("http://1.2.3.4:5").await.map_err(error), Err("address scheme: malformed".into()));
+    let unsupported = node.listen("udp://1.2.3.4:5").await.map_err(error);
+    assert_eq!(unsupported, Err("no transport is set up for udp://1.2.3.4:5".into()));
     let card = other.card_at("tcp://127.0.0.1:1");
     let channel = node.open(&card, Policy::only(&card)).await.unwrap();
     let again = node.open(&card, Policy::only(&card)).await.map(drop).map_err(error);

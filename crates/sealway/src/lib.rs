@@ -50,6 +50,8 @@ pub use sealway_routing::{Store, StoreError, StoreErrorKind};
 pub use sealway_store_redb::RedbStore;
 #[cfg(feature = "tcp")]
 pub use sealway_tcp::Tcp;
+#[cfg(feature = "udp")]
+pub use sealway_udp::Udp;
 pub use sealway_vault::{Algorithm, CryptoProvider, Secret, Vault};
 pub use sealway_vault_file::{FileVaultError, Unlock, write_private};
 /// Octets: frames, records, hop frames, for who looks into them.

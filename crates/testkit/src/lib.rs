@@ -3,6 +3,7 @@
 //! * [`audit`]: a provider that panics when a nonce is used twice under a key.
 //! * [`corpus`]: what fuzzers begin with.
 //! * [`entropy`]: randomness from a seed.
+//! * [`links`]: the conformance suite that every transport passes.
 //! * [`network`]: endpoints on a virtual clock, over a network that loses, reorders, duplicates and damages.
 //! * [`pairing`]: two machines of the constrained profile, whose power goes.
 //! * [`radio`]: two ends of a link in memory.
@@ -15,6 +16,7 @@
 pub mod audit;
 pub mod corpus;
 pub mod entropy;
+pub mod links;
 pub mod network;
 pub mod pairing;
 pub mod provider;

@@ -7,7 +7,7 @@ use sealway_vault::{CryptoProvider, Vault, VaultError};
 use sealway_wire::{
     Cid, Frame, IdentityId, Timestamp,
     danger::{self, Protection},
-    handshake::{Message1, Message2, Message3, RETRY_LEN, Retry},
+    handshake::{MESSAGE_3_MAX, Message1, Message2, Message3, RETRY_LEN, Retry},
 };
 
 use super::{ChannelId, Endpoint, Event, Gate, PathId, Source, record::Acknowledge};
@@ -25,7 +25,30 @@ const MAX_ANSWERS: usize = 256;
 /// Handshakes of one path that an S1.R is held against.
 const MAX_TRIED: usize = 8;
 
+/// The gates of the channel keys that answer.
+fn answering(gates: &[Gate], now: Timestamp) -> impl Iterator<Item = &Gate> {
+    gates.iter().filter(move |gate| gate.until.is_none_or(|until| now < until))
+}
+
 impl<V: Vault + Clone + 'static> Endpoint<V> {
+    /// Whether a frame that nobody has vouched for, of `total` octets, is worth waiting for until all of it has come: it begins
+    /// with `head`. So it is with a first message of somebody who has our card, and with a third one of a handshake that runs.
+    #[must_use]
+    pub fn is_worth_waiting_for(&self, now: Timestamp, head: &[u8], total: usize) -> bool {
+        // What is checked lies in the beginning: the rest may be anything.
+        let mut whole = [0; MESSAGE_3_MAX];
+        let Some(frame) = whole.get_mut(..total) else { return false };
+        let Some(beginning) = frame.get_mut(..head.len()) else { return false };
+        beginning.copy_from_slice(head);
+        match Frame::decode(frame) {
+            Ok(Frame::Message1(message)) => {
+                answering(&self.gates, now).any(|gate| gate.gate.fits(self.vault.provider(), &message))
+            }
+            Ok(Frame::Message3(message)) => self.half_open.contains(message.cid),
+            _ => false,
+        }
+    }
+
     pub(super) fn handle_message1(
         &mut self,
         now: Timestamp,
@@ -34,9 +57,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         message: &Message1<'_>,
     ) -> Result<(), FrameError> {
         let provider = self.vault.provider();
-        let mut answering = self.gates.iter().filter(|gate| gate.until.is_none_or(|until| now < until));
         let fits = |found: &&Gate| found.gate.fits(provider, message);
-        let Gate { key: channel_key, gate, .. } = answering.find(fits).ok_or(FrameError::Gate)?;
+        let Gate { key: channel_key, gate, .. } = answering(&self.gates, now).find(fits).ok_or(FrameError::Gate)?;
         let key = provider.sha256(&[message.noise]);
         if let Some(answer) = self.half_open.repeated(&key) {
             let answer = answer.map(<[u8]>::to_vec);

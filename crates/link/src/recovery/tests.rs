@@ -268,7 +268,7 @@ fn a_peer_that_has_begun_anew_is_acknowledged_after_a_silence() {
     let now = network.now;
     network.ends[0] = Recovery::new(now, BASE, &[], 1 << 20);
     network.ends[0].set_proved();
-    network.saturate(1000, SILENCE * 4);
+    network.saturate(1000, SILENCE * 24);
     let octets = network.saturate(1000, Duration::from_secs(5))[0];
     assert!(octets > 3_000_000, "{octets}");
 }

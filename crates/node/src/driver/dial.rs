@@ -9,7 +9,7 @@ use std::{
 
 use sealway_channel::{ChannelId, PathId, Source};
 use sealway_identity::{Card, PayloadParts, Policy};
-use sealway_link::{FrameLink, LinkError, LinkErrorKind};
+use sealway_link::{FrameLink, LinkError, LinkErrorKind, Ordering, fragment::Reassembler};
 use sealway_routing::Client;
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
@@ -41,6 +41,9 @@ const MAX_UNPROVED_OF_SOURCE: usize = 64;
 /// The longest frames that wait for the link of a pairing: half of them messages.
 const PAIRED_QUEUE: usize = 8;
 
+/// Frames of a link that may be in fragments at once.
+const FRAGMENTED: usize = 8;
+
 type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
 
 /// A link that is up.
@@ -53,6 +56,12 @@ pub(super) struct Link {
     pub(super) paired: Option<IdentityId>,
     /// By when somebody has to authenticate on it.
     pub(super) unproved: Option<Timestamp>,
+    /// Nothing is lost or altered on it.
+    is_reliable: bool,
+    /// A first message that came over it has passed the gate.
+    pub(super) has_greeted: bool,
+    /// Frames of which not everything has come.
+    pub(super) fragments: Reassembler,
 }
 
 /// A connection that is to be there always.
@@ -88,6 +97,12 @@ pub(super) struct Attachment {
     pub(super) questions: BTreeMap<u64, (IdentityId, Timestamp)>,
     pub(super) next_question: u64,
     waiting: Vec<Reply<()>>,
+}
+
+/// Whom frames of a link are counted for.
+fn source_of(link: &dyn FrameLink) -> Source {
+    let source = link.source();
+    if link.capabilities().forgeable_source { Source::claimed(source) } else { Source::proven(source) }
 }
 
 impl Dial {
@@ -223,7 +238,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn connect(&mut self, dial: usize) {
         self.reap();
-        let addresses = self.dials[dial].card.addresses().to_vec();
+        let mut addresses = self.dials[dial].card.addresses().to_vec();
+        // Each time another one comes first: of some, only silence tells that nobody is there.
+        let first = usize::try_from(self.dials[dial].failures).unwrap_or(0) % addresses.len().max(1);
+        addresses.rotate_left(first);
         let transports = self.transports.clone();
         let reports = self.senders.reports.clone();
         self.tasks.spawn(async move {
@@ -267,10 +285,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     tracing::error!("a constrained link carries no S1 handshake: its peer has to be paired (C1)");
                     return;
                 }
-                let source = Source::proven(link.source());
-                let waiting = self.unproved.keys().filter_map(|(_, id)| self.links.get(id));
-                let of_source = waiting.filter(|link| link.source == source);
-                if self.unproved.len() >= MAX_UNPROVED || of_source.count() >= MAX_UNPROVED_OF_SOURCE {
+                if !self.make_room(now, &*link) {
                     self.statistics.refused_links += 1;
                     tracing::warn!("too many connections are waiting to authenticate; one is turned away");
                     return;
@@ -283,6 +298,26 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
         }
+    }
+
+    /// Whether one more link may wait to authenticate. Where sources can be forged, the newest takes the place of the oldest from
+    /// which no first message of somebody with our card has come: to fill the places costs nobody anything there.
+    fn make_room(&mut self, now: Timestamp, link: &dyn FrameLink) -> bool {
+        let source = source_of(link);
+        let waiting = || self.unproved.keys().filter_map(|(_, id)| Some((id, self.links.get(id)?)));
+        let is_full = self.unproved.len() >= MAX_UNPROVED;
+        let has_share = waiting().filter(|(_, link)| link.source == source).count() >= MAX_UNPROVED_OF_SOURCE;
+        if !is_full && !has_share {
+            return true;
+        }
+        if !link.capabilities().forgeable_source {
+            return false;
+        }
+        let is_worthless =
+            |link: &Link| !link.is_reliable && !link.has_greeted && (!has_share || link.source == source);
+        let oldest = waiting().find(|(_, link)| is_worthless(link)).map(|(id, _)| *id);
+        oldest.into_iter().for_each(|oldest| self.drop_link(now, oldest));
+        oldest.is_some()
     }
 
     fn connected(&mut self, now: Timestamp, index: usize, link: Box<dyn FrameLink>) {
@@ -325,7 +360,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     fn add_link(&mut self, link: Box<dyn FrameLink>, dial: Option<usize>) -> LinkId {
-        let source = Source::proven(link.source());
+        let source = source_of(&*link);
         let rate = self.client_rate.filter(|_| dial.is_none());
         let id = self.run_link(link, (source, dial, None), QUEUE_LIMIT, rate);
         if let Some(link) = self.links.get(&id).filter(|_| dial.is_some()) {
@@ -336,10 +371,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// A link that leads to the one peer of a pairing. What is queued on it is short: it is slow.
     pub(super) fn add_paired_link(&mut self, link: Box<dyn FrameLink>, peer: IdentityId) -> LinkId {
-        let capabilities = link.capabilities();
-        let source = link.source();
-        let source = if capabilities.forgeable_source { Source::claimed(source) } else { Source::proven(source) };
-        let id = self.run_link(link, (source, None, Some(peer)), PAIRED_QUEUE * capabilities.mtu, None);
+        let source = source_of(&*link);
+        let limit = PAIRED_QUEUE * link.capabilities().mtu;
+        let id = self.run_link(link, (source, None, Some(peer)), limit, None);
         if let Some(link) = self.links.get(&id) {
             link.queue.set_proved();
         }
@@ -356,7 +390,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let queue = Arc::new(SendQueue::new(self.common.wake.clone(), queue_limit));
-        self.links.insert(id, Link { queue: queue.clone(), source, dial, paired, unproved: None });
+        let capabilities = link.capabilities();
+        let link_state = Link {
+            queue: queue.clone(),
+            source,
+            dial,
+            paired,
+            unproved: None,
+            is_reliable: capabilities.ordering == Ordering::Reliable,
+            has_greeted: false,
+            fragments: Reassembler::new(FRAGMENTED, capabilities.mtu),
+        };
+        self.links.insert(id, link_state);
         let limit = rate.map(|rate| (self.clock, Rate::new(self.clock.now(), rate)));
         self.tasks.spawn(links::run(id, link, queue, self.senders.events.clone(), limit));
         self.reap();
@@ -398,6 +443,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// that the two ends no longer agree where frames begin: a new connection is the cure. Strangers are left to their
     /// deadline, for an end that comes at once would tell them something.
     pub(super) fn link_is_damaged(&mut self, now: Timestamp, id: LinkId) {
+        if self.links.get(&id).is_none_or(|link| !link.is_reliable) {
+            return;
+        }
         let is_served = self.served.values().any(|served| *served == id);
         let is_attached = self
             .dials
@@ -529,6 +577,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let link = dial.and_then(|dial| dial.link);
         if let Some(link) = link {
+            self.drop_link(now, link);
+        }
+    }
+
+    /// The handshake with a peer went unanswered, on a medium that does not tell whether anybody is there: another address of its
+    /// card may do better.
+    pub(super) fn dial_unanswered(&mut self, now: Timestamp, channel: ChannelId) {
+        let is_it = |dial: &&Dial| dial.channel == Some(channel) && matches!(dial.purpose, Purpose::Peer(_));
+        let link = self.dials.iter().find(is_it).and_then(|dial| dial.link);
+        if let Some(link) = link.filter(|link| self.links.get(link).is_some_and(|link| !link.is_reliable)) {
             self.drop_link(now, link);
         }
     }

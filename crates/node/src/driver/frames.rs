@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use sealway_channel::{ChannelId, Endpoint, FrameError, HandshakeError, PathId, Received, Record, Source};
-use sealway_link::Frames;
+use sealway_link::{Frames, fragment::Fragment};
 use sealway_routing::{Batch, ClientEvent, FlowId, Question, RelayEvent, SessionId, Table};
 use sealway_vault::Vault;
 use sealway_wire::{
-    BoxName, IdentityId, Timestamp,
+    BoxName, IdentityId, RecordHeader, Timestamp,
+    handshake::MESSAGE_1,
     hop::{HopFrame, Registration, Verdict},
 };
 
@@ -65,13 +66,28 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let Some(frame) = frames.get_mut(index) else { break };
             match paired {
                 Some(peer) => self.handle_paired_frame(now, peer, source, frame),
+                None if Fragment::is_one(frame) => {
+                    if let Some(mut whole) = self.reassemble(now, link, frame) {
+                        self.handle_frame(now, PathId(link.0), source, &mut whole);
+                    }
+                }
                 None => self.handle_frame(now, PathId(link.0), source, frame),
             }
         }
     }
 
     fn handle_frame(&mut self, now: Timestamp, path: PathId, source: Source, frame: &mut [u8]) {
+        let kind = frame.first().copied().unwrap_or(0);
         let received = self.endpoint.handle_frame(now, path, source, frame);
+        if received.is_ok()
+            && let Some(link) = self.links.get_mut(&LinkId(path.0))
+            && link.unproved.is_some()
+        {
+            link.has_greeted |= kind == MESSAGE_1;
+            if RecordHeader::is_data(kind) {
+                link.queue.set_heard();
+            }
+        }
         self.handle_events(now);
         // What comes too often, or twice, is no damage.
         let is_harmless = |error: &FrameError| {

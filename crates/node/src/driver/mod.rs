@@ -1,6 +1,7 @@
 //! The driver: the one task that owns the state machines.
 //!
 //! * [`dial`]: links: connecting, listening, and what becomes of them.
+//! * [`fragments`]: frames that come in several datagrams.
 //! * [`frames`]: frames in and out, and the hop protocol.
 //! * [`paired`]: peers behind constrained links.
 //! * [`peer`]: what it knows of one peer.
@@ -10,6 +11,7 @@
 
 mod custody;
 mod dial;
+mod fragments;
 mod frames;
 mod letters;
 mod paired;
@@ -378,6 +380,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Event::AttemptFailed { channel } => {
                 self.hop_failed(now, channel);
                 self.peer_unanswered(now, channel);
+                self.dial_unanswered(now, channel);
             }
             Event::NotKept { channel, error } => {
                 tracing::warn!(?channel, %error, "what is left at a relay for this session will not survive a restart");

@@ -8,6 +8,7 @@ use sealway_identity::{Card, CardParts, Owner, Policy, RelayEntry};
 use sealway_node::{Builder, Channel, Node, RelayConfig};
 use sealway_routing::{Batch, MemoryStore, Store, StoreError, StoreErrorKind, Table};
 use sealway_tcp::Tcp;
+use sealway_udp::Udp;
 use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault, Vault};
 use sealway_wire::BoxName;
 
@@ -55,7 +56,7 @@ impl Machine {
 
     pub(crate) fn builder_without_a_store(&self) -> Builder<TestVault> {
         let keys = (self.vault.clone(), self.owner.clone());
-        Node::builder(keys).contact_box(self.contact_box).transport(Tcp::default())
+        Node::builder(keys).contact_box(self.contact_box).transport(Tcp::default()).transport(Udp::default())
     }
 
     pub(crate) fn builder(&self) -> Builder<TestVault> {

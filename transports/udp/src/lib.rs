@@ -1,0 +1,131 @@
+//! Sealway frames over UDP.
+//!
+//! * Addresses: `udp://192.0.2.1:7001`, `udp://[2001:db8::1]:7001`, `udp://relay.example:7001`. A name is resolved at each
+//!   connection; its addresses are tried in turn, one a connection.
+//! * One socket for all peers that come to a listener, and one for each connection. The system sends and receives many datagrams
+//!   at once where it can (GSO, GRO).
+//! * Handshakes go bare, in fragments where they are longer than a datagram. Everything else goes in packets that are
+//!   acknowledged, sent again, and no more at once than the path takes: `sealway_link::recovery`. Small frames share packets.
+//! * Datagrams have 1200 octets until longer ones are known to arrive, 508 if those do not; they are never fragmented by IP.
+//! * MTU 20480 octets. Frames are lost when the network loses them again and again; their order is not kept.
+//! * Who has not authenticated gets at most three times what it has sent, no acknowledgement and no probe.
+//! * A link on which nothing has arrived for 90 s is given up: its users say something more often. A peer that moves to another
+//!   address appears as a new link there; the channel above knows it again.
+#![forbid(unsafe_code)]
+
+mod link;
+mod socket;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener, Transport};
+use sealway_wire::{Address, NetAddress};
+
+pub use link::{MTU, UdpLink};
+use socket::{Arrivals, Open};
+
+/// The medium, with its limits.
+#[derive(Clone, Debug)]
+pub struct Udp {
+    idle_timeout: Duration,
+    local: Option<IpAddr>,
+    /// Connections made so far: each begins with another address of a name.
+    turn: Arc<AtomicUsize>,
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(90), local: None, turn: Arc::default() }
+    }
+}
+
+impl Udp {
+    /// Connects from `address`, for machines with several.
+    #[must_use]
+    pub fn from_local_address(self, address: IpAddr) -> Self {
+        Self { local: Some(address), ..self }
+    }
+
+    /// Gives a link up on which nothing has arrived for `limit`.
+    #[must_use]
+    pub fn with_idle_timeout(self, limit: Duration) -> Self {
+        Self { idle_timeout: limit, ..self }
+    }
+
+    async fn connect_to(&self, address: &NetAddress<'_>) -> Result<UdpLink, LinkError> {
+        let targets = sealway_ip::resolve(address).await?;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let unreachable = || LinkError::new(LinkErrorKind::Unreachable, address);
+        let target = *targets.get(turn % targets.len().max(1)).ok_or_else(unreachable)?;
+        let any: IpAddr = match target {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = self.local.filter(|local| local.is_ipv4() == target.is_ipv4()).unwrap_or(any);
+        let opened = socket::open(SocketAddr::new(local, 0));
+        // Nobody else is listened to: the other end of the queue goes away.
+        let (open, _) = opened.map_err(|error| sealway_ip::failure(error, address))?;
+        let inbox = open.socket.add(target);
+        UdpLink::new(open, inbox, target, self.idle_timeout)
+    }
+}
+
+/// The address, if it is one of this medium.
+const fn place<'a>(address: &'a Address<'a>) -> Option<&'a NetAddress<'a>> {
+    match address {
+        Address::Net(address) if matches!(address.transport, sealway_wire::Transport::Udp) => Some(address),
+        _ => None,
+    }
+}
+
+impl Transport for Udp {
+    fn supports(&self, address: &Address<'_>) -> bool {
+        place(address).is_some()
+    }
+
+    fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
+        Box::pin(async move {
+            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
+            Ok(Box::new(self.connect_to(address).await?) as _)
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
+        Box::pin(async move {
+            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
+            let targets = sealway_ip::resolve(address).await?;
+            let target = *targets.first().ok_or_else(|| LinkError::new(LinkErrorKind::Unreachable, address))?;
+            let opened = socket::open(target).map_err(|error| sealway_ip::failure(error, address))?;
+            let (open, arrivals) = opened;
+            Ok(Box::new(UdpListener { open, arrivals, idle_timeout: self.idle_timeout }) as _)
+        })
+    }
+}
+
+/// A socket to which anybody may send.
+pub struct UdpListener {
+    open: Arc<Open>,
+    arrivals: Arrivals,
+    idle_timeout: Duration,
+}
+
+impl Listener for UdpListener {
+    fn address(&self) -> String {
+        self.open.socket.local_address().map_or_else(|_| "udp://?".to_string(), |address| format!("udp://{address}"))
+    }
+
+    fn accept(&mut self) -> BoxFuture<'_, Result<Box<dyn FrameLink>, LinkError>> {
+        Box::pin(async move {
+            let ended = || LinkError::new(LinkErrorKind::Lost, "a socket");
+            let (peer, inbox) = self.arrivals.recv().await.ok_or_else(ended)?;
+            Ok(Box::new(UdpLink::new(self.open.clone(), inbox, peer, self.idle_timeout)?) as _)
+        })
+    }
+}

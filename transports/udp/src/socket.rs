@@ -1,0 +1,226 @@
+//! A socket, what it reads for whom, and the task that reads it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io::{self, ErrorKind, IoSliceMut},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Waker},
+};
+
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use sealway_link::{Frames, fragment::FRAGMENT, recovery::PACKET};
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::{io::Interest, net::UdpSocket, sync::mpsc, task::AbortHandle};
+
+/// Octets of datagrams that wait for a link to read them; what is beyond is lost, as it would be in the system's buffer.
+const INBOX: usize = 512 * 1024;
+/// What the system is asked to keep for us.
+const SYSTEM_BUFFER: usize = 2 * 1024 * 1024;
+/// Reads at once, each of a buffer in which the system may put many datagrams.
+const READS: usize = 8;
+const BUFFER: usize = 64 * 1024;
+/// New sources whose links nobody has taken yet.
+const ARRIVING: usize = 64;
+
+/// Datagrams of one peer.
+pub(crate) struct Inbox(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    datagrams: Frames,
+    reader: Option<Waker>,
+    ended: bool,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, datagrams: impl Iterator<Item = impl AsRef<[u8]>>) {
+        let mut waiting = self.lock();
+        for datagram in datagrams {
+            if waiting.datagrams.octets() + datagram.as_ref().len() <= INBOX {
+                waiting.datagrams.push(datagram.as_ref());
+            }
+        }
+        let reader = waiting.reader.take();
+        drop(waiting);
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Appends what has come to `into`. If nothing has, the task is woken when something does. `false`: the socket has failed,
+    /// and nothing comes any more.
+    pub(crate) fn take(&self, into: &mut Frames, cx: &Context<'_>) -> bool {
+        let mut waiting = self.lock();
+        if waiting.datagrams.is_empty() {
+            waiting.reader = Some(cx.waker().clone());
+            return !waiting.ended;
+        }
+        if into.is_empty() {
+            std::mem::swap(&mut waiting.datagrams, into);
+        } else if into.octets() < INBOX {
+            (0..waiting.datagrams.len())
+                .filter_map(|index| waiting.datagrams.get(index))
+                .for_each(|datagram| into.push(datagram));
+            waiting.datagrams.clear();
+        }
+        true
+    }
+
+    fn end(&self) {
+        let mut waiting = self.lock();
+        waiting.ended = true;
+        waiting.reader.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Where a datagram of a source that is not known yet goes.
+pub(crate) type Arrivals = mpsc::Receiver<(SocketAddr, Arc<Inbox>)>;
+
+pub(crate) struct Socket {
+    io: UdpSocket,
+    state: UdpSocketState,
+    peers: Mutex<HashMap<SocketAddr, Arc<Inbox>>>,
+}
+
+/// A socket that is read, as long as somebody has this.
+pub(crate) struct Open {
+    pub(crate) socket: Arc<Socket>,
+    reader: AbortHandle,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Opens a socket at `local` and begins to read it. What comes from others than its peers is offered on the queue.
+pub(crate) fn open(local: SocketAddr) -> io::Result<(Arc<Open>, Arrivals)> {
+    let socket = RawSocket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    if local.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&local.into())?;
+    let state = UdpSocketState::new((&socket).into())?;
+    // As much as it grants.
+    let _ = state.set_recv_buffer_size((&socket).into(), SYSTEM_BUFFER);
+    let _ = state.set_send_buffer_size((&socket).into(), SYSTEM_BUFFER);
+    let io = UdpSocket::from_std(socket.into())?;
+    let socket = Arc::new(Socket { io, state, peers: Mutex::default() });
+    let (sender, arrivals) = mpsc::channel(ARRIVING);
+    let reader = tokio::spawn(read(socket.clone(), sender)).abort_handle();
+    Ok((Arc::new(Open { socket, reader }), arrivals))
+}
+
+impl Socket {
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Inbox>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What comes from `peer` is kept for it from now on.
+    pub(crate) fn add(&self, peer: SocketAddr) -> Arc<Inbox> {
+        let inbox = Arc::new(Inbox(Mutex::default()));
+        self.peers().insert(peer, inbox.clone());
+        inbox
+    }
+
+    pub(crate) fn remove(&self, peer: SocketAddr, inbox: &Arc<Inbox>) {
+        if let Entry::Occupied(entry) = self.peers().entry(peer)
+            && Arc::ptr_eq(entry.get(), inbox)
+        {
+            entry.remove();
+        }
+    }
+
+    /// How many datagrams of one length the system takes at once.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    /// Sends datagrams of `length` octets, the last one perhaps shorter.
+    pub(crate) fn try_send(&self, to: SocketAddr, octets: &[u8], length: usize) -> io::Result<()> {
+        let segment_size = (octets.len() > length).then_some(length);
+        let transmit = Transmit { destination: to, ecn: None, contents: octets, segment_size, src_ip: None };
+        self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &transmit))
+    }
+
+    /// Waits until [`try_send`](Self::try_send) may do something. Unlike the socket's poll, it serves many at once.
+    pub(crate) async fn writable(self: Arc<Self>) -> io::Result<()> {
+        self.io.writable().await
+    }
+}
+
+/// Whether a link is made for a datagram of an unknown source: it may be the first of a handshake, or its peer has moved.
+fn may_begin(datagram: &[u8]) -> bool {
+    match datagram.first() {
+        Some(&first) => first >= 0x80 || (0x11..0x40).contains(&first) || first == FRAGMENT || first == PACKET,
+        None => false,
+    }
+}
+
+async fn read(socket: Arc<Socket>, arrivals: mpsc::Sender<(SocketAddr, Arc<Inbox>)>) {
+    let mut buffer = vec![0; READS * BUFFER];
+    loop {
+        let read = async {
+            socket.io.readable().await?;
+            let mut parts = buffer.chunks_mut(BUFFER).map(IoSliceMut::new);
+            let mut buffers: [IoSliceMut<'_>; READS] =
+                std::array::from_fn(|_| parts.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+            let mut found = [RecvMeta::default(); READS];
+            let state = &socket.state;
+            let io = &socket.io;
+            let count = io.try_io(Interest::READABLE, || state.recv(io.into(), &mut buffers, &mut found))?;
+            Ok::<_, io::Error>((count, found))
+        };
+        match read.await {
+            Ok((count, found)) => {
+                for (meta, buffer) in found.iter().take(count).zip(buffer.chunks(BUFFER)) {
+                    let octets = buffer.get(..meta.len).unwrap_or_default();
+                    distribute(&socket, &arrivals, meta, octets);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // What the network says of datagrams that were sent: no failure of the socket.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused
+                        | ErrorKind::ConnectionReset
+                        | ErrorKind::HostUnreachable
+                        | ErrorKind::NetworkUnreachable
+                        | ErrorKind::Interrupted
+                ) => {}
+            Err(_) => {
+                socket.peers().values().for_each(|inbox| inbox.end());
+                return;
+            }
+        }
+        // Others have their turn although there is always more.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Puts the datagrams of one read into the inbox of their source.
+fn distribute(socket: &Socket, arrivals: &mpsc::Sender<(SocketAddr, Arc<Inbox>)>, meta: &RecvMeta, octets: &[u8]) {
+    let datagrams = || octets.chunks(meta.stride.max(1));
+    let known = socket.peers().get(&meta.addr).cloned();
+    if let Some(inbox) = known {
+        return inbox.push(datagrams());
+    }
+    if !datagrams().next().is_some_and(may_begin) {
+        return;
+    }
+    // Nobody listens, or more have come than are looked at: it comes again.
+    let Ok(place) = arrivals.try_reserve() else { return };
+    let inbox = socket.add(meta.addr);
+    inbox.push(datagrams());
+    place.send((meta.addr, inbox));
+}

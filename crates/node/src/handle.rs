@@ -24,6 +24,11 @@ pub(crate) enum Command {
         address: String,
         reply: Reply<String>,
     },
+    Reach {
+        id: IdentityId,
+        address: String,
+        reply: Reply<()>,
+    },
     Attach {
         relay: Box<Card>,
         wait: bool,
@@ -131,6 +136,16 @@ impl Node {
     pub async fn listen(&self, address: &str) -> Result<String, NodeError> {
         let address = address.to_string();
         self.ask(|reply| Command::Listen { address, reply }).await
+    }
+
+    /// Takes note of an address at which an identity can be reached from this machine, beside those of its card: a serial line, say.
+    /// It is used before those, from the next connection on. Four are kept, the newest first.
+    ///
+    /// # Errors
+    /// If the address is malformed.
+    pub async fn reach(&self, id: IdentityId, address: &str) -> Result<(), NodeError> {
+        let address = address.to_string();
+        self.ask(|reply| Command::Reach { id, address, reply }).await
     }
 
     /// Connects to a relay, and stays connected: a lost connection is made again, with growing delays. Returns when the

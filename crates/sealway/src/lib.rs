@@ -46,6 +46,8 @@ pub use sealway_node::{
     SendOptions, Statistic, Statistics, Stream,
 };
 pub use sealway_routing::{Store, StoreError, StoreErrorKind};
+#[cfg(feature = "serial")]
+pub use sealway_serial::Serial;
 #[cfg(feature = "redb")]
 pub use sealway_store_redb::RedbStore;
 #[cfg(feature = "tcp")]

@@ -249,7 +249,7 @@ fn is_too_long(error: &io::Error) -> bool {
 
 impl FrameLink for UdpLink {
     fn capabilities(&self) -> LinkCapabilities {
-        LinkCapabilities::datagrams(MTU)
+        LinkCapabilities::datagrams(MTU, self.recovery.longest())
     }
 
     fn source(&self) -> u64 {

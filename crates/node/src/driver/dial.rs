@@ -9,7 +9,7 @@ use std::{
 
 use sealway_channel::{ChannelId, PathId, Source};
 use sealway_identity::{Card, PayloadParts, Policy};
-use sealway_link::{FrameLink, LinkError, LinkErrorKind, Ordering, fragment::Reassembler};
+use sealway_link::{FrameLink, LinkCapabilities, LinkError, LinkErrorKind, Ordering, fragment::Reassembler};
 use sealway_routing::Client;
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
@@ -41,6 +41,8 @@ const MAX_UNPROVED_OF_SOURCE: usize = 64;
 /// The longest frames that wait for the link of a pairing: half of them messages.
 const PAIRED_QUEUE: usize = 8;
 
+/// Addresses of an identity that are kept beside those of its card: the newest.
+const MAX_ADDRESSES: usize = 4;
 /// Frames of a link that may be in fragments at once.
 const FRAGMENTED: usize = 8;
 
@@ -156,8 +158,19 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         });
     }
 
+    /// Takes note of where an identity can be reached, beside what its card says.
+    pub(super) fn reach(&mut self, id: IdentityId, address: String) -> Result<(), NodeError> {
+        Address::parse(&address)?;
+        let known = self.reachable.entry(id).or_default();
+        if !known.contains(&address) {
+            known.insert(0, address);
+            known.truncate(MAX_ADDRESSES);
+        }
+        Ok(())
+    }
+
     pub(super) fn attach(&mut self, now: Timestamp, relay: Card, wait: bool, reply: Reply<()>) {
-        if relay.addresses().is_empty() {
+        if relay.addresses().is_empty() && !self.reachable.contains_key(&relay.id()) {
             let _ = reply.send(Err(NodeError::NoAddress));
             return;
         }
@@ -238,7 +251,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     fn connect(&mut self, dial: usize) {
         self.reap();
-        let mut addresses = self.dials[dial].card.addresses().to_vec();
+        let card = &self.dials[dial].card;
+        let nearer = self.reachable.get(&card.id()).into_iter().flatten();
+        let mut addresses: Vec<String> = nearer.chain(card.addresses()).cloned().collect();
         // Each time another one comes first: of some, only silence tells that nobody is there.
         let first = usize::try_from(self.dials[dial].failures).unwrap_or(0) % addresses.len().max(1);
         addresses.rotate_left(first);
@@ -362,7 +377,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn add_link(&mut self, link: Box<dyn FrameLink>, dial: Option<usize>) -> LinkId {
         let source = source_of(&*link);
         let rate = self.client_rate.filter(|_| dial.is_none());
-        let id = self.run_link(link, (source, dial, None), QUEUE_LIMIT, rate);
+        let LinkCapabilities { mtu, rate: carried, .. } = link.capabilities();
+        // Half a second of what a slow medium carries, but room for a frame while another one leaves.
+        let half = carried.map(|carried| usize::try_from(carried.get() / 2).unwrap_or(QUEUE_LIMIT));
+        let limit = half.map_or(QUEUE_LIMIT, |half| half.clamp(2 * mtu, QUEUE_LIMIT));
+        let id = self.run_link(link, (source, dial, None), limit, rate);
         if let Some(link) = self.links.get(&id).filter(|_| dial.is_some()) {
             link.queue.set_proved();
         }
@@ -372,7 +391,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// A link that leads to the one peer of a pairing. What is queued on it is short: it is slow.
     pub(super) fn add_paired_link(&mut self, link: Box<dyn FrameLink>, peer: IdentityId) -> LinkId {
         let source = source_of(&*link);
-        let limit = PAIRED_QUEUE * link.capabilities().mtu;
+        let limit = PAIRED_QUEUE * link.capabilities().unit;
         let id = self.run_link(link, (source, None, Some(peer)), limit, None);
         if let Some(link) = self.links.get(&id) {
             link.queue.set_proved();

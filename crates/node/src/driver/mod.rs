@@ -72,6 +72,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     /// Accepted links on which nobody has authenticated yet, by when that has to be.
     unproved: BTreeMap<(Timestamp, LinkId), ()>,
     dials: Vec<Dial>,
+    /// Addresses of identities that stand on no card.
+    reachable: HashMap<IdentityId, Vec<String>>,
     by_hop: HashMap<ChannelId, usize>,
     relay: Option<Relay>,
     tap: Option<Arc<dyn RelayTap>>,
@@ -190,6 +192,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             links: HashMap::new(),
             unproved: BTreeMap::new(),
             dials: Vec::new(),
+            reachable: HashMap::new(),
             by_hop: HashMap::new(),
             tap: relay.as_ref().and_then(|config| config.tap.clone()),
             client_rate: relay.as_ref().and_then(|config| config.client_rate),
@@ -409,6 +412,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let now = self.clock.now();
         match command {
             Command::Listen { address, reply } => self.listen(address, reply),
+            Command::Reach { id, address, reply } => {
+                let _ = reply.send(self.reach(id, address));
+            }
             Command::Attach { relay, wait, reply } => self.attach(now, *relay, wait, reply),
             Command::Open { card, policy, reply } => {
                 let _ = reply.send(self.open(now, &card, &policy));

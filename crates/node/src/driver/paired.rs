@@ -683,7 +683,7 @@ impl<V: Vault + Clone + 'static> Paired<V> {
 /// Has messages to a peer cut for a link, and returns its longest frame. What waits was cut before, and parts that the peer may
 /// have are not cut anew: they have to fit.
 fn fit(peer: &Peer, link: &dyn FrameLink) -> Result<usize, NodeError> {
-    let got = link.capabilities().mtu;
+    let got = link.capabilities().unit;
     if got < HANDSHAKE_OVERHEAD {
         return Err(NodeError::Mtu { needed: HANDSHAKE_OVERHEAD, got });
     }

@@ -91,7 +91,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let is_new = !self.endpoint.admitted().any(|admitted| *admitted == id);
         if !self.open_over_relay(now, card)? {
-            if card.addresses().is_empty() {
+            if card.addresses().is_empty() && !self.reachable.contains_key(&id) {
                 return Err(NodeError::NoRoute);
             }
             match self.dials.iter_mut().find(|dial| dial.card.id() == id) {

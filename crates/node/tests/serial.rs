@@ -1,0 +1,110 @@
+//! Nodes on the two ends of a serial line, and a relay that joins it with a network.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod machines;
+
+use std::{os::unix::fs::symlink, path::Path};
+
+use machines::{Machine, numbers, receive};
+use sealway_identity::{Card, CardParts, Policy};
+use sealway_node::{Channel, RelayConfig};
+use sealway_serial::Serial;
+use tokio::task::JoinHandle;
+use tokio_serial::{SerialPort, SerialStream};
+
+/// A null modem: two pseudo terminals, each end of which has a name, and what carries octets between them until it is
+/// unplugged.
+struct Cable(JoinHandle<()>);
+
+impl Cable {
+    fn plug(names: [&Path; 2]) -> Self {
+        let [one, other] = names.map(|name| {
+            let (master, slave) = SerialStream::pair().unwrap();
+            let _ = std::fs::remove_file(name);
+            symlink(slave.name().unwrap(), name).unwrap();
+            // Kept open, so that the master does not see an end before somebody has opened it.
+            (master, slave)
+        });
+        Self(tokio::spawn(async move {
+            let ((mut one, _kept), (mut other, _kept_too)) = (one, other);
+            let _ = tokio::io::copy_bidirectional(&mut one, &mut other).await;
+        }))
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn address(name: &Path) -> String {
+    format!("serial:{}?baud=921600", name.display())
+}
+
+async fn send_all(channel: &Channel, messages: &[Vec<u8>]) {
+    for message in messages {
+        channel.send_live(message.clone()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_nodes_talk_over_a_line_that_is_unplugged() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = [folder.path().join("a"), folder.path().join("b")];
+    let names = [&*names[0], &*names[1]];
+    let cable = Cable::plug(names);
+    let (device, phone) = (Machine::new(), Machine::new());
+    let device_node = device.builder().transport(Serial::default()).accept(phone.policy()).start().await.unwrap();
+    device_node.listen(&address(names[0])).await.unwrap();
+    let phone_node = phone.builder().transport(Serial::default()).start().await.unwrap();
+    let card = device.owner.card(&device.vault, &CardParts::default()).unwrap();
+    let no_route = phone_node.open(&card, Policy::only(&card)).await.err().unwrap().to_string();
+    assert!(no_route.contains("no address"), "{no_route}");
+    phone_node.reach(card.id(), &address(names[1])).await.unwrap();
+    let mut there = phone_node.open(&card, Policy::only(&card)).await.unwrap();
+    let messages: Vec<Vec<u8>> = [0, 1, 1000, 20_000, 200_000].into_iter().map(|size| vec![6; size]).collect();
+    send_all(&there, &messages).await;
+    let mut here = device_node.accept().await.unwrap();
+    assert_eq!(receive(&mut here, messages.len()).await, messages);
+    send_all(&here, &messages).await;
+    assert_eq!(receive(&mut there, messages.len()).await, messages);
+    // What is sent while nobody is there arrives when the line is back.
+    drop(cable);
+    send_all(&there, &numbers(20)).await;
+    send_all(&here, &numbers(20)).await;
+    let _cable = Cable::plug(names);
+    assert_eq!(receive(&mut here, 20).await, numbers(20));
+    assert_eq!(receive(&mut there, 20).await, numbers(20));
+}
+
+/// The relay has a line, to which a device is plugged, and a network, on which the phone is.
+#[tokio::test]
+async fn a_relay_joins_a_line_with_a_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = [folder.path().join("a"), folder.path().join("b")];
+    let names = [&*names[0], &*names[1]];
+    let _cable = Cable::plug(names);
+    let (relay, device, phone) = (Machine::new(), Machine::new(), Machine::new());
+    let mut clients = device.policy();
+    clients.admit(phone.owner.id());
+    let builder = relay.builder().transport(Serial::default()).accept(clients);
+    let relay_node = builder.relay(RelayConfig::default()).start().await.unwrap();
+    relay_node.listen(&address(names[0])).await.unwrap();
+    let relay_card: Card = relay.card_at(&relay_node.listen("udp://127.0.0.1:0").await.unwrap());
+    let device_node = device.builder().transport(Serial::default()).start().await.unwrap();
+    let plain = relay.owner.card(&relay.vault, &CardParts::default()).unwrap();
+    device_node.reach(plain.id(), &address(names[1])).await.unwrap();
+    device_node.attach(&plain).await.unwrap();
+    let phone_node = phone.builder().start().await.unwrap();
+    phone_node.attach(&relay_card).await.unwrap();
+    let (device_card, phone_card) = (device.card_behind(&relay_card), phone.card_behind(&relay_card));
+    let mut to_phone = device_node.open(&phone_card, Policy::only(&phone_card)).await.unwrap();
+    let mut to_device = phone_node.open(&device_card, Policy::only(&device_card)).await.unwrap();
+    let messages: Vec<Vec<u8>> = (1..10).map(|number| vec![number; 20_000]).collect();
+    send_all(&to_phone, &messages).await;
+    assert_eq!(receive(&mut to_device, messages.len()).await, messages);
+    send_all(&to_device, &messages).await;
+    assert_eq!(receive(&mut to_phone, messages.len()).await, messages);
+}

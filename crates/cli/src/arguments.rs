@@ -202,7 +202,7 @@ pub(crate) struct InspectCard {
 pub(crate) struct Relay {
     #[command(flatten)]
     pub(crate) vault: Vault,
-    /// An address to listen on: tcp://host:port or udp://host:port. Repeatable.
+    /// An address to listen on: tcp://host:port, udp://host:port or serial:device?baud=rate. Repeatable.
     #[arg(long = "listen", value_name = "ADDRESS", required = true)]
     pub(crate) listen: Vec<String>,
     /// The relay's data file: which box belongs to whom, and what is in it [default: FILE.data].
@@ -232,6 +232,10 @@ pub(crate) struct Listen {
     /// An address to listen on, beside the relays of our card. Repeatable.
     #[arg(long = "listen", value_name = "ADDRESS")]
     pub(crate) listen: Vec<String>,
+    /// Where the first relay of our card is reached from this machine, before the addresses of its card:
+    /// serial:/dev/ttyUSB0?baud=115200, say.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) via: Option<String>,
     /// Takes one peer, and joins standard input and output with what it streams: octets instead of lines.
     #[arg(long)]
     pub(crate) stream: bool,
@@ -247,6 +251,10 @@ pub(crate) struct Open {
     /// The peer: its card, or a file with its card.
     #[arg(value_name = "CARD")]
     pub(crate) peer: String,
+    /// Where the first relay of our card, or the peer if there is none, is reached from this machine, before the addresses of its card:
+    /// serial:/dev/ttyUSB0?baud=115200, say.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) via: Option<String>,
     /// Sends standard input as octets instead of lines, and writes those that come to standard output. The peer has to
     /// `listen --stream`. Nothing of it survives either program.
     #[arg(long)]

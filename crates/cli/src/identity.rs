@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) fn new(options: &New) -> Result<(), Failure> {
-    options.addresses.iter().try_for_each(|address| check_address(address))?;
+    options.addresses.iter().try_for_each(|address| check_public(address))?;
     let relays = options.relays.iter().map(|relay| relay_card(relay)).collect::<Result<Vec<_>, _>>()?;
     let path = &options.vault.vault;
     let card_path = options.card.clone().unwrap_or_else(|| beside(path, ".card"));
@@ -90,7 +90,7 @@ pub(crate) fn show_card(options: &ShowCard) -> Result<(), Failure> {
 }
 
 pub(crate) fn renew_card(options: &RenewCard) -> Result<(), Failure> {
-    options.addresses.iter().try_for_each(|address| check_address(address))?;
+    options.addresses.iter().try_for_each(|address| check_public(address))?;
     let relays = options.relays.iter().map(|relay| relay_card(relay)).collect::<Result<Vec<_>, _>>()?;
     let identity = open(&options.vault)?;
     let addresses = Some(options.addresses.clone()).filter(|addresses| !addresses.is_empty());
@@ -195,10 +195,17 @@ fn relay_card(text_or_path: &str) -> Result<Card, Failure> {
 }
 
 /// Refuses what is no address, and says what one looks like.
-pub(crate) fn check_address(text: &str) -> Result<(), Failure> {
-    let wrong =
-        |error| Failure::given(format!("{text:.60} is no address ({error}): write tcp://host:port or udp://host:port"));
-    sealway::Address::parse(text).map(drop).map_err(wrong)
+pub(crate) fn check_address(text: &str) -> Result<sealway::Address<'_>, Failure> {
+    let form = "write tcp://host:port, udp://host:port or serial:device?baud=rate";
+    sealway::Address::parse(text).map_err(|error| Failure::given(format!("{text:.60} is no address ({error}): {form}")))
+}
+
+/// Refuses what is no address, and what is one on this machine alone.
+fn check_public(text: &str) -> Result<(), Failure> {
+    match check_address(text)?.is_public() {
+        true => Ok(()),
+        false => Err(Failure::given(format!("{text:.60} is a line of this machine: it means nothing on a card"))),
+    }
 }
 
 /// An identity by its digits, or by a card.

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use sealway::{Node, RelayConfig, Tcp, Udp};
+use sealway::RelayConfig;
 
 use crate::{
     arguments::Relay,
@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
-    options.listen.iter().try_for_each(|address| identity::check_address(address))?;
+    options.listen.iter().try_for_each(|address| identity::check_address(address).map(drop))?;
     let interrupted = talk::interrupted();
     let identity = identity::open(&options.vault)?;
     let allowed = options.allow.iter().map(|text| Named::parse(text)).collect::<Result<Vec<_>, _>>()?;
@@ -23,9 +23,7 @@ pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
         Some(rate) => RelayConfig::default().with_client_rate(rate),
         None => RelayConfig::default(),
     };
-    let node = Node::builder(identity)
-        .transport(Tcp::default())
-        .transport(Udp::default())
+    let node = talk::builder(identity)
         .store(talk::store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&allowed))
         .relay(config)

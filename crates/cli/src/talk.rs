@@ -2,7 +2,9 @@
 
 use std::{future::Future, io::Write, path::Path, time::Duration};
 
-use sealway::{Channel, Node, NodeError, Policy, Progress, Receipt, RedbStore, Tcp, Udp};
+use sealway::{
+    Builder, Channel, Identity, Keys, Node, NodeError, Policy, Progress, Receipt, RedbStore, Serial, Tcp, Udp,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Split, Stdin},
     sync::{mpsc, watch},
@@ -35,9 +37,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     if relays.is_empty() && options.listen.is_empty() {
         return Err(Failure::given("the identity has no relay: give --listen ADDRESS, or make it with --relay CARD"));
     }
-    let node = Node::builder(identity)
-        .transport(Tcp::default())
-        .transport(Udp::default())
+    let node = builder(identity)
         .store(store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&from))
         .start()
@@ -48,6 +48,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
         identity::check_address(address)?;
         eprintln!("listening on {}", node.listen(address).await?);
     }
+    reach(&node, options.via.as_deref(), relays.first().map(sealway::Card::id)).await?;
     attach(&node, &relays).await?;
     let mut channels = JoinSet::new();
     let (stop, stopped) = watch::channel(false);
@@ -93,12 +94,8 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
     let identity = identity::open(&options.vault)?;
     let card = identity::card(&options.peer)?;
     let relays = identity.relays().to_vec();
-    let node = Node::builder(identity)
-        .transport(Tcp::default())
-        .transport(Udp::default())
-        .store(store(&options.vault, options.data.as_deref())?)
-        .start()
-        .await?;
+    let node = builder(identity).store(store(&options.vault, options.data.as_deref())?).start().await?;
+    reach(&node, options.via.as_deref(), relays.first().or(Some(&card)).map(sealway::Card::id)).await?;
     attach(&node, &relays).await?;
     let mut channel = node.open(&card, Policy::only(&card)).await?;
     let outcome = if options.stream { pipe(channel).await } else { talk(&mut channel).await };
@@ -146,6 +143,19 @@ async fn pipe(channel: Channel) -> Result<(), Failure> {
 }
 
 /// Connects to all relays. None of them is waited for: what is sent meanwhile waits in the outbox.
+/// Sets a node up that speaks over every medium of the program.
+pub(crate) fn builder(identity: Identity) -> Builder<<Identity as Keys>::Vault> {
+    Node::builder(identity).transport(Tcp::default()).transport(Udp::default()).transport(Serial::default())
+}
+
+/// Takes note of where somebody is reached from this machine.
+async fn reach(node: &Node, via: Option<&str>, whom: Option<sealway::IdentityId>) -> Result<(), Failure> {
+    let Some(via) = via else { return Ok(()) };
+    identity::check_address(via)?;
+    let whom = whom.ok_or_else(|| Failure::given("--via says where the relay of our card is, and that names none"))?;
+    Ok(node.reach(whom, via).await?)
+}
+
 async fn attach(node: &Node, relays: &[sealway::Card]) -> Result<(), Failure> {
     for relay in relays {
         node.stay_attached(relay).await?;

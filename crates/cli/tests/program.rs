@@ -71,8 +71,12 @@ impl Drop for Running {
 
 /// A relay that lets `left` and `right` attach, and their vaults.
 fn relay() -> (TempDir, Running) {
+    relay_over("tcp")
+}
+
+fn relay_over(scheme: &str) -> (TempDir, Running) {
     let folder = tempfile::tempdir().unwrap();
-    let address = format!("tcp://127.0.0.1:{}", free_port(10_000));
+    let address = format!("{scheme}://127.0.0.1:{}", free_port(10_000));
     made(folder.path(), "relay", &["--at", &address]);
     made(folder.path(), "left", &["--relay", "relay.vault.card"]);
     made(folder.path(), "right", &["--relay", "relay.vault.card"]);
@@ -109,6 +113,35 @@ fn lines_arrive_once_and_in_order_although_the_listener_was_away() {
     // The input ends: the program waits until everything is committed, and no longer.
     drop(input);
     assert!(opener.0.wait().unwrap().success());
+}
+
+#[test]
+fn lines_arrive_over_datagrams() {
+    let (folder, _relay) = relay_over("udp");
+    let folder = folder.path();
+    let mut listener = listen(folder);
+    let mut opener = open(folder);
+    let mut input = opener.0.stdin.take().unwrap();
+    let long = "long ".repeat(3000);
+    writeln!(input, "one\n{long}").unwrap();
+    assert_eq!(listener.lines().take(2).collect::<Vec<_>>(), ["one", &long]);
+    drop(input);
+    assert!(opener.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_line_of_this_machine_stands_on_no_card_and_leads_somewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let line = "serial:/dev/no-such-device?baud=9600";
+    let (_, said) = refused(folder, &["identity", "new", "--vault", "a.vault", "--at", line]);
+    assert_eq!(said, format!("{line} is a line of this machine: it means nothing on a card"));
+    made(folder, "a", &["--at", "udp://127.0.0.1:7000"]);
+    let (_, said) = refused(folder, &["relay", "run", "--vault", "a.vault", "--listen", line]);
+    assert!(said.contains(&format!("{line} cannot be reached")), "{said}");
+    let via = ["listen", "--vault", "a.vault", "--listen", "udp://127.0.0.1:0", "--via", line];
+    let (_, said) = refused(folder, &via);
+    assert!(said.contains("--via says where the relay of our card is, and that names none"), "{said}");
 }
 
 /// The relay has the lines when it says so, and hands them over when their sender is long gone.
@@ -222,7 +255,10 @@ fn what_is_no_vault_or_no_card_is_named() {
     let (_, said) = refused(folder, &["identity", "new", "--vault", "a.vault"]);
     assert_eq!(said, "a.vault exists already; choose another name, or remove it");
     let (_, said) = refused(folder, &["identity", "new", "--vault", "b.vault", "--at", "tcp://192.0.2.1"]);
-    assert_eq!(said, "tcp://192.0.2.1 is no address (address port: malformed): write tcp://host:port");
+    assert_eq!(
+        said,
+        "tcp://192.0.2.1 is no address (address port: malformed): write tcp://host:port, udp://host:port or serial:device?baud=rate"
+    );
     assert!(!folder.join("b.vault").exists() && !folder.join("b.vault.key").exists(), "nothing is left behind");
     let (_, said) = refused(folder, &["identity", "new", "--vault", "b.vault", "--relay", "a.vault.card"]);
     assert!(said.starts_with("a.vault.card: the card has no address to connect to"), "{said}");

@@ -21,6 +21,7 @@ const PARTS: &[Part] = &[
     Part { name: "lints", needs: &[CLIPPY], run: lints },
     Part { name: "tests", needs: &[], run: || run(&["cargo", "test", "--workspace", "--quiet"]) },
     Part { name: "the vectors, by a peer in Python", needs: &[PYTHON], run: vectors },
+    Part { name: "a serial line, with a peer in Python", needs: &[PYTHON], run: line },
     Part { name: "examples", needs: &[], run: examples },
     Part { name: "the core without std", needs: &[], run: without_std },
     Part { name: "each crate alone", needs: &[], run: each_crate_alone },
@@ -91,6 +92,11 @@ fn vectors() -> Result<(), String> {
     }
 }
 
+fn line() -> Result<(), String> {
+    run(&["cargo", "build", "--quiet", "--package", "sealway-serial", "--example", "echo"])?;
+    run(&["target/python/bin/python", "docs/vectors/line.py", "target/debug/examples/echo"])
+}
+
 fn examples() -> Result<(), String> {
     for example in ["identity_only", "channel_only", "constrained_device", "two_nodes"] {
         output(&["cargo", "run", "--quiet", "--package", "sealway", "--example", example])?;
@@ -142,7 +148,10 @@ fn packages() -> Result<(), String> {
     // an earlier one.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let folder = format!("target/package-check-{}", now.as_nanos());
-    let outcome = run(&["cargo", "package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", &folder]);
+    // Nobody debugs what is built here.
+    let cargo = ["env", "CARGO_PROFILE_DEV_DEBUG=0", "cargo"];
+    let package = ["package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", &folder];
+    let outcome = run(&[&cargo[..], &package].concat());
     let _ = std::fs::remove_dir_all(tools::root().join(&folder));
     outcome
 }

@@ -24,8 +24,8 @@ pub(crate) const GIT: Tool =
 
 /// For the peer in Python that the specification's vectors are held against: libraries in an environment of the project's own.
 pub(crate) const PYTHON: Tool = Tool {
-    name: "python with cryptography and kyber-py",
-    probe: &["target/python/bin/python", "-c", "import cryptography, kyber_py"],
+    name: "python with cryptography, kyber-py, pyserial and cobs",
+    probe: &["target/python/bin/python", "-c", "import cryptography, kyber_py, serial, cobs"],
     install: &[
         "sh",
         "-c",

@@ -21,7 +21,7 @@ pub struct Seed {
 }
 
 /// The targets that are driven by a schedule, of which any octets are one.
-const MACHINES: [&str; 5] = ["endpoint", "relay", "delivery", "frame_buffer", "pairing"];
+const MACHINES: [&str; 6] = ["endpoint", "relay", "delivery", "frame_buffer", "link", "pairing"];
 const SCHEDULES: u64 = 4;
 
 /// All files, in the order of the vectors.

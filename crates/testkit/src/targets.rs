@@ -24,7 +24,7 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const ALL: [(&str, Target); 15] = [
+pub const ALL: [(&str, Target); 16] = [
     ("frame", frame),
     ("hop_frame", hop_frame),
     ("content", content),
@@ -36,6 +36,7 @@ pub const ALL: [(&str, Target); 15] = [
     ("relay", relay),
     ("delivery", delivery),
     ("frame_buffer", frame_buffer),
+    ("link", link),
     ("short_frame", short_frame),
     ("pairing", pairing),
     ("letter", letter),
@@ -455,5 +456,53 @@ pub fn frame_buffer(octets: &[u8]) {
     assert_eq!(frames.len(), pushed.len());
     for (at, frame) in pushed.iter().enumerate() {
         assert_eq!(frames.get_mut(at).map(|frame| frame.to_vec()).as_ref(), Some(frame));
+    }
+}
+
+/// What media hand up: a line of octets, fragments, and packets that are acknowledged, by a machine that sends at the same time.
+pub fn link(octets: &[u8]) {
+    use sealway_link::{
+        Frames,
+        fragment::{Fragment, Reassembler},
+        line::LineDecoder,
+        recovery::Recovery,
+    };
+    const LONGEST: usize = 4096;
+    let mut schedule = Schedule::new(octets);
+    let mut now = Timestamp::from_micros(0);
+    let mut machine = Recovery::new(now, 1200, &[508, 1452], u32::MAX);
+    let mut decoder = LineDecoder::new(LONGEST);
+    let mut reassembler = Reassembler::new(4, LONGEST);
+    let mut datagrams: Vec<Vec<u8>> = Vec::new();
+    while let Some(step) = schedule.next() {
+        let mut frames = Frames::new();
+        let octets = schedule.octets();
+        match step % 8 {
+            0 => machine.set_proved(),
+            1 => drop(machine.take(now, octets)),
+            2 => decoder.decode(octets, &mut frames),
+            3 => {
+                if let Some(whole) = Fragment::decode(octets).ok().and_then(|it| reassembler.handle(now, &it)) {
+                    assert!(whole.len() <= LONGEST);
+                }
+            }
+            // What it has sent comes back to it, altered: numbers that are near are the ones that matter.
+            4 => {
+                if let Some(mut datagram) = datagrams.pop() {
+                    datagram.iter_mut().zip(octets).for_each(|(octet, change)| *octet ^= change);
+                    machine.handle(now, &datagram, &mut frames);
+                }
+            }
+            5 => machine.handle(now, octets, &mut frames),
+            6 => machine.is_too_long(now, octets.len() * 16),
+            _ => now = now.after(Duration::from_millis(u64::from(step) * 4)),
+        }
+        let mut datagram = Vec::new();
+        while machine.poll_transmit(now, &mut datagram) {
+            assert!(datagram.len() <= 1452);
+            datagrams.push(std::mem::take(&mut datagram));
+        }
+        // A timer that is due has been served: otherwise its user would turn in a circle.
+        assert!(machine.poll_timeout().is_none_or(|at| at > now));
     }
 }

@@ -1,5 +1,5 @@
-//! Messages from node to node over TCP on the loopback interface, direct and through a relay, against rustls over tokio with
-//! the same framing (a length before each message), the same runtime and threads, TCP_NODELAY, and writes that are batched.
+//! Messages from node to node on the loopback interface, over TCP and UDP, direct and through a relay, against rustls over tokio
+//! with the same framing (a length before each message), the same runtime and threads, TCP_NODELAY, and writes that are batched.
 //!
 //! Messages do more: each is acknowledged by the application and kept until then. Streams are octets, as those of rustls are.
 //! Each side's time is that of one message; all messages of a measurement are under way together, as far as windows let them.
@@ -123,6 +123,7 @@ fn messages(criterion: &mut Criterion) {
 
 fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> {
     let mut direct = Some(runtime.block_on(Talk::direct(|sender| sender))?);
+    let mut datagrams = Some(runtime.block_on(Talk::at("udp://127.0.0.1:0", |sender| sender))?);
     let mut relayed = Some(runtime.block_on(Talk::through_a_relay())?);
     let streams = |talk: Talk| -> (Option<(Stream, Stream)>, Vec<Node>) {
         let (from, to, nodes) = talk.into_parts();
@@ -139,7 +140,8 @@ fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> 
         // So many that their start and end do not count.
         let batch = if size > 10_000 { 500 } else { 20_000 };
         group.throughput(Throughput::Bytes(size as u64));
-        for (name, talker) in [("direct", &mut direct), ("through a relay", &mut relayed)] {
+        let talkers = [("direct", &mut direct), ("direct over UDP", &mut datagrams), ("through a relay", &mut relayed)];
+        for (name, talker) in talkers {
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter_custom(|iterations| {
                     measure(runtime, talker, (iterations, batch), |pair, count| talk(pair, body.clone(), count))

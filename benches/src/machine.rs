@@ -6,6 +6,7 @@ use sealway_crypto_aws_lc::AwsLc;
 use sealway_identity::{Card, CardParts, Owner, Policy, RelayEntry};
 use sealway_node::{Builder, Channel, Node, RelayConfig};
 use sealway_tcp::Tcp;
+use sealway_udp::Udp;
 use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault, Vault as _};
 use sealway_wire::BoxName;
 
@@ -56,7 +57,10 @@ impl Machine {
     /// Its node, before it starts.
     #[must_use]
     pub fn builder(&self) -> Builder<Vault> {
-        Node::builder((self.vault.clone(), self.owner.clone())).transport(Tcp::default()).contact_box(self.contact_box)
+        Node::builder((self.vault.clone(), self.owner.clone()))
+            .transport(Tcp::default())
+            .transport(Udp::default())
+            .contact_box(self.contact_box)
     }
 }
 
@@ -70,14 +74,22 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// Directly, over the loopback interface. `sender` sets the node up that opens the channel.
+    /// Directly, over TCP on the loopback interface. `sender` sets the node up that opens the channel.
     ///
     /// # Errors
     /// If anything fails.
     pub async fn direct(sender: impl FnOnce(Builder<Vault>) -> Builder<Vault>) -> Result<Self, Failure> {
+        Self::at("tcp://127.0.0.1:0", sender).await
+    }
+
+    /// The same at another address.
+    ///
+    /// # Errors
+    /// If anything fails.
+    pub async fn at(address: &str, sender: impl FnOnce(Builder<Vault>) -> Builder<Vault>) -> Result<Self, Failure> {
         let (left, right) = (Machine::new()?, Machine::new()?);
         let server = right.builder().accept(Policy::ids([left.owner.id()])).start().await?;
-        let card = right.card(Some(server.listen("tcp://127.0.0.1:0").await?), None)?;
+        let card = right.card(Some(server.listen(address).await?), None)?;
         let client = sender(left.builder()).start().await?;
         let mut from = client.open(&card, Policy::only(&card)).await?;
         from.opened().await?;

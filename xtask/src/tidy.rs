@@ -72,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sealway-routing",
             "sealway-store-redb",
             "sealway-tcp",
+            "sealway-udp",
             "sealway-vault",
             "sealway-wire",
         ],

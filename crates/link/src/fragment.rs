@@ -156,16 +156,22 @@ impl Reassembler {
         self.dropped
     }
 
-    /// Whether no frame has begun that has not ended or been given up.
+    /// Whether the frame of a fragment has begun.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.partial.is_empty()
+    pub fn has_begun(&self, fragment: &Fragment<'_>) -> bool {
+        let is_it = |partial: &Partial| partial.id == fragment.id && partial.frame.len() == usize::from(fragment.total);
+        self.partial.iter().any(is_it)
     }
 
-    /// Whether a frame of that number has begun.
+    /// Since when the oldest frame is waited for.
     #[must_use]
-    pub fn has_begun(&self, id: u32) -> bool {
-        self.partial.iter().any(|partial| partial.id == id)
+    pub fn waiting_since(&self) -> Option<Timestamp> {
+        self.partial.first().map(|partial| partial.began)
+    }
+
+    /// Forgets all frames that have begun.
+    pub fn clear(&mut self) {
+        self.partial.clear();
     }
 
     /// Takes a fragment in, and returns the frame if it was the last that it lacked.

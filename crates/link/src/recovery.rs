@@ -60,6 +60,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(8);
 const SILENT: u32 = 3;
 /// Numbers further from the last are another count: that of a peer which has begun anew, once the old one was silent for a while.
 const NEAR: u64 = 1 << 15;
+const STRAYS: usize = 32;
 const SILENCE: Duration = Duration::from_millis(500);
 /// A longer packet is tried so many times, and again after a while: RFC 8899 section 5.1.
 const PROBES: u8 = 3;
@@ -122,8 +123,11 @@ pub struct Recovery {
     pacer: Pacer,
     round_trip: RoundTrip,
     largest_acknowledged: Option<u64>,
+    least_acknowledged: Option<u64>,
     last_sent: Timestamp,
     timeouts: u32,
+    /// When the first of them was.
+    silent_since: Option<Timestamp>,
     /// So many packets leave although the window is full: they ask for an answer.
     asking: u8,
     paced_until: Option<Timestamp>,
@@ -135,6 +139,8 @@ pub struct Recovery {
     unacknowledged: u32,
     largest_came: Timestamp,
     acknowledge_at: Option<Timestamp>,
+    /// Packets that are far from the others, which are acknowledged one by one.
+    strays: Vec<u32>,
     counts: RecoveryCounts,
 }
 
@@ -164,8 +170,10 @@ impl Recovery {
             pacer: Pacer::new(now, base),
             round_trip: RoundTrip::new(),
             largest_acknowledged: None,
+            least_acknowledged: None,
             last_sent: now,
             timeouts: 0,
+            silent_since: None,
             asking: 0,
             paced_until: None,
             spare: Vec::new(),
@@ -174,6 +182,7 @@ impl Recovery {
             unacknowledged: 0,
             largest_came: now,
             acknowledge_at: None,
+            strays: Vec::new(),
             counts: RecoveryCounts::default(),
         }
     }
@@ -196,6 +205,12 @@ impl Recovery {
     #[must_use]
     pub const fn counts(&self) -> RecoveryCounts {
         self.counts
+    }
+
+    /// Since when what was sent goes unanswered, in spite of everything that was tried.
+    #[must_use]
+    pub const fn silent_since(&self) -> Option<Timestamp> {
+        self.silent_since
     }
 
     /// Whether everything that was taken has left.
@@ -275,6 +290,11 @@ impl Recovery {
     /// Appends the next datagram that leaves now to `out`. `false`: none does.
     pub fn poll_transmit(&mut self, now: Timestamp, out: &mut Vec<u8>) -> bool {
         self.handle_timeout(now);
+        if let Some(stray) = self.strays.pop() {
+            out.push(ACKNOWLEDGEMENT);
+            received::encode_one(stray, out);
+            return true;
+        }
         if self.acknowledge_at.is_some_and(|at| at <= now) {
             self.acknowledge_at = None;
             self.unacknowledged = 0;
@@ -345,7 +365,8 @@ impl Recovery {
         self.search.under_way = false;
         if arrived && len > self.unit {
             self.unit = len;
-            (self.search.next, self.search.tries) = (self.search.next + 1, 0);
+            self.search.next = self.search.lengths.partition_point(|length| *length <= len);
+            self.search.tries = 0;
         } else if !arrived && self.search.tries >= PROBES {
             self.search.again = Some(now.after(RAISE));
         }
@@ -383,7 +404,7 @@ impl Recovery {
     /// dropped.
     pub fn handle(&mut self, now: Timestamp, datagram: &[u8], frames: &mut Frames) {
         match datagram {
-            [PACKET, a, b, c, d, rest @ ..] => {
+            [PACKET, a, b, c, d, rest @ ..] if rest.len() <= MAX_UNIT => {
                 unpack(rest, frames);
                 self.came(now, u32::from_be_bytes([*a, *b, *c, *d]));
             }
@@ -401,7 +422,13 @@ impl Recovery {
             None => (1 << 32) | u64::from(short),
             Some(largest) => match received::expand(short, largest) {
                 Some(number) if number.abs_diff(largest) <= NEAR => number,
-                _ if now.since(self.largest_came) < SILENCE => return,
+                // Perhaps what is near was guessed, and this is genuine: it is acknowledged by itself.
+                _ if now.since(self.largest_came) < SILENCE => {
+                    if self.proved && self.strays.len() < STRAYS {
+                        self.strays.push(short);
+                    }
+                    return;
+                }
                 _ => {
                     self.received = Received::default();
                     (1 << 32) | u64::from(short)
@@ -429,11 +456,11 @@ impl Recovery {
             return;
         }
         let mut newest = None;
-        let mut any = false;
+        let mut least = None;
         for (first, last) in runs {
             for number in (*first.max(&self.first_number)..=*last).rev() {
                 let Some(packet) = self.remove(number) else { continue };
-                any = true;
+                least = Some(number);
                 if number == largest {
                     newest = Some(packet.sent);
                 }
@@ -445,9 +472,8 @@ impl Recovery {
                 self.recycle(packet.octets);
             }
         }
-        if !any {
-            return;
-        }
+        let Some(least) = least else { return };
+        self.least_acknowledged = Some(self.least_acknowledged.map_or(least, |earlier| earlier.min(least)));
         if let Some(sent) = newest {
             self.round_trip.sample(now.since(sent), (*delay).min(ACK_DELAY));
         }
@@ -456,7 +482,7 @@ impl Recovery {
             // It may have been nothing but a silence.
             (self.search.tries, self.search.again) = (0, None);
         }
-        (self.timeouts, self.asking) = (0, 0);
+        (self.timeouts, self.asking, self.silent_since) = (0, 0, None);
         self.find_lost(now);
     }
 
@@ -498,7 +524,10 @@ impl Recovery {
                 self.probed(now, packet.octets.len(), false);
                 continue;
             }
-            self.congestion.lost(now, packet.sent, self.unit);
+            // What came before the other end knew us it has dropped: that tells nothing of the path.
+            if self.least_acknowledged.is_some_and(|least| least < number) {
+                self.congestion.lost(now, packet.sent, self.unit);
+            }
             self.send_again(now, packet);
         }
     }
@@ -544,6 +573,7 @@ impl Recovery {
         // A probe alone tells of its length, and of nothing else.
         if self.under_way.iter().flatten().any(|packet| !packet.is_probe) {
             self.timeouts += 1;
+            self.silent_since = self.silent_since.or(Some(now));
             self.asking = 2;
         }
         if self.timeouts >= SILENT {

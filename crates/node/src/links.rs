@@ -182,11 +182,6 @@ async fn serve(
     // A stranger's frame waits for its turn; the next one waits where it is.
     let mut in_line = false;
     loop {
-        if queue.is_proved() {
-            link.set_proved();
-        } else if queue.is_heard() {
-            link.set_heard();
-        }
         if sent == outgoing.len() {
             outgoing.clear();
             sent = 0;
@@ -201,6 +196,12 @@ async fn serve(
         }
         // Receives and sends at once; both keep their place when the other is ready first.
         let step = poll_fn(|cx| {
+            // Before anything that was queued since leaves, and before what comes next is looked at.
+            if queue.is_proved() {
+                link.set_proved();
+            } else if queue.is_heard() {
+                link.set_heard();
+            }
             while let Some(frame) = outgoing.get(sent) {
                 match link.poll_send(cx, frame) {
                     Poll::Ready(Ok(())) => sent += 1,

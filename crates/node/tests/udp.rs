@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use machines::{Machine, numbers, receive};
+use machines::{Machine, numbers, receive, run_relay};
 use sealway_identity::{Card, Policy};
 use sealway_node::{Channel, Node, RelayConfig};
 use tokio::{net::UdpSocket, sync::Mutex, task::JoinHandle};
@@ -152,6 +152,31 @@ async fn what_the_path_loses_arrives_all_the_same() {
         assert_eq!(receive(&mut there, messages.len()).await, messages);
         let sessions = nodes[0].statistics().await.unwrap().sessions;
         assert_eq!(sessions, 1, "loss is no reason for a new session");
+    }
+}
+
+/// A relay that starts again on its address knows nothing of the packets that are under way: the links are given up, and the next
+/// ones begin with handshakes.
+#[tokio::test]
+async fn a_relay_that_starts_again_is_found_again() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (mut relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let card = relay.card_at(&address);
+    let [left_node, right_node] = [left.builder().start().await.unwrap(), right.builder().start().await.unwrap()];
+    left_node.attach(&card).await.unwrap();
+    right_node.attach(&card).await.unwrap();
+    let (left_card, right_card) = (left.card_behind(&card), right.card_behind(&card));
+    let mut to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
+    let mut to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    for round in 0..2 {
+        send_all(&to_right, &numbers(20)).await;
+        send_all(&to_left, &numbers(20)).await;
+        assert_eq!(receive(&mut to_left, 20).await, numbers(20));
+        assert_eq!(receive(&mut to_right, 20).await, numbers(20));
+        if round == 0 {
+            relay_node.shutdown().await;
+            (relay_node, _) = run_relay(&relay, &[&left, &right], &address).await;
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl Udp {
         let opened = socket::open(SocketAddr::new(local, 0));
         // Nobody else is listened to: the other end of the queue goes away.
         let (open, _) = opened.map_err(|error| sealway_ip::failure(error, address))?;
-        let inbox = open.socket.add(target);
+        let inbox = open.socket.add(target, None);
         UdpLink::new(open, inbox, target, self.idle_timeout)
     }
 }

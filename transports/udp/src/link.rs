@@ -13,8 +13,8 @@ use std::{
 
 use sealway_link::{
     BoxFuture, FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind,
-    fragment::Fragment,
-    recovery::{ACKNOWLEDGEMENT, PACKET, Recovery},
+    fragment::{FRAGMENT, Fragment},
+    recovery::{ACKNOWLEDGEMENT, OVERHEAD, PACKET, Recovery},
 };
 use sealway_wire::Timestamp;
 use tokio::time::{Instant, Sleep, sleep};
@@ -31,9 +31,15 @@ const FLOOR: usize = 508;
 /// Longer ones that are tried: Ethernet with a tunnel, with IPv6, with IPv4; jumbo frames.
 const LENGTHS: [usize; 6] = [FLOOR, BASE, 1372, 1452, 1472, 8952];
 
-/// Datagrams of handshakes that wait, and after how many without an answer shorter ones are tried.
+/// Datagrams of handshakes that wait, and after how many frames without an answer shorter ones are tried.
 const BARE: usize = 32;
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 2;
+/// Frames of one packet of somebody whom nobody knows that are looked at.
+const FEW: usize = 8;
+/// A link on which what was sent goes unanswered for so long is given up: the next one begins with a handshake.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The longest handshake frame: longer ones only travel in packets.
+const LONGEST_BARE: u16 = 2048;
 /// Octets that are handed to the system at once.
 const BATCH: usize = 60 * 1024;
 /// How much more than it has sent a peer gets that nobody knows: RFC 9000 section 8.1.
@@ -63,6 +69,8 @@ pub struct UdpLink {
     next: usize,
     bare: VecDeque<Vec<u8>>,
     bare_length: usize,
+    /// The longest datagram that has come.
+    longest_came: usize,
     unanswered: u32,
     /// Datagrams of one length on their way to the system, and one that is longer than those.
     batch: Vec<u8>,
@@ -98,6 +106,7 @@ impl UdpLink {
             next: 0,
             bare: VecDeque::new(),
             bare_length: BASE,
+            longest_came: 0,
             unanswered: 0,
             batch: Vec::new(),
             length: 0,
@@ -116,9 +125,12 @@ impl UdpLink {
     /// Queues a frame in datagrams of its own. They are few, and their sender repeats them.
     fn send_bare(&mut self, frame: &[u8]) {
         self.unanswered = self.unanswered.saturating_add(1);
-        if !self.proved || self.unanswered > PATIENCE {
+        if self.unanswered > PATIENCE {
             // Nobody has answered: perhaps the path carries less.
-            self.bare_length = if self.unanswered > PATIENCE { FLOOR } else { BASE };
+            self.bare_length = FLOOR;
+        } else if !self.proved {
+            // What comes from there in one piece goes there in one piece.
+            self.bare_length = self.longest_came.clamp(FLOOR, BASE);
         }
         let fragments = Fragment::cut(Fragment::id_of(frame), frame, self.bare_length);
         let datagrams: Vec<Vec<u8>> = match fragments.filter(|_| frame.len() > self.bare_length) {
@@ -153,7 +165,7 @@ impl UdpLink {
             self.length = self.carried.len();
             std::mem::swap(&mut self.batch, &mut self.carried);
         }
-        let most = self.open.socket.most_at_once();
+        let most = if self.length > self.recovery.longest() + OVERHEAD { 1 } else { self.open.socket.most_at_once() };
         let mut count = usize::from(!self.batch.is_empty());
         while count < most && self.batch.len() + self.length.max(BASE) <= BATCH {
             let start = self.batch.len();
@@ -167,6 +179,7 @@ impl UdpLink {
             }
             self.allowed = self.allowed.saturating_sub(length);
             count += 1;
+            let is_probe = length > self.recovery.longest() + OVERHEAD;
             if start == 0 {
                 self.length = length;
             } else if length > self.length {
@@ -174,6 +187,10 @@ impl UdpLink {
                 self.batch.truncate(start);
                 break;
             } else if length < self.length {
+                break;
+            }
+            // What may be too long goes by itself: the others would be lost with it.
+            if is_probe {
                 break;
             }
         }
@@ -189,6 +206,9 @@ impl UdpLink {
             }
             if self.batch.is_empty() && !self.fill() {
                 let now = self.now();
+                if self.recovery.silent_since().is_some_and(|since| now.since(since) >= SILENCE) {
+                    return Poll::Ready(Err(LinkError::new(LinkErrorKind::TimedOut, self.peer)));
+                }
                 let Some(at) = self.recovery.poll_timeout() else { break };
                 self.timer.as_mut().reset(self.origin + at.since(Timestamp::from_micros(0)));
                 if self.timer.as_mut().poll(cx).is_pending() {
@@ -201,7 +221,7 @@ impl UdpLink {
                 cx.waker().wake_by_ref();
                 break;
             }
-            match self.open.socket.try_send(self.peer, &self.batch, self.length) {
+            match self.open.socket.try_send(self.peer, self.inbox.local, &self.batch, self.length) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.writable = Some(Box::pin(self.open.socket.clone().writable()));
                     continue;
@@ -219,6 +239,18 @@ impl UdpLink {
         if self.recovery.is_flushed() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
+    /// Looks at the acknowledgements among what has come meanwhile, and leaves it where it is. Returns whether anything has.
+    fn take_acknowledgements(&mut self, cx: &Context<'_>) -> bool {
+        let before = self.incoming.len();
+        self.inbox.take(&mut self.incoming, cx);
+        let now = self.now();
+        let came = (before..self.incoming.len()).filter_map(|index| self.incoming.get(index));
+        let acknowledgements = came.filter(|datagram| datagram.first() == Some(&ACKNOWLEDGEMENT));
+        // Each is looked at once more when it is received, which changes nothing.
+        acknowledgements.for_each(|datagram| self.recovery.handle(now, datagram, &mut Frames::new()));
+        self.incoming.len() > before
+    }
+
     /// Looks at what has come. Returns whether there was anything.
     fn handle_incoming(&mut self, frames: &mut Frames, limit: usize) -> bool {
         let now = self.now();
@@ -228,14 +260,33 @@ impl UdpLink {
             if !self.proved {
                 self.allowed = self.allowed.saturating_add(AMPLIFICATION * datagram.len());
             }
+            self.longest_came = self.longest_came.max(datagram.len());
             match datagram.first() {
-                Some(&(PACKET | ACKNOWLEDGEMENT)) => self.recovery.handle(now, datagram, frames),
+                Some(&(PACKET | ACKNOWLEDGEMENT)) if self.proved => self.recovery.handle(now, datagram, frames),
+                Some(&PACKET) => {
+                    let mut strange = Frames::new();
+                    self.recovery.handle(now, datagram, &mut strange);
+                    let few = (0..strange.len().min(FEW)).filter_map(|index| strange.get(index));
+                    few.filter(|frame| !is_bare(frame)).for_each(|frame| frames.push(frame));
+                }
+                Some(&FRAGMENT) => {
+                    // Records in fragments come in packets, whose numbers nobody guesses.
+                    let is_bare = |fragment: Fragment<'_>| fragment.total <= LONGEST_BARE;
+                    if Fragment::decode(datagram).is_ok_and(is_bare) {
+                        frames.push(datagram);
+                    }
+                }
                 Some(_) if datagram.len() <= MTU => frames.push(datagram),
                 _ => {}
             }
         }
         self.next > first
     }
+}
+
+/// Whether a frame goes in datagrams of its own.
+fn is_bare(frame: &[u8]) -> bool {
+    frame.first().is_none_or(|first| *first < 0x80 && *first != FRAGMENT)
 }
 
 /// Whether the system does not send datagrams of that length.
@@ -264,7 +315,9 @@ impl FrameLink for UdpLink {
 
     fn set_proved(&mut self) {
         self.set_heard();
-        self.proved = true;
+        if !std::mem::replace(&mut self.proved, true) {
+            self.inbox.set_proved();
+        }
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>, frames: &mut Frames, limit: usize) -> Poll<Result<bool, LinkError>> {
@@ -283,9 +336,7 @@ impl FrameLink for UdpLink {
             }
             self.incoming.clear();
             self.next = 0;
-            if !self.inbox.take(&mut self.incoming, cx) {
-                return Poll::Ready(Err(LinkError::new(LinkErrorKind::Lost, self.peer)));
-            }
+            self.inbox.take(&mut self.incoming, cx);
             if self.incoming.is_empty() {
                 if let Poll::Ready(Err(error)) = self.drive(cx) {
                     return Poll::Ready(Err(error));
@@ -297,10 +348,10 @@ impl FrameLink for UdpLink {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, frame: &[u8]) -> Poll<Result<(), LinkError>> {
-        let Some(first) = frame.first().filter(|_| frame.len() <= MTU) else {
+        if frame.is_empty() || frame.len() > MTU {
             return Poll::Ready(Err(LinkError::new(LinkErrorKind::Framing, self.peer)));
-        };
-        if *first < 0x80 || !self.proved {
+        }
+        if is_bare(frame) || !self.proved {
             self.send_bare(frame);
             return Poll::Ready(Ok(()));
         }
@@ -319,21 +370,12 @@ impl FrameLink for UdpLink {
 
     /// Goes on although nobody receives meanwhile: acknowledgements are looked at, and what else comes waits.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        while self.drive(cx)?.is_pending() {
-            let before = self.incoming.len();
-            if !self.inbox.take(&mut self.incoming, cx) {
-                return Poll::Ready(Err(LinkError::new(LinkErrorKind::Lost, self.peer)));
-            }
-            let now = self.now();
-            let came = (before..self.incoming.len()).filter_map(|index| self.incoming.get(index));
-            let acknowledgements = came.filter(|datagram| datagram.first() == Some(&ACKNOWLEDGEMENT));
-            // Each is looked at once more when it is received, which changes nothing.
-            acknowledgements.for_each(|datagram| self.recovery.handle(now, datagram, &mut Frames::new()));
-            if self.incoming.len() == before {
-                return Poll::Pending;
+        loop {
+            let flushed = self.drive(cx)?;
+            if self.recovery.is_settled() || !self.take_acknowledgements(cx) {
+                return flushed.map(Ok);
             }
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Waits a moment for what was sent to arrive. There is no end of a direction: the channel above says what it has to.
@@ -342,8 +384,6 @@ impl FrameLink for UdpLink {
         if linger.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        // Acknowledgements alone are of interest now.
-        let mut late = Frames::new();
         loop {
             if let Poll::Ready(Err(error)) = self.drive(cx) {
                 return Poll::Ready(Err(error));
@@ -351,16 +391,11 @@ impl FrameLink for UdpLink {
             if self.recovery.is_settled() && self.batch.is_empty() && self.bare.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            late.clear();
-            if !self.handle_incoming(&mut late, usize::MAX) {
-                self.incoming.clear();
-                self.next = 0;
-                if !self.inbox.take(&mut self.incoming, cx) {
-                    return Poll::Ready(Ok(()));
-                }
-                if self.incoming.is_empty() {
-                    return Poll::Pending;
-                }
+            // They alone are of interest now: what else comes is not acknowledged, for nobody reads it.
+            self.incoming.clear();
+            self.next = 0;
+            if !self.take_acknowledgements(cx) {
+                return Poll::Pending;
             }
         }
     }

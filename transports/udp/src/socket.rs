@@ -3,9 +3,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     io::{self, ErrorKind, IoSliceMut},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Waker},
+    time::Duration,
 };
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -13,35 +14,50 @@ use sealway_link::{Frames, fragment::FRAGMENT, recovery::PACKET};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::{io::Interest, net::UdpSocket, sync::mpsc, task::AbortHandle};
 
-/// Octets of datagrams that wait for a link to read them; what is beyond is lost, as it would be in the system's buffer.
+/// Octets of datagrams that wait for a link to read them, of a stranger and of others; what is beyond is lost, as it would be in
+/// the system's buffer.
+const STRANGE: usize = 8 * 1024;
 const INBOX: usize = 512 * 1024;
+/// What a datagram costs beside its octets.
+const EACH: usize = 16;
 /// What the system is asked to keep for us.
 const SYSTEM_BUFFER: usize = 2 * 1024 * 1024;
 /// Reads at once, each of a buffer in which the system may put many datagrams.
 const READS: usize = 8;
 const BUFFER: usize = 64 * 1024;
+/// After a failure of the system's.
+const PAUSE: Duration = Duration::from_millis(100);
 /// New sources whose links nobody has taken yet.
 const ARRIVING: usize = 64;
 
 /// Datagrams of one peer.
-pub(crate) struct Inbox(Mutex<Waiting>);
+pub(crate) struct Inbox {
+    /// The address of ours that they came to: answers leave from there.
+    pub(crate) local: Option<IpAddr>,
+    waiting: Mutex<Waiting>,
+}
 
-#[derive(Default)]
 struct Waiting {
     datagrams: Frames,
     reader: Option<Waker>,
-    ended: bool,
+    limit: usize,
 }
 
 impl Inbox {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More of it may wait.
+    pub(crate) fn set_proved(&self) {
+        self.lock().limit = INBOX;
     }
 
     fn push(&self, datagrams: impl Iterator<Item = impl AsRef<[u8]>>) {
         let mut waiting = self.lock();
         for datagram in datagrams {
-            if waiting.datagrams.octets() + datagram.as_ref().len() <= INBOX {
+            let kept = waiting.datagrams.octets() + waiting.datagrams.len() * EACH;
+            if kept + datagram.as_ref().len() <= waiting.limit {
                 waiting.datagrams.push(datagram.as_ref());
             }
         }
@@ -50,13 +66,12 @@ impl Inbox {
         reader.into_iter().for_each(Waker::wake);
     }
 
-    /// Appends what has come to `into`. If nothing has, the task is woken when something does. `false`: the socket has failed,
-    /// and nothing comes any more.
-    pub(crate) fn take(&self, into: &mut Frames, cx: &Context<'_>) -> bool {
+    /// Appends what has come to `into`. The task is woken when something does.
+    pub(crate) fn take(&self, into: &mut Frames, cx: &Context<'_>) {
         let mut waiting = self.lock();
+        waiting.reader = Some(cx.waker().clone());
         if waiting.datagrams.is_empty() {
-            waiting.reader = Some(cx.waker().clone());
-            return !waiting.ended;
+            return;
         }
         if into.is_empty() {
             std::mem::swap(&mut waiting.datagrams, into);
@@ -66,13 +81,6 @@ impl Inbox {
                 .for_each(|datagram| into.push(datagram));
             waiting.datagrams.clear();
         }
-        true
-    }
-
-    fn end(&self) {
-        let mut waiting = self.lock();
-        waiting.ended = true;
-        waiting.reader.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -126,8 +134,9 @@ impl Socket {
     }
 
     /// What comes from `peer` is kept for it from now on.
-    pub(crate) fn add(&self, peer: SocketAddr) -> Arc<Inbox> {
-        let inbox = Arc::new(Inbox(Mutex::default()));
+    pub(crate) fn add(&self, peer: SocketAddr, local: Option<IpAddr>) -> Arc<Inbox> {
+        let waiting = Waiting { datagrams: Frames::new(), reader: None, limit: STRANGE };
+        let inbox = Arc::new(Inbox { local, waiting: Mutex::new(waiting) });
         self.peers().insert(peer, inbox.clone());
         inbox
     }
@@ -146,9 +155,15 @@ impl Socket {
     }
 
     /// Sends datagrams of `length` octets, the last one perhaps shorter.
-    pub(crate) fn try_send(&self, to: SocketAddr, octets: &[u8], length: usize) -> io::Result<()> {
+    pub(crate) fn try_send(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        octets: &[u8],
+        length: usize,
+    ) -> io::Result<()> {
         let segment_size = (octets.len() > length).then_some(length);
-        let transmit = Transmit { destination: to, ecn: None, contents: octets, segment_size, src_ip: None };
+        let transmit = Transmit { destination: to, ecn: None, contents: octets, segment_size, src_ip: from };
         self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &transmit))
     }
 
@@ -198,10 +213,8 @@ async fn read(socket: Arc<Socket>, arrivals: mpsc::Sender<(SocketAddr, Arc<Inbox
                         | ErrorKind::NetworkUnreachable
                         | ErrorKind::Interrupted
                 ) => {}
-            Err(_) => {
-                socket.peers().values().for_each(|inbox| inbox.end());
-                return;
-            }
+            // The machine is short of something: it will not be for ever.
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
         // Others have their turn although there is always more.
         tokio::task::yield_now().await;
@@ -220,7 +233,7 @@ fn distribute(socket: &Socket, arrivals: &mpsc::Sender<(SocketAddr, Arc<Inbox>)>
     }
     // Nobody listens, or more have come than are looked at: it comes again.
     let Ok(place) = arrivals.try_reserve() else { return };
-    let inbox = socket.add(meta.addr);
+    let inbox = socket.add(meta.addr, meta.dst_ip);
     inbox.push(datagrams());
     place.send((meta.addr, inbox));
 }

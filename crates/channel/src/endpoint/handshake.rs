@@ -5,14 +5,14 @@ use alloc::{boxed::Box, vec::Vec};
 use sealway_identity::IdentityError;
 use sealway_vault::{CryptoProvider, Vault, VaultError};
 use sealway_wire::{
-    Cid, Frame, IdentityId, Timestamp,
+    Cid, Frame, IdentityId, RecordHeader, Timestamp,
     danger::{self, Protection},
     handshake::{MESSAGE_3_MAX, Message1, Message2, Message3, RETRY_LEN, Retry},
 };
 
 use super::{ChannelId, Endpoint, Event, Gate, PathId, Source, record::Acknowledge};
 use crate::{
-    FrameError, HandshakeError,
+    FrameError, HandshakeError, MAX_RECORD,
     channel::{Attempt, HANDSHAKE_TIME},
     established::{Established, Repeat},
     expense::{COOKIES_FROM, COOKIES_FROM_OF_SOURCE},
@@ -32,9 +32,14 @@ fn answering(gates: &[Gate], now: Timestamp) -> impl Iterator<Item = &Gate> {
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Whether a frame that nobody has vouched for, of `total` octets, is worth waiting for until all of it has come: it begins
-    /// with `head`. So it is with a first message of somebody who has our card, and with a third one of a handshake that runs.
+    /// with `head`. So it is with a first message of somebody who has our card, with the other messages of a handshake that runs,
+    /// and with a record of a session.
     #[must_use]
     pub fn is_worth_waiting_for(&self, now: Timestamp, head: &[u8], total: usize) -> bool {
+        if head.first().is_some_and(|kind| RecordHeader::is_data(*kind)) {
+            let header = RecordHeader::decode(head).ok().filter(|_| total <= MAX_RECORD);
+            return header.and_then(|(header, _)| header.cid).is_some_and(|cid| self.by_cid.contains_key(&cid));
+        }
         // What is checked lies in the beginning: the rest may be anything.
         let mut whole = [0; MESSAGE_3_MAX];
         let Some(frame) = whole.get_mut(..total) else { return false };
@@ -44,6 +49,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Ok(Frame::Message1(message)) => {
                 answering(&self.gates, now).any(|gate| gate.gate.fits(self.vault.provider(), &message))
             }
+            Ok(Frame::Message2(message)) => self.by_cid.contains_key(&message.cid),
             Ok(Frame::Message3(message)) => self.half_open.contains(message.cid),
             _ => false,
         }

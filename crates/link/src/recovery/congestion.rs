@@ -9,6 +9,8 @@ use sealway_wire::Timestamp;
 pub(super) struct Congestion {
     window: usize,
     threshold: usize,
+    /// Octets that have arrived since the window grew by a packet.
+    arrived: usize,
     /// What was sent before is the same loss.
     recovery_began: Option<Timestamp>,
 }
@@ -21,7 +23,7 @@ const MOST: usize = 16 * 1024 * 1024;
 
 impl Congestion {
     pub(super) const fn new(packet: usize) -> Self {
-        Self { window: FIRST * packet, threshold: usize::MAX, recovery_began: None }
+        Self { window: FIRST * packet, threshold: usize::MAX, arrived: 0, recovery_began: None }
     }
 
     pub(super) const fn window(&self) -> usize {
@@ -33,7 +35,15 @@ impl Congestion {
         if !was_full || self.recovery_began.is_some_and(|began| sent <= began) {
             return;
         }
-        self.window += if self.window < self.threshold { octets } else { packet * octets / self.window };
+        if self.window < self.threshold {
+            self.window += octets;
+        } else {
+            self.arrived += octets;
+            if self.arrived >= self.window {
+                self.arrived -= self.window;
+                self.window += packet;
+            }
+        }
         self.window = self.window.min(MOST);
     }
 

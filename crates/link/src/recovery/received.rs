@@ -72,6 +72,12 @@ impl Received {
     }
 }
 
+/// Appends the acknowledgement of one packet, by what of its number is on the wire.
+pub(super) fn encode_one(short: u32, into: &mut Vec<u8>) {
+    into.extend_from_slice(&short.to_be_bytes());
+    into.extend_from_slice(&[0; ACK_HEADER - 4]);
+}
+
 /// What of a number is on the wire.
 pub(super) const fn truncate(number: u64) -> u32 {
     let [_, _, _, _, a, b, c, d] = number.to_be_bytes();

@@ -261,6 +261,23 @@ fn a_stranger_gets_no_answer_and_a_spoofer_disturbs_nothing() {
     assert!(octets > 7_000_000, "10 s carried {octets}");
 }
 
+/// Who is first after a silence, and goes on from there, has the genuine packets look far away: they are acknowledged all the same.
+#[test]
+fn a_count_that_was_guessed_first_does_not_stop_the_genuine_one() {
+    let mut network = Network::new(Path::new(1_000_000, Duration::from_millis(10)), 1, &[]);
+    network.saturate(1000, Duration::from_secs(1));
+    network.run_for(Duration::from_secs(20));
+    let spoofed = received::truncate(network.ends[0].next_number).wrapping_add(1 << 30);
+    let mut octets = 0;
+    for guess in 0..100 {
+        let packet = [&[PACKET][..], &spoofed.wrapping_add(guess).to_be_bytes(), &[0, 0]].concat();
+        let now = network.now;
+        network.ends[1].handle(now, &packet, &mut Frames::new());
+        octets += network.saturate(1000, Duration::from_millis(100))[0];
+    }
+    assert!(octets > 7_000_000, "10 s carried {octets}");
+}
+
 #[test]
 fn a_peer_that_has_begun_anew_is_acknowledged_after_a_silence() {
     let mut network = Network::new(Path::new(1_000_000, Duration::from_millis(10)), 1, &[]);

@@ -43,8 +43,11 @@ const PAIRED_QUEUE: usize = 8;
 
 /// Addresses of an identity that are kept beside those of its card: the newest.
 const MAX_ADDRESSES: usize = 4;
-/// Frames of a link that may be in fragments at once.
-const FRAGMENTED: usize = 8;
+/// Frames of a link that may be in fragments at once, and those that anybody may have begun.
+const FRAGMENTED: usize = 64;
+const GREETINGS: usize = 8;
+/// Tasks of links that have ended, and do not know it yet.
+const ENDING: usize = 1024;
 
 type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
 
@@ -62,8 +65,9 @@ pub(super) struct Link {
     is_reliable: bool,
     /// A first message that came over it has passed the gate.
     pub(super) has_greeted: bool,
-    /// Frames of which not everything has come.
+    /// Frames of which not everything has come: long ones of somebody whom we know, and those that anybody may have begun.
     pub(super) fragments: Reassembler,
+    pub(super) greetings: Reassembler,
 }
 
 /// A connection that is to be there always.
@@ -318,6 +322,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Whether one more link may wait to authenticate. Where sources can be forged, the newest takes the place of the oldest from
     /// which no first message of somebody with our card has come: to fill the places costs nobody anything there.
     fn make_room(&mut self, now: Timestamp, link: &dyn FrameLink) -> bool {
+        self.reap();
+        if link.capabilities().forgeable_source && self.tasks.len() > self.links.len() + ENDING {
+            return false;
+        }
         let source = source_of(link);
         let waiting = || self.unproved.keys().filter_map(|(_, id)| Some((id, self.links.get(id)?)));
         let is_full = self.unproved.len() >= MAX_UNPROVED;
@@ -419,6 +427,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             is_reliable: capabilities.ordering == Ordering::Reliable,
             has_greeted: false,
             fragments: Reassembler::new(FRAGMENTED, capabilities.mtu),
+            greetings: Reassembler::new(GREETINGS, capabilities.mtu),
         };
         self.links.insert(id, link_state);
         let limit = rate.map(|rate| (self.clock, Rate::new(self.clock.now(), rate)));
@@ -531,7 +540,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn prove_link(&mut self, channel: ChannelId) -> Option<LinkId> {
         let id = self.endpoint.path(channel).map(|path| LinkId(path.0))?;
         let link = self.links.get_mut(&id)?;
-        if let Some(deadline) = link.unproved.take() {
+        // Where sources are forged, a handshake that began elsewhere does not prove that its sender is here: PATH does.
+        if let Some(deadline) = link.unproved.take_if(|_| link.is_reliable || link.has_greeted) {
             self.unproved.remove(&(deadline, id));
             link.queue.set_proved();
         }

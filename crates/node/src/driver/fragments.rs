@@ -13,27 +13,44 @@ const STRANGERS: usize = 64;
 impl<V: Vault + Clone + 'static> Driver<V> {
     /// Takes a fragment in, and returns the frame that it completes.
     ///
-    /// Of a stranger, one frame at a time is waited for, after its beginning has shown that it is worth it: protocol section 9.
+    /// What anybody could have sent is waited for after its beginning has shown that it is worth it: protocol section 8. Long
+    /// frames on an authenticated link are no handshakes, and come in packets whose numbers nobody guesses.
     pub(super) fn reassemble(&mut self, now: Timestamp, id: LinkId, datagram: &[u8]) -> Option<Vec<u8>> {
-        let frame = Fragment::decode(datagram).ok().filter(|fragment| self.is_wanted(now, id, fragment));
-        let Some(fragment) = frame else {
+        let Ok(fragment) = Fragment::decode(datagram) else {
             self.statistics.refused_frames += 1;
             return None;
         };
-        self.links.get_mut(&id)?.fragments.handle(now, &fragment)
+        let link = self.links.get_mut(&id)?;
+        let total = usize::from(fragment.total);
+        let is_strange = link.unproved.is_some();
+        if !is_strange && total > MESSAGE_3_MAX {
+            return link.fragments.handle(now, &fragment);
+        }
+        if !link.greetings.has_begun(&fragment) {
+            if fragment.offset != 0 || !self.endpoint.is_worth_waiting_for(now, fragment.octets, total) {
+                self.statistics.refused_frames += 1;
+                return None;
+            }
+            if is_strange {
+                self.make_room_for_fragments(id);
+            }
+        }
+        self.links.get_mut(&id)?.greetings.handle(now, &fragment)
     }
 
-    fn is_wanted(&self, now: Timestamp, id: LinkId, fragment: &Fragment<'_>) -> bool {
-        let Some(link) = self.links.get(&id) else { return false };
-        if link.unproved.is_none() || link.fragments.has_begun(fragment.id) {
-            return true;
+    /// The newest frame of a stranger takes the place of the oldest, and of what came before it on its link.
+    fn make_room_for_fragments(&mut self, id: LinkId) {
+        self.links.get_mut(&id).into_iter().for_each(|link| link.greetings.clear());
+        let waiting = self.unproved.keys().filter_map(|(_, id)| {
+            let since = self.links.get(id)?.greetings.waiting_since()?;
+            Some((since, *id))
+        });
+        let waiting: Vec<_> = waiting.collect();
+        if waiting.len() >= STRANGERS
+            && let Some((_, oldest)) = waiting.into_iter().min()
+            && let Some(link) = self.links.get_mut(&oldest)
+        {
+            link.greetings.clear();
         }
-        let total = usize::from(fragment.total);
-        let may_begin = fragment.offset == 0 && total <= MESSAGE_3_MAX && link.fragments.is_empty();
-        if !may_begin || !self.endpoint.is_worth_waiting_for(now, fragment.octets, total) {
-            return false;
-        }
-        let strangers = self.unproved.keys().filter_map(|(_, id)| self.links.get(id));
-        strangers.filter(|link| !link.fragments.is_empty()).count() < STRANGERS
     }
 }

@@ -373,6 +373,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
             Event::Moved { channel, path } => {
+                // It has answered from there.
+                self.links.get_mut(&LinkId(path.0)).into_iter().for_each(|link| link.has_greeted = true);
                 if let (true, Some(peer)) = (self.served.contains_key(&channel), self.endpoint.peer(channel)) {
                     self.client_renewed(channel, peer);
                 } else {

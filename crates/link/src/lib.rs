@@ -5,7 +5,7 @@
 //! crate a medium (`sealway-tcp`).
 //!
 //! What media have in common is here too, as machines without I/O: [`fragment`] for frames that are longer than a datagram,
-//! [`line`] for frames on a line of octets, [`recovery`] for what gets lost. Middlewares wrap any link: [`Faulty`] has frames
+//! [`mod@line`] for frames on a line of octets, [`recovery`] for what gets lost. Middlewares wrap any link: [`Faulty`] has frames
 //! lost, doubled, overtaken and damaged.
 //!
 //! `no_std`, with `alloc`.

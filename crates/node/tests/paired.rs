@@ -35,16 +35,8 @@ impl Scene {
     }
 
     fn keys(&self, side: usize) -> PairingKeys {
-        let [own, peer] = [&self.machines[side], &self.machines[1 - side]];
-        PairingKeys {
-            role: [Role::Initiator, Role::Responder][side],
-            own: own.owner.id(),
-            channel_key: own.owner.channel_key(),
-            peer: peer.owner.id(),
-            peer_key: peer.vault.dh_public(&peer.owner.channel_key()).unwrap(),
-            psk: self.psk.clone(),
-            recovery: self.recovery.clone(),
-        }
+        let role = [Role::Initiator, Role::Responder][side];
+        self.machines[side].pairing(&self.machines[1 - side], role, [&self.psk, &self.recovery])
     }
 
     fn links(&mut self) -> [Box<dyn FrameLink>; 2] {

@@ -7,9 +7,12 @@ mod machines;
 use std::{os::unix::fs::symlink, path::Path};
 
 use machines::{Machine, numbers, receive};
+use sealway_channel::Role;
 use sealway_identity::{Card, CardParts, Policy};
-use sealway_node::{Channel, RelayConfig};
+use sealway_node::{Channel, PairedPeer, RelayConfig};
 use sealway_serial::Serial;
+use sealway_vault::{CryptoProvider, Secret, Vault};
+use sealway_wire::Address;
 use tokio::task::JoinHandle;
 use tokio_serial::{SerialPort, SerialStream};
 
@@ -107,4 +110,30 @@ async fn a_relay_joins_a_line_with_a_network() {
     assert_eq!(receive(&mut to_device, messages.len()).await, messages);
     send_all(&to_device, &messages).await;
     assert_eq!(receive(&mut to_phone, messages.len()).await, messages);
+}
+
+/// A pairing of the constrained profile over a line: its records are cut for what goes in one piece.
+#[tokio::test]
+async fn a_pairing_talks_over_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = [folder.path().join("a"), folder.path().join("b")];
+    let names = [&*names[0], &*names[1]];
+    let _cable = Cable::plug(names);
+    let machines = [Machine::new(), Machine::new()];
+    let [psk, recovery] = [(); 2].map(|()| Secret::new(machines[0].vault.provider().random().unwrap()));
+    let mut channels = Vec::new();
+    for (own, other, role, name) in [(0, 1, Role::Initiator, names[0]), (1, 0, Role::Responder, names[1])] {
+        let keys = machines[own].pairing(&machines[other], role, [&psk, &recovery]);
+        let text = format!("{}&mtu=250", address(name));
+        let Ok(Address::Serial(line)) = Address::parse(&text) else { panic!("{text}") };
+        let link = Serial::default().with_idle_timeout(None).open(&line).unwrap();
+        let node = machines[own].builder().start().await.unwrap();
+        channels.push((node.pair(PairedPeer::new(keys, Box::new(link))).await.unwrap(), node));
+    }
+    let messages: Vec<Vec<u8>> = [0, 1, 100, 5000].into_iter().map(|size| vec![7; size]).collect();
+    let [(one, _), (other, _)] = &mut channels[..] else { panic!("two of them") };
+    send_all(one, &messages).await;
+    assert_eq!(receive(other, messages.len()).await, messages);
+    send_all(other, &messages).await;
+    assert_eq!(receive(one, messages.len()).await, messages);
 }

@@ -3,13 +3,14 @@
 
 use std::sync::{Arc, Mutex};
 
+use sealway_channel::{PairingKeys, Role};
 use sealway_crypto_rustcrypto::{OsEntropy, RustCrypto};
 use sealway_identity::{Card, CardParts, Owner, Policy, RelayEntry};
 use sealway_node::{Builder, Channel, Node, RelayConfig};
 use sealway_routing::{Batch, MemoryStore, Store, StoreError, StoreErrorKind, Table};
 use sealway_tcp::Tcp;
 use sealway_udp::Udp;
-use sealway_vault::{Algorithm, CryptoProvider, SoftwareVault, Vault};
+use sealway_vault::{Algorithm, CryptoProvider, Secret, SoftwareVault, Vault};
 use sealway_wire::BoxName;
 
 pub(crate) type TestVault = Arc<SoftwareVault<RustCrypto<OsEntropy>>>;
@@ -65,6 +66,19 @@ impl Machine {
 
     pub(crate) fn policy(&self) -> Policy {
         Policy::ids([self.owner.id()])
+    }
+
+    /// What this machine has in common with `peer`; the device calls.
+    pub(crate) fn pairing(&self, peer: &Self, role: Role, [psk, recovery]: [&Secret<32>; 2]) -> PairingKeys {
+        PairingKeys {
+            role,
+            own: self.owner.id(),
+            channel_key: self.owner.channel_key(),
+            peer: peer.owner.id(),
+            peer_key: peer.vault.dh_public(&peer.owner.channel_key()).unwrap(),
+            psk: psk.clone(),
+            recovery: recovery.clone(),
+        }
     }
 
     pub(crate) fn card_at(&self, address: &str) -> Card {

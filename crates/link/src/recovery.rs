@@ -210,7 +210,7 @@ impl Recovery {
     /// Since when what was sent goes unanswered, in spite of everything that was tried.
     #[must_use]
     pub const fn silent_since(&self) -> Option<Timestamp> {
-        self.silent_since
+        if self.octets_under_way > 0 { self.silent_since } else { None }
     }
 
     /// Whether everything that was taken has left.
@@ -335,6 +335,10 @@ impl Recovery {
             place.copy_from_slice(&received::truncate(number).to_be_bytes());
         }
         out.extend_from_slice(&packet.octets);
+        if self.octets_under_way == 0 && packet.times == 0 {
+            // What was asked before was given up: this is another question.
+            (self.silent_since, self.timeouts) = (None, 0);
+        }
         self.octets_under_way += packet.octets.len();
         packet.times += 1;
         packet.sent = now;

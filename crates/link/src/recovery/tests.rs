@@ -278,6 +278,28 @@ fn a_count_that_was_guessed_first_does_not_stop_the_genuine_one() {
     assert!(octets > 7_000_000, "10 s carried {octets}");
 }
 
+/// What was given up in a short outage is no sign of a dead path once the path is back.
+#[test]
+fn a_path_that_was_away_is_not_given_up_when_nothing_is_asked() {
+    let mut network = Network::new(Path::new(1_000_000, Duration::from_millis(1)), 1, &[]);
+    network.saturate(1000, Duration::from_secs(1));
+    network.run_for(Duration::from_secs(5));
+    assert!(network.ends[0].is_settled());
+    let mtu = core::mem::replace(&mut network.path.mtu, 0);
+    let now = network.now;
+    assert!(network.ends[0].take(now, &[1; 100]));
+    network.run_for(Duration::from_secs(5));
+    assert!(network.ends[0].silent_since().is_some_and(|since| since > now));
+    network.run_for(Duration::from_secs(30));
+    assert_eq!((network.ends[0].counts().given_up, network.ends[0].silent_since()), (1, None));
+    network.path.mtu = mtu;
+    let now = network.now;
+    assert!(network.ends[0].take(now, &[2; 100]));
+    network.run_for(Duration::from_secs(1));
+    assert!(network.ends[0].is_settled());
+    assert_eq!(network.ends[0].silent_since(), None);
+}
+
 #[test]
 fn a_peer_that_has_begun_anew_is_acknowledged_after_a_silence() {
     let mut network = Network::new(Path::new(1_000_000, Duration::from_millis(10)), 1, &[]);

@@ -156,10 +156,13 @@ impl Reassembler {
         self.dropped
     }
 
-    /// Whether the frame of a fragment has begun.
+    /// Whether the frame of a fragment has begun, and is still waited for.
     #[must_use]
-    pub fn has_begun(&self, fragment: &Fragment<'_>) -> bool {
-        let is_it = |partial: &Partial| partial.id == fragment.id && partial.frame.len() == usize::from(fragment.total);
+    pub fn has_begun(&self, now: Timestamp, fragment: &Fragment<'_>) -> bool {
+        let is_it = |partial: &Partial| {
+            let is_young = now.since(partial.began) < LIFETIME;
+            is_young && partial.id == fragment.id && partial.frame.len() == usize::from(fragment.total)
+        };
         self.partial.iter().any(is_it)
     }
 

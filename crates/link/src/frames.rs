@@ -46,6 +46,12 @@ impl Frames {
         self.ends.clear();
     }
 
+    /// Forgets the frames from number `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        self.octets.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
     /// The frame of number `index`.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&[u8]> {
@@ -78,6 +84,9 @@ mod tests {
         for frame in [b"one".as_slice(), b"", b"three"] {
             frames.push(frame);
         }
+        assert_eq!((frames.len(), frames.octets()), (3, 8));
+        frames.push(b"four");
+        frames.truncate(3);
         assert_eq!((frames.len(), frames.octets()), (3, 8));
         assert_eq!(
             [frames.get(0), frames.get(1), frames.get(2), frames.get(3)],

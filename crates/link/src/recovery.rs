@@ -140,7 +140,7 @@ pub struct Recovery {
     largest_came: Timestamp,
     acknowledge_at: Option<Timestamp>,
     /// Packets that are far from the others, which are acknowledged one by one.
-    strays: Vec<u32>,
+    strays: VecDeque<u32>,
     counts: RecoveryCounts,
 }
 
@@ -182,7 +182,7 @@ impl Recovery {
             unacknowledged: 0,
             largest_came: now,
             acknowledge_at: None,
-            strays: Vec::new(),
+            strays: VecDeque::new(),
             counts: RecoveryCounts::default(),
         }
     }
@@ -290,7 +290,7 @@ impl Recovery {
     /// Appends the next datagram that leaves now to `out`. `false`: none does.
     pub fn poll_transmit(&mut self, now: Timestamp, out: &mut Vec<u8>) -> bool {
         self.handle_timeout(now);
-        if let Some(stray) = self.strays.pop() {
+        if let Some(stray) = self.strays.pop_front() {
             out.push(ACKNOWLEDGEMENT);
             received::encode_one(stray, out);
             return true;
@@ -340,7 +340,10 @@ impl Recovery {
             (self.silent_since, self.timeouts) = (None, 0);
         }
         self.octets_under_way += packet.octets.len();
-        packet.times += 1;
+        if packet.times == 0 {
+            packet.first = now;
+        }
+        packet.times = packet.times.saturating_add(1);
         packet.sent = now;
         packet.was_full = !self.ready.is_empty() || self.octets_under_way * 2 >= self.congestion.window();
         self.last_sent = now;
@@ -429,7 +432,7 @@ impl Recovery {
                 // Perhaps what is near was guessed, and this is genuine: it is acknowledged by itself.
                 _ if now.since(self.largest_came) < SILENCE => {
                     if self.proved && self.strays.len() < STRAYS {
-                        self.strays.push(short);
+                        self.strays.push_back(short);
                     }
                     return;
                 }
@@ -545,6 +548,15 @@ impl Recovery {
         self.ready.push_front(packet);
     }
 
+    /// Sends a packet again that asks for any answer at all: until the silence has lasted long enough to be told.
+    fn ask_again(&mut self, now: Timestamp, packet: Packet) {
+        if self.silent_since.is_some_and(|since| now.since(since) >= 2 * LIFETIME) {
+            return self.send_again(now, packet);
+        }
+        self.ready_octets += packet.octets.len();
+        self.ready.push_front(packet);
+    }
+
     // ---- time ----
 
     fn timeout(&self) -> Duration {
@@ -600,7 +612,7 @@ impl Recovery {
                 Some(packet) if packet.is_probe => self.probed(now, packet.octets.len(), false),
                 Some(packet) => {
                     self.counts.lost += 1;
-                    self.send_again(now, packet);
+                    self.ask_again(now, packet);
                 }
                 None => {}
             }

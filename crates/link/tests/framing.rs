@@ -158,12 +158,16 @@ fn what_is_kept_of_frames_is_bounded_in_number_length_and_time() {
     let rest = |id| Fragment { id, total: 2, offset: 1, octets: &[2] };
     let mut reassembler = Reassembler::new(2, 100);
     assert_eq!(reassembler.handle(at(0), &first(1, 101)), None);
-    assert!(!reassembler.has_begun(&first(1, 101)), "longer than is allowed");
+    assert!(!reassembler.has_begun(at(0), &first(1, 101)), "longer than is allowed");
     for id in 1..=3 {
         assert_eq!(reassembler.handle(at(0), &first(id, 2)), None);
     }
-    assert!(!reassembler.has_begun(&rest(1)) && reassembler.has_begun(&rest(2)), "the newest drives out the oldest");
+    assert!(
+        !reassembler.has_begun(at(0), &rest(1)) && reassembler.has_begun(at(0), &rest(2)),
+        "the newest drives out the oldest"
+    );
     assert_eq!(reassembler.handle(at(1), &rest(3)), Some(vec![1, 2]));
+    assert!(!reassembler.has_begun(at(0).after(LIFETIME), &rest(2)));
     // Too late, it begins a frame that never ends.
     assert_eq!(reassembler.handle(at(1).after(LIFETIME), &rest(2)), None);
     // A number that is used for another frame begins anew.

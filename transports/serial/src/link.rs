@@ -160,6 +160,9 @@ impl FrameLink for SerialLink {
         if self.outgoing.len() - self.written > self.unit {
             ready!(self.poll_flush(cx))?;
         }
+        // What has left does not stay: the line may never be idle.
+        self.outgoing.drain(..self.written);
+        self.written = 0;
         let after_silence = self.outgoing.is_empty();
         if frame.len() <= self.unit {
             self.encoder.encode(frame, after_silence, &mut self.outgoing);

@@ -13,7 +13,7 @@ use std::{
 
 use sealway_link::{
     BoxFuture, FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind,
-    fragment::{FRAGMENT, Fragment},
+    fragment::{FRAGMENT, Fragment, Reassembler},
     recovery::{ACKNOWLEDGEMENT, OVERHEAD, PACKET, Recovery},
 };
 use sealway_wire::Timestamp;
@@ -34,6 +34,8 @@ const LENGTHS: [usize; 6] = [FLOOR, BASE, 1372, 1452, 1472, 8952];
 /// Datagrams of handshakes that wait, and after how many frames without an answer shorter ones are tried.
 const BARE: usize = 32;
 const PATIENCE: u32 = 2;
+/// Frames that may be in fragments at once.
+const FRAGMENTED: usize = 64;
 /// Frames of one packet of somebody whom nobody knows that are looked at.
 const FEW: usize = 8;
 /// A link on which what was sent goes unanswered for so long is given up: the next one begins with a handshake.
@@ -59,6 +61,7 @@ pub struct UdpLink {
     /// The zero of its time.
     origin: Instant,
     recovery: Recovery,
+    reassembler: Reassembler,
     heard: bool,
     proved: bool,
     /// Of a peer whom nobody knows: octets that may still be sent to it.
@@ -99,6 +102,7 @@ impl UdpLink {
             idle_timeout,
             origin: Instant::now(),
             recovery: Recovery::new(now, BASE, &LENGTHS, u32::from_be_bytes(number)),
+            reassembler: Reassembler::new(FRAGMENTED, MTU),
             heard: false,
             proved: false,
             allowed: 0,
@@ -262,7 +266,11 @@ impl UdpLink {
             }
             self.longest_came = self.longest_came.max(datagram.len());
             match datagram.first() {
-                Some(&(PACKET | ACKNOWLEDGEMENT)) if self.proved => self.recovery.handle(now, datagram, frames),
+                Some(&(PACKET | ACKNOWLEDGEMENT)) if self.heard => {
+                    let before = frames.len();
+                    self.recovery.handle(now, datagram, frames);
+                    join(&mut self.reassembler, now, frames, before);
+                }
                 Some(&PACKET) => {
                     let mut strange = Frames::new();
                     self.recovery.handle(now, datagram, &mut strange);
@@ -281,6 +289,23 @@ impl UdpLink {
             }
         }
         self.next > first
+    }
+}
+
+/// Puts fragments together that came in a packet, among the frames from number `first` on. They are none that a stranger has
+/// made up, and each that was lost comes again.
+fn join(reassembler: &mut Reassembler, now: Timestamp, frames: &mut Frames, first: usize) {
+    let is_fragment = |index| frames.get(index).is_some_and(Fragment::is_one);
+    if !(first..frames.len()).any(is_fragment) {
+        return;
+    }
+    let came: Vec<Vec<u8>> = (first..frames.len()).filter_map(|index| frames.get(index)).map(<[u8]>::to_vec).collect();
+    frames.truncate(first);
+    for frame in came {
+        match Fragment::decode(&frame) {
+            Ok(fragment) => reassembler.handle(now, &fragment).into_iter().for_each(|whole| frames.push(&whole)),
+            Err(_) => frames.push(&frame),
+        }
     }
 }
 
@@ -356,7 +381,7 @@ impl FrameLink for UdpLink {
             return Poll::Ready(Ok(()));
         }
         if !self.recovery.has_room() {
-            if let Poll::Ready(Err(error)) = self.drive(cx) {
+            if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
                 return Poll::Ready(Err(error));
             }
             if !self.recovery.has_room() {

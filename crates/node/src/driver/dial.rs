@@ -63,6 +63,8 @@ pub(super) struct Link {
     pub(super) unproved: Option<Timestamp>,
     /// Nothing is lost or altered on it.
     is_reliable: bool,
+    /// Somebody who is not on the path can send in another's name.
+    is_forgeable: bool,
     /// A first message that came over it has passed the gate.
     pub(super) has_greeted: bool,
     /// Frames of which not everything has come: long ones of somebody whom we know, and those that anybody may have begun.
@@ -337,7 +339,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             return false;
         }
         let is_worthless =
-            |link: &Link| !link.is_reliable && !link.has_greeted && (!has_share || link.source == source);
+            |link: &Link| link.is_forgeable && !link.has_greeted && (!has_share || link.source == source);
         let oldest = waiting().find(|(_, link)| is_worthless(link)).map(|(id, _)| *id);
         oldest.into_iter().for_each(|oldest| self.drop_link(now, oldest));
         oldest.is_some()
@@ -425,6 +427,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             paired,
             unproved: None,
             is_reliable: capabilities.ordering == Ordering::Reliable,
+            is_forgeable: capabilities.forgeable_source,
             has_greeted: false,
             fragments: Reassembler::new(FRAGMENTED, capabilities.mtu),
             greetings: Reassembler::new(GREETINGS, capabilities.mtu),
@@ -541,7 +544,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let id = self.endpoint.path(channel).map(|path| LinkId(path.0))?;
         let link = self.links.get_mut(&id)?;
         // Where sources are forged, a handshake that began elsewhere does not prove that its sender is here: PATH does.
-        if let Some(deadline) = link.unproved.take_if(|_| link.is_reliable || link.has_greeted) {
+        if let Some(deadline) = link.unproved.take_if(|_| !link.is_forgeable || link.has_greeted) {
             self.unproved.remove(&(deadline, id));
             link.queue.set_proved();
         }

@@ -26,7 +26,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if !is_strange && total > MESSAGE_3_MAX {
             return link.fragments.handle(now, &fragment);
         }
-        if !link.greetings.has_begun(&fragment) {
+        if !link.greetings.has_begun(now, &fragment) {
             if fragment.offset != 0 || !self.endpoint.is_worth_waiting_for(now, fragment.octets, total) {
                 self.statistics.refused_frames += 1;
                 return None;

@@ -142,7 +142,6 @@ async fn pipe(channel: Channel) -> Result<(), Failure> {
     outcome
 }
 
-/// Connects to all relays. None of them is waited for: what is sent meanwhile waits in the outbox.
 /// Sets a node up that speaks over every medium of the program.
 pub(crate) fn builder(identity: Identity) -> Builder<<Identity as Keys>::Vault> {
     Node::builder(identity).transport(Tcp::default()).transport(Udp::default()).transport(Serial::default())
@@ -156,6 +155,7 @@ async fn reach(node: &Node, via: Option<&str>, whom: Option<sealway::IdentityId>
     Ok(node.reach(whom, via).await?)
 }
 
+/// Connects to all relays. None of them is waited for: what is sent meanwhile waits in the outbox.
 async fn attach(node: &Node, relays: &[sealway::Card]) -> Result<(), Failure> {
     for relay in relays {
         node.stay_attached(relay).await?;

@@ -543,7 +543,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn prove_link(&mut self, channel: ChannelId) -> Option<LinkId> {
         let id = self.endpoint.path(channel).map(|path| LinkId(path.0))?;
         let link = self.links.get_mut(&id)?;
-        // Where sources are forged, a handshake that began elsewhere does not prove that its sender is here: PATH does.
+        // Where sources are forged, a handshake that began elsewhere does not prove that its sender is here. If it is, it begins
+        // another one when this link is given up.
         if let Some(deadline) = link.unproved.take_if(|_| !link.is_forgeable || link.has_greeted) {
             self.unproved.remove(&(deadline, id));
             link.queue.set_proved();

@@ -7,7 +7,16 @@ use std::{
 };
 
 use sealway_link::{LinkError, LinkErrorKind};
-use sealway_wire::{Host, NetAddress};
+use sealway_wire::{Address, Host, NetAddress, Transport};
+
+/// The place in a network that an address names, if it is one of that medium.
+#[must_use]
+pub fn place<'a>(address: &'a Address<'a>, transport: Transport) -> Option<&'a NetAddress<'a>> {
+    match address {
+        Address::Net(address) if address.transport == transport => Some(address),
+        _ => None,
+    }
+}
 
 /// Every socket address behind `address`, at least one, as the system orders them.
 ///

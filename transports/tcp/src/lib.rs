@@ -88,22 +88,20 @@ impl Tcp {
     }
 }
 
-/// The address, if it is one of this medium.
-const fn place<'a>(address: &'a Address<'a>) -> Option<&'a NetAddress<'a>> {
-    match address {
-        Address::Net(address) if matches!(address.transport, sealway_wire::Transport::Tcp) => Some(address),
-        _ => None,
-    }
+/// The address, or that it is none of this medium.
+fn place<'a>(address: &'a Address<'a>) -> Result<&'a NetAddress<'a>, LinkError> {
+    let place = sealway_ip::place(address, sealway_wire::Transport::Tcp);
+    place.ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))
 }
 
 impl Transport for Tcp {
     fn supports(&self, address: &Address<'_>) -> bool {
-        place(address).is_some()
+        sealway_ip::place(address, sealway_wire::Transport::Tcp).is_some()
     }
 
     fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
         Box::pin(async move {
-            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
+            let address = place(address)?;
             match tokio::time::timeout(self.connect_timeout, self.connect_any(address)).await {
                 Ok(link) => link.map(|link| Box::new(link) as _),
                 Err(_) => Err(LinkError::new(LinkErrorKind::TimedOut, address)),
@@ -113,7 +111,7 @@ impl Transport for Tcp {
 
     fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
         Box::pin(async move {
-            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
+            let address = place(address)?;
             let listener = TcpFrameListener::bind(address, self.timeouts).await?;
             Ok(Box::new(listener) as _)
         })

@@ -155,6 +155,11 @@ impl FrameLink for TcpLink {
         if self.outgoing.len() - self.written + PREFIX + frame.len() > WRITE_BUFFER {
             ready!(self.poll_flush(cx))?;
         }
+        // A link that is never idle does not keep what has left.
+        if self.written > WRITE_BUFFER {
+            self.outgoing.drain(..self.written);
+            self.written = 0;
+        }
         self.outgoing.extend_from_slice(&len.to_be_bytes());
         self.outgoing.extend_from_slice(frame);
         Poll::Ready(Ok(()))

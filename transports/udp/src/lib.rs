@@ -77,29 +77,27 @@ impl Udp {
     }
 }
 
-/// The address, if it is one of this medium.
-const fn place<'a>(address: &'a Address<'a>) -> Option<&'a NetAddress<'a>> {
-    match address {
-        Address::Net(address) if matches!(address.transport, sealway_wire::Transport::Udp) => Some(address),
-        _ => None,
-    }
+/// The address, or that it is none of this medium.
+fn place<'a>(address: &'a Address<'a>) -> Result<&'a NetAddress<'a>, LinkError> {
+    let place = sealway_ip::place(address, sealway_wire::Transport::Udp);
+    place.ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))
 }
 
 impl Transport for Udp {
     fn supports(&self, address: &Address<'_>) -> bool {
-        place(address).is_some()
+        sealway_ip::place(address, sealway_wire::Transport::Udp).is_some()
     }
 
     fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
         Box::pin(async move {
-            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
+            let address = place(address)?;
             Ok(Box::new(self.connect_to(address).await?) as _)
         })
     }
 
     fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
         Box::pin(async move {
-            let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
+            let address = place(address)?;
             let targets = sealway_ip::resolve(address).await?;
             let target = *targets.first().ok_or_else(|| LinkError::new(LinkErrorKind::Unreachable, address))?;
             let opened = socket::open(target).map_err(|error| sealway_ip::failure(error, address))?;

@@ -6,10 +6,10 @@ mod machines;
 
 use std::{os::unix::fs::symlink, path::Path};
 
-use machines::{Machine, numbers, receive};
+use machines::{Machine, numbers, receive, send_all};
 use sealway_channel::Role;
 use sealway_identity::{Card, CardParts, Policy};
-use sealway_node::{Channel, PairedPeer, RelayConfig};
+use sealway_node::{PairedPeer, RelayConfig};
 use sealway_serial::Serial;
 use sealway_vault::{CryptoProvider, Secret, Vault};
 use sealway_wire::Address;
@@ -44,12 +44,6 @@ impl Drop for Cable {
 
 fn address(name: &Path) -> String {
     format!("serial:{}?baud=921600", name.display())
-}
-
-async fn send_all(channel: &Channel, messages: &[Vec<u8>]) {
-    for message in messages {
-        channel.send_live(message.clone()).await.unwrap();
-    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use machines::{Machine, numbers, receive, run_relay};
+use machines::{Machine, meet, numbers, receive, run_relay, send_all};
 use sealway_identity::{Card, Policy};
 use sealway_node::{Channel, Node, RelayConfig};
 use tokio::{net::UdpSocket, sync::Mutex, task::JoinHandle};
@@ -111,12 +111,6 @@ async fn direct(
     ([listening, calling], channel)
 }
 
-async fn send_all(channel: &Channel, messages: &[Vec<u8>]) {
-    for message in messages {
-        channel.send_live(message.clone()).await.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn messages_of_any_size_go_both_ways() {
     let (listener, caller) = (Machine::new(), Machine::new());
@@ -163,11 +157,7 @@ async fn a_relay_that_starts_again_is_found_again() {
     let (mut relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
     let card = relay.card_at(&address);
     let [left_node, right_node] = [left.builder().start().await.unwrap(), right.builder().start().await.unwrap()];
-    left_node.attach(&card).await.unwrap();
-    right_node.attach(&card).await.unwrap();
-    let (left_card, right_card) = (left.card_behind(&card), right.card_behind(&card));
-    let mut to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
-    let mut to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    let [mut to_right, mut to_left] = meet([(&left, &card), (&right, &card)], [&left_node, &right_node]).await;
     for round in 0..2 {
         send_all(&to_right, &numbers(20)).await;
         send_all(&to_left, &numbers(20)).await;
@@ -190,11 +180,7 @@ async fn clients_move_without_a_new_handshake() {
     let path = Path::to(&relay_node.listen(ANY_PORT).await.unwrap()).await;
     let card = relay.card_at(&path.address());
     let [left_node, right_node] = [left.builder().start().await.unwrap(), right.builder().start().await.unwrap()];
-    left_node.attach(&card).await.unwrap();
-    right_node.attach(&card).await.unwrap();
-    let (left_card, right_card) = (left.card_behind(&card), right.card_behind(&card));
-    let mut to_right = left_node.open(&right_card, Policy::only(&right_card)).await.unwrap();
-    let mut to_left = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    let [mut to_right, mut to_left] = meet([(&left, &card), (&right, &card)], [&left_node, &right_node]).await;
     // Both say something: who is silent is found again when it asks its relay for a sign of life.
     let exchange = async |to_right: &mut Channel, to_left: &mut Channel| {
         send_all(to_right, &numbers(50)).await;

@@ -79,7 +79,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn handle_frame(&mut self, now: Timestamp, path: PathId, source: Source, frame: &mut [u8]) {
         let kind = frame.first().copied().unwrap_or(0);
         let received = self.endpoint.handle_frame(now, path, source, frame);
-        if received.is_ok()
+        // Nobody else has anything to prove: the links of others are not looked up for each frame.
+        if !self.unproved.is_empty()
+            && received.is_ok()
             && let Some(link) = self.links.get_mut(&LinkId(path.0))
             && link.unproved.is_some()
         {

@@ -128,6 +128,23 @@ pub(crate) async fn through_a_relay(config: RelayConfig, builder: fn(&Machine) -
     Pair { relay: relay_node, nodes, channels: [to_right, to_left] }
 }
 
+/// Two nodes with a channel over relays that they have attached to, each by the card that it knows, and the ends of the channel.
+pub(crate) async fn meet([left, right]: [(&Machine, &Card); 2], nodes: [&Node; 2]) -> [Channel; 2] {
+    nodes[0].attach(left.1).await.unwrap();
+    nodes[1].attach(right.1).await.unwrap();
+    let (left_card, right_card) = (left.0.card_behind(left.1), right.0.card_behind(right.1));
+    let to_right = nodes[0].open(&right_card, Policy::only(&right_card)).await.unwrap();
+    let to_left = nodes[1].open(&left_card, Policy::only(&left_card)).await.unwrap();
+    [to_right, to_left]
+}
+
+/// Sends messages that live in memory alone.
+pub(crate) async fn send_all(channel: &Channel, messages: &[Vec<u8>]) {
+    for message in messages {
+        channel.send_live(message.clone()).await.unwrap();
+    }
+}
+
 pub(crate) async fn receive(channel: &mut Channel, count: usize) -> Vec<Vec<u8>> {
     let mut received = Vec::new();
     while received.len() < count {

@@ -119,13 +119,9 @@ pub(crate) async fn through_a_relay(config: RelayConfig, builder: fn(&Machine) -
     clients.admit(right.owner.id());
     let relay_node = relay.builder().accept(clients).relay(config).start().await.unwrap();
     let relay_card = relay.card_at(&relay_node.listen(ANY_PORT).await.unwrap());
-    let (left_card, right_card) = (left.card_behind(&relay_card), right.card_behind(&relay_card));
     let nodes = [builder(&left).start().await.unwrap(), builder(&right).start().await.unwrap()];
-    nodes[0].attach(&relay_card).await.unwrap();
-    nodes[1].attach(&relay_card).await.unwrap();
-    let to_right = nodes[0].open(&right_card, Policy::only(&right_card)).await.unwrap();
-    let to_left = nodes[1].open(&left_card, Policy::only(&left_card)).await.unwrap();
-    Pair { relay: relay_node, nodes, channels: [to_right, to_left] }
+    let channels = meet([(&left, &relay_card), (&right, &relay_card)], [&nodes[0], &nodes[1]]).await;
+    Pair { relay: relay_node, nodes, channels }
 }
 
 /// Two nodes with a channel over relays that they have attached to, each by the card that it knows, and the ends of the channel.

@@ -435,7 +435,9 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     }
 
     fn ping_at(&self) -> Option<Timestamp> {
-        self.silent_since.map(|since| since.after(SILENCE + PING_TIME * self.pings))
+        // Nothing gets past a hop that is dead, and what is sent on one is answered within a second.
+        let first = if self.is_hop { PING_TIME } else { SILENCE };
+        self.silent_since.map(|since| since.after(first + PING_TIME * self.pings))
     }
 
     /// Removes sessions and stored lanes whose time is over, and returns the connection ids that are gone.
@@ -468,10 +470,11 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         if self.pings >= PINGS && self.ping_at().is_some_and(|at| at <= now) {
             self.silent_since = None;
             self.pings = 0;
-            self.wanted = true;
-            if !self.can_initiate() {
+            // What a hop session means is lost with it: the shell makes both anew.
+            if self.is_hop || !self.can_initiate() {
                 return Due::Unresponsive;
             }
+            self.wanted = true;
         }
         if self.wanted && self.can_initiate() && matches!(self.attempt, Attempt::Idle) {
             Due::Begin

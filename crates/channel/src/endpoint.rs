@@ -136,7 +136,8 @@ pub enum Event {
         /// The channel.
         channel: ChannelId,
     },
-    /// The peer is silent, and we cannot initiate a handshake to it.
+    /// The peer is silent, and we cannot initiate a handshake to it, or it is the other end of a hop channel: a session of its
+    /// successor would know nothing of what this one was told.
     Unresponsive {
         /// The channel.
         channel: ChannelId,
@@ -445,6 +446,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             found.wanted |= found.can_initiate();
         }
         self.handle_channel(now, channel);
+    }
+
+    /// Under which instance the peer numbers its messages, as it has said in the newest session: another one means that it has
+    /// started anew.
+    #[must_use]
+    pub fn peer_instance(&self, channel: ChannelId) -> Option<Instance> {
+        self.channels.get(&channel)?.sessions.last()?.session.stored.peer_instance
     }
 
     /// Since when something was sent on the channel and nothing of the peer has opened.

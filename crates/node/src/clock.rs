@@ -1,8 +1,9 @@
 //! The clock of a node.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sealway_wire::Timestamp;
+use tokio::time::Instant;
 
 /// Runs with the monotonic clock from where the wall clock stood at the start: moments written to disk, as expiries are,
 /// keep their meaning across restarts as far as the wall clock does.
@@ -24,9 +25,9 @@ impl Clock {
     }
 
     /// The moment as the runtime counts it, for a timer.
-    pub(crate) fn instant(&self, at: Timestamp) -> tokio::time::Instant {
+    pub(crate) fn instant(&self, at: Timestamp) -> Instant {
         let since_start = Duration::from_micros(at.as_micros()).saturating_sub(self.origin);
         // A year is as good as never, and cannot overflow.
-        (self.start + since_start.min(Duration::from_secs(365 * 24 * 3600))).into()
+        self.start + since_start.min(Duration::from_secs(365 * 24 * 3600))
     }
 }

@@ -131,3 +131,46 @@ async fn a_pairing_talks_over_a_line() {
     send_all(other, &messages).await;
     assert_eq!(receive(one, messages.len()).await, messages);
 }
+
+/// Nothing on a line tells that the relay at its other end has started anew: the device finds out by its silence.
+#[tokio::test]
+async fn a_relay_that_starts_anew_on_a_line_is_attached_to_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = [folder.path().join("a"), folder.path().join("b")];
+    let names = [&*names[0], &*names[1]];
+    let _cable = Cable::plug(names);
+    let (relay, device, phone) = (Machine::new(), Machine::new(), Machine::new());
+    let start_relay = async || {
+        let mut clients = device.policy();
+        clients.admit(phone.owner.id());
+        let builder = relay.builder().transport(Serial::default()).accept(clients);
+        let node = builder.relay(RelayConfig::default()).start().await.unwrap();
+        node.listen(&address(names[0])).await.unwrap();
+        let card = relay.card_at(&node.listen(machines::ANY_PORT).await.unwrap());
+        (node, card)
+    };
+    let (node, card) = start_relay().await;
+    let device_node = device.builder().transport(Serial::default()).start().await.unwrap();
+    device_node.reach(relay.owner.id(), &address(names[1])).await.unwrap();
+    let plain = relay.owner.card(&relay.vault, &CardParts::default()).unwrap();
+    let phone_node = phone.builder().start().await.unwrap();
+    let [mut to_phone, mut to_device] =
+        machines::meet([(&device, &plain), (&phone, &card)], [&device_node, &phone_node]).await;
+    send_all(&to_phone, &numbers(3)).await;
+    assert_eq!(receive(&mut to_device, 3).await, numbers(3));
+    node.shutdown().await;
+    drop(node);
+    let (_node, card) = start_relay().await;
+    let address = card.addresses()[0].clone();
+    phone_node.reach(relay.owner.id(), &address).await.unwrap();
+    send_all(&to_device, &numbers(5)).await;
+    // Two minutes of the device's time, in the steps in which its timers are due.
+    tokio::time::pause();
+    for _ in 0..120 {
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    }
+    tokio::time::resume();
+    assert_eq!(receive(&mut to_phone, 5).await, numbers(5));
+    send_all(&to_phone, &numbers(3)).await;
+    assert_eq!(receive(&mut to_device, 3).await, numbers(3));
+}

@@ -13,7 +13,7 @@ use sealway_link::{FrameLink, LinkCapabilities, LinkError, LinkErrorKind, Orderi
 use sealway_routing::Client;
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
-    Address, BoxName, IdentityId, Timestamp,
+    Address, BoxName, IdentityId, Instance, Timestamp,
     hop::{HopFrame, MAX_SENDERS, Registration, SenderList, Senders},
 };
 use tokio::sync::oneshot;
@@ -96,6 +96,8 @@ pub(super) struct Attachment {
     pub(super) client: Client,
     /// The relay has opened our box in this hop session.
     pub(super) attached: bool,
+    /// Which run of the relay we are attached to.
+    instance: Option<Instance>,
     /// The relay has refused our box, and why.
     refused: Option<Registration>,
     /// What was left for others in this hop session and waits for the relay's answer, by number.
@@ -201,6 +203,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let attachment = Attachment {
             client: Client::new(INCOMING_FLOWS),
             attached: false,
+            instance: None,
             refused: None,
             deposits: BTreeMap::new(),
             next_deposit: 0,
@@ -563,10 +566,25 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn hop_opened(&mut self, now: Timestamp, channel: ChannelId) {
         let Some(index) = self.by_hop.get(&channel).copied() else { return };
         self.dials[index].keepalive_at = Some(now.after(KEEPALIVE));
+        let instance = self.endpoint.peer_instance(channel);
         if let Some(attachment) = self.dials[index].attachment() {
             attachment.client.reset();
+            attachment.instance = instance;
         }
         self.register(now, channel);
+    }
+
+    /// New keys with a relay. If it has started anew meanwhile, it knows nothing of what the link's end would have told us of:
+    /// labels, our box, what we left there.
+    pub(super) fn hop_renewed(&mut self, now: Timestamp, channel: ChannelId) {
+        let instance = self.endpoint.peer_instance(channel);
+        let dial = self.by_hop.get(&channel).and_then(|index| self.dials.get_mut(*index));
+        let Some(dial) = dial else { return };
+        let link = dial.link;
+        if dial.attachment().is_some_and(|attachment| attachment.instance != instance) {
+            tracing::info!(relay = %dial.card.id().short(), "the relay has started anew");
+            link.into_iter().for_each(|link| self.drop_link(now, link));
+        }
     }
 
     /// Has the relay let those reach our box whom we admit, and nobody else: what it refuses we need not.
@@ -601,7 +619,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.dials.iter().any(|dial| dial.card.id() == id && matches!(dial.purpose, Purpose::Relay(_)))
     }
 
-    /// The handshake with a relay went unanswered, or the relay has closed: the link is no good.
+    /// The handshake with a relay went unanswered, the relay is silent, or has closed: the link is no good.
     pub(super) fn hop_failed(&mut self, now: Timestamp, channel: ChannelId) {
         let dial = self.by_hop.get(&channel).map(|index| &self.dials[*index]);
         if let Some(dial) = dial {

@@ -365,9 +365,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
             Event::Renewed { channel, peer } => {
-                if self.relay.is_some() && !self.by_hop.contains_key(&channel) {
+                if self.by_hop.contains_key(&channel) {
+                    self.hop_renewed(now, channel);
+                } else if self.relay.is_some() {
                     self.client_renewed(channel, peer.id());
-                } else if !self.by_hop.contains_key(&channel) {
+                } else {
                     self.prove_link(channel);
                     self.peer_renewed(now, channel, &peer);
                 }
@@ -375,8 +377,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Event::Moved { channel, path } => {
                 // It has answered from there.
                 self.links.get_mut(&LinkId(path.0)).into_iter().for_each(|link| link.has_greeted = true);
-                if let (true, Some(peer)) = (self.served.contains_key(&channel), self.endpoint.peer(channel)) {
-                    self.client_renewed(channel, peer);
+                let client = self.endpoint.peer(channel).filter(|_| self.relay.is_some());
+                if let Some(client) = client.filter(|_| !self.by_hop.contains_key(&channel)) {
+                    // Also one whose link had ended before its first record came.
+                    self.client_renewed(channel, client);
                 } else {
                     self.prove_link(channel);
                     self.follow_flow(channel, path);
@@ -391,6 +395,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 tracing::warn!(?channel, %error, "what is left at a relay for this session will not survive a restart");
             }
             Event::Unresponsive { channel } => {
+                self.hop_failed(now, channel);
                 if let Some(link) = self.served.get(&channel).copied() {
                     self.drop_link(now, link);
                 }

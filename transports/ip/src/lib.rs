@@ -1,6 +1,8 @@
 //! What the transports over IP have in common: from addresses to sockets, and from the system's errors to ours.
 #![forbid(unsafe_code)]
 
+pub mod stream;
+
 use std::{
     io::{Error, ErrorKind},
     net::{IpAddr, SocketAddr},

@@ -12,14 +12,10 @@
 mod link;
 mod listener;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener, Transport};
 use sealway_wire::{Address, NetAddress};
-use tokio::net::{TcpSocket, TcpStream};
 
 pub use link::{MTU, TcpLink};
 pub use listener::TcpFrameListener;
@@ -66,26 +62,6 @@ impl Tcp {
     pub const fn with_idle_timeout(self, limit: Duration) -> Self {
         Self { timeouts: Timeouts { idle: limit, ..self.timeouts }, ..self }
     }
-
-    async fn connect_any(&self, address: &NetAddress<'_>) -> Result<TcpLink, LinkError> {
-        let mut last = LinkError::new(LinkErrorKind::Unreachable, address);
-        for target in sealway_ip::resolve(address).await? {
-            match self.connect_one(target).await {
-                Ok(stream) => return Ok(TcpLink::new(stream, target, self.timeouts)),
-                Err(error) => last = sealway_ip::failure(error, address),
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect_one(&self, target: SocketAddr) -> std::io::Result<TcpStream> {
-        let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(local) = self.local.filter(|local| local.is_ipv4() == target.is_ipv4()) {
-            socket.bind(SocketAddr::new(local, 0))?;
-        }
-        socket.set_nodelay(true)?;
-        socket.connect(target).await
-    }
 }
 
 /// The address, or that it is none of this medium.
@@ -102,8 +78,9 @@ impl Transport for Tcp {
     fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
         Box::pin(async move {
             let address = place(address)?;
-            match tokio::time::timeout(self.connect_timeout, self.connect_any(address)).await {
-                Ok(link) => link.map(|link| Box::new(link) as _),
+            let connected = sealway_ip::stream::connect(address, self.local);
+            match tokio::time::timeout(self.connect_timeout, connected).await {
+                Ok(link) => link.map(|(stream, peer)| Box::new(TcpLink::new(stream, peer, self.timeouts)) as _),
                 Err(_) => Err(LinkError::new(LinkErrorKind::TimedOut, address)),
             }
         })

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     controls, instructions, tidy,
-    tools::{self, CLIPPY, GIT, PYTHON, RUSTFMT, Tool, VALGRIND, output, run},
+    tools::{self, CLIPPY, GIT, PROXIES, PYTHON, RUSTFMT, Tool, VALGRIND, output, run},
 };
 
 struct Part {
@@ -22,6 +22,7 @@ const PARTS: &[Part] = &[
     Part { name: "tests", needs: &[], run: || run(&["cargo", "test", "--workspace", "--quiet"]) },
     Part { name: "the vectors, by a peer in Python", needs: &[PYTHON], run: vectors },
     Part { name: "a serial line, with a peer in Python", needs: &[PYTHON], run: line },
+    Part { name: "WebSockets, with proxies on their way", needs: &[PROXIES], run: proxies },
     Part { name: "examples", needs: &[], run: examples },
     Part { name: "the core without std", needs: &[], run: without_std },
     Part { name: "each crate alone", needs: &[], run: each_crate_alone },
@@ -95,6 +96,10 @@ fn vectors() -> Result<(), String> {
 fn line() -> Result<(), String> {
     run(&["cargo", "build", "--quiet", "--package", "sealway-serial", "--example", "echo"])?;
     run(&["target/python/bin/python", "docs/vectors/line.py", "target/debug/examples/echo"])
+}
+
+fn proxies() -> Result<(), String> {
+    run(&["cargo", "run", "--quiet", "--package", "sealway-websocket", "--example", "proxies"])
 }
 
 fn examples() -> Result<(), String> {

@@ -40,6 +40,12 @@ pub(crate) const VALGRIND: Tool = Tool {
     install: &["sh", "-c", "apt-get update --quiet && apt-get install --quiet -y valgrind"],
 };
 
+pub(crate) const PROXIES: Tool = Tool {
+    name: "nginx, HAProxy and tinyproxy",
+    probe: &["sh", "-c", "PATH=$PATH:/usr/sbin; command -v nginx && command -v haproxy && command -v tinyproxy"],
+    install: &["sh", "-c", "apt-get update --quiet && apt-get install --quiet -y nginx-light haproxy tinyproxy"],
+};
+
 /// Only for fuzzing: no part of the tests needs them.
 pub(crate) const NIGHTLY: Tool = Tool {
     name: "nightly",
@@ -85,7 +91,7 @@ impl Tool {
 
 /// Installs what is missing.
 pub(crate) fn install_all() -> Result<(), String> {
-    let missing = [RUSTFMT, CLIPPY, GIT, PYTHON, VALGRIND].into_iter().filter(|tool| !tool.is_there());
+    let missing = [RUSTFMT, CLIPPY, GIT, PYTHON, PROXIES, VALGRIND].into_iter().filter(|tool| !tool.is_there());
     let failed: Vec<&str> = missing.filter(|tool| !tool.install()).map(|tool| tool.name).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("could not be installed: {}", failed.join(", "))) }
 }

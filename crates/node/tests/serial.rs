@@ -4,47 +4,17 @@
 
 mod machines;
 
-use std::{os::unix::fs::symlink, path::Path};
-
-use machines::{Machine, numbers, receive, send_all};
+use machines::{
+    Machine,
+    cable::{Cable, address},
+    numbers, receive, send_all,
+};
 use sealway_channel::Role;
 use sealway_identity::{Card, CardParts, Policy};
 use sealway_node::{PairedPeer, RelayConfig};
 use sealway_serial::Serial;
 use sealway_vault::{CryptoProvider, Secret, Vault};
 use sealway_wire::Address;
-use tokio::task::JoinHandle;
-use tokio_serial::{SerialPort, SerialStream};
-
-/// A null modem: two pseudo terminals, each end of which has a name, and what carries octets between them until it is
-/// unplugged.
-struct Cable(JoinHandle<()>);
-
-impl Cable {
-    fn plug(names: [&Path; 2]) -> Self {
-        let [one, other] = names.map(|name| {
-            let (master, slave) = SerialStream::pair().unwrap();
-            let _ = std::fs::remove_file(name);
-            symlink(slave.name().unwrap(), name).unwrap();
-            // Kept open, so that the master does not see an end before somebody has opened it.
-            (master, slave)
-        });
-        Self(tokio::spawn(async move {
-            let ((mut one, _kept), (mut other, _kept_too)) = (one, other);
-            let _ = tokio::io::copy_bidirectional(&mut one, &mut other).await;
-        }))
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn address(name: &Path) -> String {
-    format!("serial:{}?baud=921600", name.display())
-}
 
 #[tokio::test]
 async fn two_nodes_talk_over_a_line_that_is_unplugged() {

@@ -38,6 +38,7 @@ pub use crypto::{Crypto, crypto};
 pub use identity::{Identity, IdentityFileError};
 pub use provision::{ProvisionedDevice, provision};
 pub use sealway_channel::{Context, PairingKeys, PostQuantum, Profile, Role};
+pub use sealway_gateway::{Counts, Gateway, GatewayError};
 pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, RelayEntry, UnverifiedCard};
 pub use sealway_link::{FrameLink, LinkError, Transport};
 pub use sealway_node::danger;
@@ -56,6 +57,8 @@ pub use sealway_tcp::Tcp;
 pub use sealway_udp::Udp;
 pub use sealway_vault::{Algorithm, CryptoProvider, Secret, Vault};
 pub use sealway_vault_file::{FileVaultError, Unlock, write_private};
+#[cfg(feature = "websocket")]
+pub use sealway_websocket::{CertificateError, Proxy, ProxyError, WebSocket};
 /// Octets: frames, records, hop frames, for who looks into them.
 pub use sealway_wire as wire;
 pub use sealway_wire::{Address, BoxName, DecodeError, IdentityId, MessageId, Timestamp};

@@ -28,6 +28,12 @@ impl End {
         Self { link, frames: Frames::new(), next: 0, reassembler }
     }
 
+    /// The link, as it is after what was sent and received here.
+    #[must_use]
+    pub fn into_link(self) -> Box<dyn FrameLink> {
+        self.link
+    }
+
     /// The link.
     pub fn link(&mut self) -> &mut dyn FrameLink {
         &mut *self.link

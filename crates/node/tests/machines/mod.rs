@@ -1,6 +1,9 @@
 //! Machines for tests of nodes: what stays of each when its node ends.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+#[cfg(unix)]
+pub(crate) mod cable;
+
 use std::sync::{Arc, Mutex};
 
 use sealway_channel::{PairingKeys, Role};

@@ -1,0 +1,21 @@
+//! A gateway: it carries frames between the links of devices and a relay, each way as they come, and has no key that opens one.
+//!
+//! A device behind it talks with its relay as if it were there: what it needs is the address at which it reaches the gateway. The
+//! gateway has no identity and decides nothing; who may attach, the relay decides.
+//!
+//! * One link up for each link down, made when the first frame comes, so that who says nothing costs the relay nothing.
+//! * What one side does not take waits, and holds the other side back. Frames are dropped, and counted, only while a line has no
+//!   link up, and where one is longer than the other side carries.
+//! * When the link up ends, a link down that can tell so ends too: the device comes back at once. A line stays; its device finds out
+//!   by the relay's silence.
+//! * A link whose source can be forged is none for devices: each datagram would cost the relay a connection.
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod counts;
+mod error;
+mod gateway;
+
+pub use counts::Counts;
+pub use error::GatewayError;
+pub use gateway::{Builder, Gateway};

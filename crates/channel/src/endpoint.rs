@@ -352,6 +352,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         policy.admitted().for_each(|id| self.config.accept.admit(*id));
     }
 
+    /// Has these, and nobody else, open channels to us from now on. Sessions that are there go on: who is to be cut off has to be
+    /// [closed](Self::close).
+    pub fn set_accepted(&mut self, policy: Policy) {
+        self.config.accept = policy;
+    }
+
     /// The identities that may open channels to us.
     pub fn admitted(&self) -> impl Iterator<Item = &IdentityId> {
         self.config.accept.admitted()

@@ -1,8 +1,12 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 /// End-to-end encrypted channels for machines that cannot reach each other directly.
 ///
@@ -10,17 +14,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "sealway", version)]
 pub(crate) struct Arguments {
-    /// How logs are written.
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", global = true)]
-    pub(crate) log_format: LogFormat,
+    /// How logs are written [default: text].
+    #[arg(long, value_enum, value_name = "FORMAT", global = true)]
+    pub(crate) log_format: Option<LogFormat>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 /// A form of logs.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum LogFormat {
     /// Lines for people.
+    #[default]
     Text,
     /// A JSON object a line, for collectors of logs.
     Json,
@@ -37,6 +43,9 @@ pub(crate) enum Command {
     /// Runs a relay.
     #[command(subcommand)]
     Relay(RelayCommand),
+    /// Runs a gateway.
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
     /// Makes devices of the constrained profile: keys and pairing for the flash of each, its pairing for the service, labels.
     Provision(Provision),
     /// Waits for peers and prints what they send, a line a message.
@@ -88,6 +97,12 @@ pub(crate) enum RelayCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum GatewayCommand {
+    /// Carries frames between devices and a relay, over other media; it has no key that opens one.
+    Run(Gateway),
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum DemoCommand {
     /// A heart-rate monitor and a phone behind a relay that tampers, and the same over TLS.
     HeartRate(HeartRate),
@@ -98,7 +113,7 @@ pub(crate) enum DemoCommand {
 }
 
 /// Which vault, and what opens it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(crate) struct Vault {
     /// The file with the private keys.
     #[arg(long, value_name = "FILE")]
@@ -198,12 +213,37 @@ pub(crate) struct InspectCard {
     pub(crate) json: bool,
 }
 
+/// How TLS is spoken where an address says wss, and who stands before a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Web {
+    /// The certificate that is shown to those who connect over wss, and those that vouch for it, in PEM.
+    #[arg(long = "tls-certificate", value_name = "FILE", requires = "key")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long = "tls-key", value_name = "FILE", requires = "certificate")]
+    pub(crate) key: Option<PathBuf>,
+    /// Whose certificates are believed where we connect over wss, in PEM, instead of the system's authorities.
+    #[arg(long = "tls-authority", value_name = "FILE")]
+    pub(crate) authority: Option<PathBuf>,
+    /// A reverse proxy before us, which is believed from where a connection over ws or wss comes (X-Forwarded-For). Repeatable.
+    #[arg(long = "behind", value_name = "IP")]
+    pub(crate) behind: Vec<IpAddr>,
+}
+
+/// The options of a process that runs for years, unless a file has them.
 #[derive(Debug, Args)]
 pub(crate) struct Relay {
+    /// The file with everything: see `sealway.toml` in the documentation. SIGHUP has it read again.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Vault", "Web", "listen", "data", "allow", "client_rate", "metrics"])]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) vault: Vault,
-    /// An address to listen on: tcp://host:port, udp://host:port or serial:device?baud=rate. Repeatable.
-    #[arg(long = "listen", value_name = "ADDRESS", required = true)]
+    pub(crate) vault: Option<Vault>,
+    #[command(flatten)]
+    pub(crate) web: Web,
+    /// An address to listen on: tcp://host:port, udp://host:port, ws://host:port/path, wss://host:port/path or
+    /// serial:device?baud=rate. Repeatable.
+    #[arg(long = "listen", value_name = "ADDRESS", required_unless_present = "config", requires = "Vault")]
     pub(crate) listen: Vec<String>,
     /// The relay's data file: which box belongs to whom, and what is in it [default: FILE.data].
     #[arg(long, value_name = "FILE")]
@@ -222,9 +262,32 @@ pub(crate) struct Relay {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    /// The file with everything: see `sealway.toml` in the documentation. SIGHUP has it read again.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Web", "link", "uplink", "metrics"])]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) web: Web,
+    /// Where devices are: serial:device?baud=rate, or an address to listen on: tcp://host:port, ws://host:port/path or
+    /// wss://host:port/path. Repeatable.
+    #[arg(long = "link", value_name = "ADDRESS", required_unless_present = "config")]
+    pub(crate) link: Vec<String>,
+    /// Where the relay is: tcp://host:port, udp://host:port, ws://host:port/path or wss://host:port/path. Repeatable: they are
+    /// tried in turn.
+    #[arg(long = "uplink", value_name = "ADDRESS", required_unless_present = "config")]
+    pub(crate) uplink: Vec<String>,
+    /// Serves what is counted (/metrics, for Prometheus) and whether all is well (/health) on this address
+    /// [without one: 127.0.0.1:9464].
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9464")]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Listen {
     #[command(flatten)]
     pub(crate) vault: Vault,
+    #[command(flatten)]
+    pub(crate) web: Web,
     /// Who may talk to us: an identity, a card, or a file with a card. Repeatable; without any, nobody. With a card we
     /// also open the channel from our side.
     #[arg(long = "from", value_name = "ID|CARD")]
@@ -251,6 +314,9 @@ pub(crate) struct Open {
     /// The peer: its card, or a file with its card.
     #[arg(value_name = "CARD")]
     pub(crate) peer: String,
+    /// Whose certificates are believed where we connect over wss, in PEM, instead of the system's authorities.
+    #[arg(long = "tls-authority", value_name = "FILE")]
+    pub(crate) authority: Option<PathBuf>,
     /// Where the first relay of our card, or the peer if there is none, is reached from this machine, before the addresses of its card:
     /// serial:/dev/ttyUSB0?baud=115200, say.
     #[arg(long, value_name = "ADDRESS")]

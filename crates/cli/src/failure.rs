@@ -31,6 +31,12 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
 impl From<sealway::IdentityFileError> for Failure {
     fn from(error: sealway::IdentityFileError) -> Self {
         Self::given(error)

@@ -196,7 +196,7 @@ fn relay_card(text_or_path: &str) -> Result<Card, Failure> {
 
 /// Refuses what is no address, and says what one looks like.
 pub(crate) fn check_address(text: &str) -> Result<sealway::Address<'_>, Failure> {
-    let form = "write tcp://host:port, udp://host:port or serial:device?baud=rate";
+    let form = "write tcp://host:port, udp://host:port, ws[s]://host:port/path or serial:device?baud=rate";
     sealway::Address::parse(text).map_err(|error| Failure::given(format!("{text:.60} is no address ({error}): {form}")))
 }
 

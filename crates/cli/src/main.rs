@@ -5,15 +5,19 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod config;
 mod demo;
 mod failure;
+mod gateway;
 mod identity;
 mod inspect;
 mod logs;
+mod media;
 mod metrics;
 mod provision;
 mod relay;
 mod report;
+mod service;
 mod talk;
 
 use std::process::ExitCode;
@@ -21,13 +25,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::{
-    arguments::{Arguments, CardCommand, Command, DemoCommand, IdentityCommand, RelayCommand},
+    arguments::{Arguments, CardCommand, Command, DemoCommand, GatewayCommand, IdentityCommand, RelayCommand},
     failure::Failure,
 };
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Err(failure) = logs::start(arguments.log_format) {
+    let log = config::log(&arguments.command, arguments.log_format);
+    if let Err(failure) = log.and_then(|log| logs::start(&log)) {
         return failure.report();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -52,6 +57,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Card(CardCommand::Renew(show)) => identity::renew_card(&show)?,
         Command::Card(CardCommand::Inspect(inspect)) => identity::inspect_card(&inspect)?,
         Command::Relay(RelayCommand::Run(run)) => relay::run(&run).await?,
+        Command::Gateway(GatewayCommand::Run(run)) => gateway::run(&run).await?,
         Command::Provision(options) => provision::provision(&options)?,
         Command::Listen(listen) => talk::listen(&listen).await?,
         Command::Open(open) => talk::open(&open).await?,

@@ -1,6 +1,6 @@
 //! What a node counts, for Prometheus, and whether it is well, over HTTP.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,7 +15,7 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use sealway::{Kind, Node, Statistics};
+use sealway::{Counts, Gateway, Kind, Node};
 use tokio::{net::TcpListener, time::timeout};
 
 use crate::failure::Failure;
@@ -24,11 +24,11 @@ use crate::failure::Failure;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Serves `/metrics` and `/health` until the runtime ends. Returns the address.
-pub(crate) async fn serve(node: Node, address: SocketAddr) -> Result<SocketAddr, Failure> {
+pub(crate) async fn serve(source: Source, address: SocketAddr) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|error| Failure::failed(format!("--metrics {address}: {error}")))?;
     let address = listener.local_addr().map_err(Failure::failed)?;
-    let app = Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(node);
+    let app = Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(source);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::error!(%error, "metrics are not served any more");
@@ -37,24 +37,81 @@ pub(crate) async fn serve(node: Node, address: SocketAddr) -> Result<SocketAddr,
     Ok(address)
 }
 
-async fn ask(node: &Node) -> Option<Statistics> {
-    timeout(PATIENCE, node.statistics()).await.ok()?.ok()
+/// What counts.
+#[derive(Clone)]
+pub(crate) enum Source {
+    Node(Node),
+    Gateway(Arc<Gateway>),
 }
 
-async fn health(State(node): State<Node>) -> (StatusCode, &'static str) {
-    match ask(&node).await {
-        None => (StatusCode::SERVICE_UNAVAILABLE, "the node does not answer\n"),
-        Some(statistics) if statistics.store_is_down > 0 => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the last write to the store has failed\n")
+/// One figure.
+#[derive(Debug)]
+struct Figure {
+    kind: Kind,
+    name: &'static str,
+    help: &'static str,
+    value: u64,
+}
+
+/// What was counted, and what is wrong, if anything is.
+struct Reading {
+    figures: Vec<Figure>,
+    wrong: Option<&'static str>,
+}
+
+impl Source {
+    async fn read(&self) -> Option<Reading> {
+        match self {
+            Self::Node(node) => {
+                let statistics = timeout(PATIENCE, node.statistics()).await.ok()?.ok()?;
+                let figures = statistics.each().map(|told| Figure {
+                    kind: told.kind,
+                    name: told.name,
+                    help: told.help,
+                    value: told.value,
+                });
+                let figures = figures.collect();
+                let wrong = (statistics.store_is_down > 0).then_some("the last write to the store has failed\n");
+                Some(Reading { figures, wrong })
+            }
+            Self::Gateway(gateway) => {
+                let counts = gateway.counts();
+                let is_cut_off = counts.links > 0 && counts.uplinks == 0 && counts.failed_uplinks > 0;
+                let wrong = is_cut_off.then_some("the relay is not reached\n");
+                Some(Reading { figures: figures(&counts), wrong })
+            }
         }
+    }
+}
+
+fn figures(counts: &Counts) -> Vec<Figure> {
+    let figure = |kind, name, help, value| Figure { kind, name, help, value };
+    let (gauge, counter) = (Kind::Gauge, Kind::Counter);
+    vec![
+        figure(gauge, "gateway_links", "Links of devices that are up.", counts.links),
+        figure(gauge, "gateway_uplinks", "Links to a relay that are up.", counts.uplinks),
+        figure(counter, "gateway_failed_uplinks", "Links to a relay that could not be made.", counts.failed_uplinks),
+        figure(counter, "gateway_refused_links", "Links of devices that were turned away.", counts.refused_links),
+        figure(counter, "gateway_frames_up", "Frames carried to a relay.", counts.frames_up),
+        figure(counter, "gateway_octets_up", "Octets carried to a relay.", counts.octets_up),
+        figure(counter, "gateway_frames_down", "Frames carried to devices.", counts.frames_down),
+        figure(counter, "gateway_octets_down", "Octets carried to devices.", counts.octets_down),
+        figure(counter, "gateway_dropped_frames", "Frames that could not be carried.", counts.dropped_frames),
+    ]
+}
+
+async fn health(State(source): State<Source>) -> (StatusCode, &'static str) {
+    match source.read().await {
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the node does not answer\n"),
+        Some(Reading { wrong: Some(wrong), .. }) => (StatusCode::SERVICE_UNAVAILABLE, wrong),
         Some(_) => (StatusCode::OK, "ok\n"),
     }
 }
 
-async fn metrics(State(node): State<Node>) -> Response {
-    let Some(statistics) = ask(&node).await else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+async fn metrics(State(source): State<Source>) -> Response {
+    let Some(reading) = source.read().await else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let mut registry = Registry::with_prefix("sealway");
-    registry.register_collector(Box::new(Snapshot(statistics)));
+    registry.register_collector(Box::new(Snapshot(reading.figures)));
     let mut out = String::new();
     match text::encode(&mut out, &registry) {
         Ok(()) => ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], out).into_response(),
@@ -63,11 +120,11 @@ async fn metrics(State(node): State<Node>) -> Response {
 }
 
 #[derive(Debug)]
-struct Snapshot(Statistics);
+struct Snapshot(Vec<Figure>);
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for figure in self.0.each() {
+        for figure in &self.0 {
             // The format ends the sentence by itself.
             let help = figure.help.trim_end_matches('.');
             match figure.kind {

@@ -2,40 +2,66 @@
 
 use std::num::NonZeroU32;
 
-use sealway::RelayConfig;
+use sealway::{Policy, RelayConfig};
 
 use crate::{
-    arguments::Relay,
+    arguments, config,
     failure::Failure,
     identity::{self, Named},
-    metrics, talk,
+    logs,
+    media::Media,
+    metrics::{self, Source},
+    service, talk,
 };
 
-pub(crate) async fn run(options: &Relay) -> Result<(), Failure> {
-    options.listen.iter().try_for_each(|address| identity::check_address(address).map(drop))?;
+pub(crate) async fn run(options: &arguments::Relay) -> Result<(), Failure> {
+    let settings = config::Relay::of(options)?;
+    settings.listen.iter().try_for_each(|address| identity::check_address(address).map(drop))?;
     let interrupted = talk::interrupted();
-    let identity = identity::open(&options.vault)?;
-    let allowed = options.allow.iter().map(|text| Named::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    if allowed.is_empty() {
+    let media = Media::new(&settings.web)?;
+    let identity = identity::open(&settings.vault)?;
+    let clients = who_may_attach(&settings)?;
+    if clients.admitted().next().is_none() {
         eprintln!("nobody may attach to this relay: name clients with --allow ID|CARD");
     }
-    let config = match options.client_rate.and_then(NonZeroU32::new) {
+    let config = match settings.client_rate.and_then(NonZeroU32::new) {
         Some(rate) => RelayConfig::default().with_client_rate(rate),
         None => RelayConfig::default(),
     };
-    let node = talk::builder(identity)
-        .store(talk::store(&options.vault, options.data.as_deref())?)
-        .accept(identity::policy(&allowed))
+    let node = talk::builder(identity, &media)
+        .store(talk::store(&settings.vault, settings.data.as_deref())?)
+        .accept(clients)
         .relay(config)
         .start()
         .await?;
-    for address in &options.listen {
+    for address in &settings.listen {
         println!("listening on {}", node.listen(address).await?);
     }
-    if let Some(address) = options.metrics {
-        println!("metrics on http://{}/metrics", metrics::serve(node.clone(), address).await?);
+    if let Some(address) = settings.metrics {
+        let source = Source::Node(node.clone());
+        println!("metrics on http://{}/metrics", metrics::serve(source, address).await?);
     }
-    interrupted.await?;
+    let ended = service::run(interrupted, async || {
+        let new = config::Relay::of(options)?;
+        let clients = who_may_attach(&new)?;
+        if let Some(path) = &options.config {
+            logs::set_level(config::File::read(path)?.log.level);
+        }
+        media.show(&new.web)?;
+        node.accept_only(clients).await?;
+        let stays = config::Relay { allow: settings.allow.clone(), web: settings.web.clone(), ..new };
+        if stays != settings {
+            tracing::warn!("all but allow, the certificate and the level of logs is taken over at the next start");
+        }
+        Ok(())
+    });
+    ended.await?;
     node.shutdown().await;
     Ok(())
+}
+
+/// Who may attach.
+fn who_may_attach(settings: &config::Relay) -> Result<Policy, Failure> {
+    let allowed = settings.allow.iter().map(|text| Named::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(identity::policy(&allowed))
 }

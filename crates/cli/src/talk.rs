@@ -2,9 +2,7 @@
 
 use std::{future::Future, io::Write, path::Path, time::Duration};
 
-use sealway::{
-    Builder, Channel, Identity, Keys, Node, NodeError, Policy, Progress, Receipt, RedbStore, Serial, Tcp, Udp,
-};
+use sealway::{Builder, Channel, Identity, Keys, Node, NodeError, Policy, Progress, Receipt, RedbStore};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Split, Stdin},
     sync::{mpsc, watch},
@@ -12,9 +10,10 @@ use tokio::{
 };
 
 use crate::{
-    arguments::{Listen, Open, Vault},
+    arguments::{Listen, Open, Vault, Web},
     failure::Failure,
     identity::{self, Named},
+    media::Media,
 };
 
 /// The data file of a vault.
@@ -37,7 +36,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     if relays.is_empty() && options.listen.is_empty() {
         return Err(Failure::given("the identity has no relay: give --listen ADDRESS, or make it with --relay CARD"));
     }
-    let node = builder(identity)
+    let node = builder(identity, &Media::new(&options.web)?)
         .store(store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&from))
         .start()
@@ -94,7 +93,8 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
     let identity = identity::open(&options.vault)?;
     let card = identity::card(&options.peer)?;
     let relays = identity.relays().to_vec();
-    let node = builder(identity).store(store(&options.vault, options.data.as_deref())?).start().await?;
+    let media = Media::new(&Web { authority: options.authority.clone(), ..Web::default() })?;
+    let node = builder(identity, &media).store(store(&options.vault, options.data.as_deref())?).start().await?;
     reach(&node, options.via.as_deref(), relays.first().or(Some(&card)).map(sealway::Card::id)).await?;
     attach(&node, &relays).await?;
     let mut channel = node.open(&card, Policy::only(&card)).await?;
@@ -143,8 +143,9 @@ async fn pipe(channel: Channel) -> Result<(), Failure> {
 }
 
 /// Sets a node up that speaks over every medium of the program.
-pub(crate) fn builder(identity: Identity) -> Builder<<Identity as Keys>::Vault> {
-    Node::builder(identity).transport(Tcp::default()).transport(Udp::default()).transport(Serial::default())
+pub(crate) fn builder(identity: Identity, media: &Media) -> Builder<<Identity as Keys>::Vault> {
+    let Media { tcp, udp, serial, websocket } = media.clone();
+    Node::builder(identity).transport(tcp).transport(udp).transport(serial).transport(websocket)
 }
 
 /// Takes note of where somebody is reached from this machine.
@@ -307,5 +308,29 @@ pub(crate) fn interrupted() -> impl Future<Output = Result<(), Failure>> {
     #[cfg(not(unix))]
     async {
         tokio::signal::ctrl_c().await.map_err(Failure::failed)
+    }
+}
+
+/// SIGHUP, by which service managers have a configuration read again. Elsewhere than on Unix it never comes.
+pub(crate) struct Hangups {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+pub(crate) fn hangups() -> Result<Hangups, Failure> {
+    Ok(Hangups {
+        #[cfg(unix)]
+        signal: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map_err(Failure::failed)?,
+    })
+}
+
+impl Hangups {
+    /// The next one.
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.signal.recv().await.is_some() {
+            return;
+        }
+        std::future::pending().await
     }
 }

@@ -2,72 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod ports;
+mod process;
 
 use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::Stdio,
 };
 
 use tempfile::TempDir;
 
-use self::ports::free_port;
-
-fn sealway(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
-    command.current_dir(folder).env_remove("SEALWAY_PASSPHRASE").env_remove("SEALWAY_LOG").stdin(Stdio::null());
-    command
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    sealway(folder).args(arguments).output().unwrap()
-}
-
-fn made(folder: &Path, name: &str, more: &[&str]) {
-    let vault = format!("{name}.vault");
-    let output = run(folder, &[&["identity", "new", "--vault", &vault], more].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The exit code, and the one sentence.
-fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
-    sentence(&run(folder, arguments))
-}
-
-fn sentence(output: &Output) -> (i32, String) {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
-    let said: Vec<&str> = text.lines().filter(|line| line.starts_with("sealway: ")).collect();
-    assert_eq!(said.len(), 1, "one sentence: {text}");
-    assert!(!text.contains("panicked"), "{text}");
-    (output.status.code().unwrap(), said[0].trim_start_matches("sealway: ").to_string())
-}
-
-/// A process that does not outlive its test.
-struct Running(Child);
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// Asks it to end, and waits.
-    fn stop(mut self) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.0.wait().unwrap().success());
-    }
-
-    fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
-        BufReader::new(self.0.stdout.take().unwrap()).lines().map(Result::unwrap)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use self::{
+    ports::free_port,
+    process::{Running, made, refused, run, sealway, sentence},
+};
 
 /// A relay that lets `left` and `right` attach, and their vaults.
 fn relay() -> (TempDir, Running) {
@@ -257,7 +205,7 @@ fn what_is_no_vault_or_no_card_is_named() {
     let (_, said) = refused(folder, &["identity", "new", "--vault", "b.vault", "--at", "tcp://192.0.2.1"]);
     assert_eq!(
         said,
-        "tcp://192.0.2.1 is no address (address port: malformed): write tcp://host:port, udp://host:port or serial:device?baud=rate"
+        "tcp://192.0.2.1 is no address (address port: malformed): write tcp://host:port, udp://host:port, ws[s]://host:port/path or serial:device?baud=rate"
     );
     assert!(!folder.join("b.vault").exists() && !folder.join("b.vault.key").exists(), "nothing is left behind");
     let (_, said) = refused(folder, &["identity", "new", "--vault", "b.vault", "--relay", "a.vault.card"]);

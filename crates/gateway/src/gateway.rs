@@ -8,11 +8,7 @@ use std::{
 
 use sealway_link::{FrameLink, LinkError, LinkErrorKind, Listener, Transport};
 use sealway_wire::Address;
-use tokio::{
-    sync::watch,
-    task::{JoinHandle, JoinSet},
-    time::sleep,
-};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
     Counts, GatewayError,
@@ -83,8 +79,8 @@ impl Builder {
         let counters = Arc::<Counters>::default();
         let (stop, stopped) = watch::channel(false);
         let up = Arc::new(Up { transports, addresses: uplinks });
-        let task = tokio::spawn(run(listeners, up, counters.clone(), stopped));
-        Ok(Gateway { addresses, counters, stop, task })
+        tokio::spawn(run(listeners, up, counters.clone(), stopped));
+        Ok(Gateway { addresses, counters, stop })
     }
 }
 
@@ -106,7 +102,6 @@ pub struct Gateway {
     addresses: Vec<String>,
     counters: Arc<Counters>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
 }
 
 impl Gateway {
@@ -129,9 +124,10 @@ impl Gateway {
     }
 
     /// Sends what it has taken, for 5 s at most, and ends.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         let _ = self.stop.send(true);
-        let _ = self.task.await;
+        // Each task has an end of it for as long as it runs.
+        self.stop.closed().await;
     }
 }
 

@@ -39,6 +39,10 @@ pub(crate) enum Command {
         policy: Policy,
         reply: Reply<Channel>,
     },
+    Accept {
+        policy: Policy,
+        reply: Reply<()>,
+    },
     Pair {
         peer: Box<PairedPeer>,
         reply: Reply<Channel>,
@@ -146,6 +150,16 @@ impl Node {
     pub async fn reach(&self, id: IdentityId, address: &str) -> Result<(), NodeError> {
         let address = address.to_string();
         self.ask(|reply| Command::Reach { id, address, reply }).await
+    }
+
+    /// Lets these identities open channels to us, instead of those that the builder or the last call named, and those to whom we have
+    /// opened a channel. Who is not among them any more is cut off: the sessions of channels, and clients of a relay with their
+    /// links. What is in their boxes stays as long as it would have.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn accept_only(&self, policy: Policy) -> Result<(), NodeError> {
+        self.ask(|reply| Command::Accept { policy, reply }).await
     }
 
     /// Connects to a relay, and stays connected: a lost connection is made again, with growing delays. Returns when the

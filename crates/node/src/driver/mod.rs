@@ -422,6 +422,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Command::Reach { id, address, reply } => {
                 let _ = reply.send(self.reach(id, address));
             }
+            Command::Accept { policy, reply } => {
+                self.accept_only(now, policy);
+                let _ = reply.send(Ok(()));
+            }
             Command::Attach { relay, wait, reply } => self.attach(now, *relay, wait, reply),
             Command::Open { card, policy, reply } => {
                 let _ = reply.send(self.open(now, &card, &policy));

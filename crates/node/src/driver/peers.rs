@@ -8,7 +8,7 @@ use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, Question,
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, Cid, IdentityId, Instance, Lane, MessageId, PrekeyId, Timestamp,
-    content::{Committed, Reliable},
+    content::{CloseReason, Committed, Reliable},
     hop::Verdict,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -475,6 +475,33 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.channel = None;
         }
+    }
+
+    /// Admits these, and those to whom we have opened a channel; the others are cut off.
+    pub(super) fn accept_only(&mut self, now: Timestamp, mut policy: Policy) {
+        let opened = self.peers.values().filter(|peer| peer.card.is_some()).map(|peer| peer.id);
+        opened.chain(self.dials.iter().map(|dial| dial.card.id())).for_each(|id| policy.admit(id));
+        let known = self.served.keys().chain(self.by_channel.keys());
+        let is_out = |channel: &&ChannelId| {
+            let peer = self.endpoint.peer(**channel);
+            peer.is_some_and(|peer| !policy.decide(&peer).is_allow())
+        };
+        let out: Vec<ChannelId> = known.filter(is_out).copied().collect();
+        self.endpoint.set_accepted(policy);
+        for channel in out {
+            tracing::info!(peer = ?self.endpoint.peer(channel).map(|id| id.short().to_string()), "not admitted any more");
+            self.endpoint.close(channel, CloseReason::Policy);
+            // CLOSE leaves before what ends the link.
+            self.drain_endpoint(now);
+            match self.served.get(&channel).copied() {
+                Some(link) => self.drop_link(now, link),
+                None => {
+                    self.endpoint.forget(channel);
+                    self.peer_closed(channel);
+                }
+            }
+        }
+        self.admit_at_relays(now);
     }
 
     // ---- records ----

@@ -1,0 +1,52 @@
+//! `gateway run`.
+
+use std::sync::Arc;
+
+use sealway::Gateway;
+
+use crate::{
+    arguments, config,
+    failure::Failure,
+    identity, logs,
+    media::Media,
+    metrics::{self, Source},
+    service, talk,
+};
+
+pub(crate) async fn run(options: &arguments::Gateway) -> Result<(), Failure> {
+    let settings = config::Gateway::of(options)?;
+    let addresses = settings.link.iter().chain(&settings.uplink);
+    addresses.into_iter().try_for_each(|address| identity::check_address(address).map(drop))?;
+    let interrupted = talk::interrupted();
+    let media = Media::new(&settings.web)?;
+    let Media { tcp, udp, serial, websocket } = media.clone();
+    let builder = Gateway::builder().transport(tcp).transport(udp).transport(serial).transport(websocket);
+    let builder = settings.link.iter().fold(builder, |builder, address| builder.link(address));
+    let builder = settings.uplink.iter().fold(builder, |builder, address| builder.uplink(address));
+    let gateway = Arc::new(builder.start().await.map_err(|error| match error {
+        sealway::GatewayError::Link(error) => Failure::failed(error),
+        error => Failure::given(error),
+    })?);
+    for address in gateway.addresses() {
+        println!("devices at {address}");
+    }
+    if let Some(address) = settings.metrics {
+        let source = Source::Gateway(gateway.clone());
+        println!("metrics on http://{}/metrics", metrics::serve(source, address).await?);
+    }
+    let ended = service::run(interrupted, async || {
+        let new = config::Gateway::of(options)?;
+        if let Some(path) = &options.config {
+            logs::set_level(config::File::read(path)?.log.level);
+        }
+        media.show(&new.web)?;
+        let stays = config::Gateway { web: settings.web.clone(), link: new.link, uplink: new.uplink, ..new };
+        if stays != settings {
+            tracing::warn!("link, uplink and metrics are taken over at the next start");
+        }
+        Ok(())
+    });
+    ended.await?;
+    gateway.shutdown().await;
+    Ok(())
+}

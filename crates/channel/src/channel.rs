@@ -167,6 +167,8 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     silent_since: Option<Timestamp>,
     pings: u32,
     pub(crate) ping_wanted: bool,
+    /// The last PING that the shell has asked for, until it is answered.
+    pub(crate) asked: Option<Asked>,
     pub(crate) closing: Option<CloseReason>,
     /// That it closes is news to the shell.
     pub(crate) tells_closed: bool,
@@ -180,6 +182,13 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     pub(crate) scheduled: Option<Timestamp>,
     /// The path under which the endpoint keeps it while it waits for S1.2.
     pub(crate) first_flight: Option<PathId>,
+}
+
+/// A PING on its way.
+pub(crate) struct Asked {
+    pub(crate) cid: Cid,
+    pub(crate) counter: u64,
+    pub(crate) at: Timestamp,
 }
 
 /// What a channel's deadline asks for.
@@ -208,6 +217,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
             silent_since: None,
             pings: 0,
             ping_wanted: false,
+            asked: None,
             closing: None,
             tells_closed: false,
             heard_at: None,

@@ -19,6 +19,7 @@ use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
+use core::time::Duration;
 
 use sealway_identity::{Card, Mailbox, Owner, PayloadParts, Peer, Policy};
 use sealway_vault::{CryptoProvider, DhHandle, Secret, Vault, VaultError};
@@ -142,6 +143,13 @@ pub enum Event {
         /// The channel.
         channel: ChannelId,
     },
+    /// The PING that was [asked for](Endpoint::ping) last was answered.
+    Answered {
+        /// The channel.
+        channel: ChannelId,
+        /// From when it was sealed until the peer's word that it has opened it.
+        after: Duration,
+    },
     /// A session's state cannot be sealed for keeping: its stored lane ends with this run. The vault is at fault.
     NotKept {
         /// The channel.
@@ -167,6 +175,7 @@ impl Event {
             | Self::AttemptFailed { channel }
             | Self::CardSuperseded { channel }
             | Self::Unresponsive { channel }
+            | Self::Answered { channel, .. }
             | Self::NotKept { channel, .. }
             | Self::Closed { channel, .. } => *channel,
         }
@@ -467,7 +476,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.channels.get(&channel).and_then(|channel| channel.silent_since())
     }
 
-    /// Asks the peer for a sign of life.
+    /// Asks the peer for a sign of life: [`Event::Answered`] tells of it. Nothing is asked where there is no session.
     pub fn ping(&mut self, now: Timestamp, channel: ChannelId) {
         if let Some(found) = self.channels.get_mut(&channel) {
             found.ping_wanted = found.sending.is_some();

@@ -52,6 +52,13 @@ pub(crate) enum Command {
     Listen(Listen),
     /// Opens a channel: each line of standard input is a message, each message received a line of standard output.
     Open(Open),
+    /// Asks a peer for signs of life, through every layer: each is sealed and answered by the peer itself. The identity must not be
+    /// in use by another process.
+    Ping(Ping),
+    /// Goes to a peer hop by hop, and says how long each takes, or where the way is lost.
+    Trace(Trace),
+    /// Looks for what is wrong on this machine and on the way to its relays: files, clock, addresses, relays, lengths of datagrams.
+    Doctor(Doctor),
     /// Says what a frame is, or where it is malformed. No key is asked for, and nothing sealed is shown.
     Inspect(Inspect),
     /// Prints what completes the program's words in a shell.
@@ -328,6 +335,70 @@ pub(crate) struct Open {
     /// The data file: messages on the way, and what was received [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
+}
+
+/// Who looks for whom.
+#[derive(Debug, Args)]
+pub(crate) struct Whom {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// The peer: its card, or a file with its card.
+    #[arg(value_name = "CARD")]
+    pub(crate) peer: String,
+    /// Whose certificates are believed where we connect over wss, in PEM, instead of the system's authorities.
+    #[arg(long = "tls-authority", value_name = "FILE")]
+    pub(crate) authority: Option<PathBuf>,
+    /// Where the first relay of our card, or the peer if there is none, is reached from this machine.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) via: Option<String>,
+    /// How many seconds an answer is waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) limit: u32,
+    /// Prints a JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ping {
+    #[command(flatten)]
+    pub(crate) whom: Whom,
+    /// Asks the relays on the way too.
+    #[arg(long)]
+    pub(crate) route: bool,
+    /// How many times.
+    #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Milliseconds between two of them.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
+    pub(crate) interval: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    #[command(flatten)]
+    pub(crate) whom: Whom,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) vault: Vault,
+    /// A peer that is to answer too: its card, or a file with its card.
+    #[arg(value_name = "CARD")]
+    pub(crate) peer: Option<String>,
+    /// Whose certificates are believed where we connect over wss, in PEM, instead of the system's authorities.
+    #[arg(long = "tls-authority", value_name = "FILE")]
+    pub(crate) authority: Option<PathBuf>,
+    /// Where the first relay of our card, or the peer if there is none, is reached from this machine.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) via: Option<String>,
+    /// How many seconds an answer is waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) limit: u32,
+    /// Prints a JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,8 @@
 mod arguments;
 mod config;
 mod demo;
+mod diagnose;
+mod doctor;
 mod failure;
 mod gateway;
 mod identity;
@@ -61,6 +63,9 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Provision(options) => provision::provision(&options)?,
         Command::Listen(listen) => talk::listen(&listen).await?,
         Command::Open(open) => talk::open(&open).await?,
+        Command::Ping(options) => diagnose::ping(&options).await?,
+        Command::Trace(options) => diagnose::trace(&options).await?,
+        Command::Doctor(options) => doctor::run(&options).await?,
         Command::Inspect(options) => inspect::inspect(&options)?,
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -149,7 +149,7 @@ pub(crate) fn builder(identity: Identity, media: &Media) -> Builder<<Identity as
 }
 
 /// Takes note of where somebody is reached from this machine.
-async fn reach(node: &Node, via: Option<&str>, whom: Option<sealway::IdentityId>) -> Result<(), Failure> {
+pub(crate) async fn reach(node: &Node, via: Option<&str>, whom: Option<sealway::IdentityId>) -> Result<(), Failure> {
     let Some(via) = via else { return Ok(()) };
     identity::check_address(via)?;
     let whom = whom.ok_or_else(|| Failure::given("--via says where the relay of our card is, and that names none"))?;

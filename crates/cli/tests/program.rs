@@ -566,3 +566,91 @@ fn card_id(folder: &Path, card: &str) -> sealway_wire::IdentityId {
     let provider = sealway_crypto_rustcrypto::RustCrypto::os();
     card.verify(&provider).unwrap().id()
 }
+
+/// Objects, a line each.
+fn objects(output: &std::process::Output) -> Vec<serde_json::Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_way_to_a_peer_is_measured_and_where_it_is_lost_is_told() {
+    let (folder, relay) = relay_over("udp");
+    let folder = folder.path();
+    let listener = listen(folder);
+    let whom = ["--vault", "left.vault", "right.vault.card", "--json"];
+    let ping = [&["ping", "--route", "--count", "2", "--interval", "10"], &whom[..]].concat();
+    let answers = run(folder, &ping);
+    assert!(answers.status.success(), "{}", String::from_utf8_lossy(&answers.stderr));
+    let told = objects(&answers);
+    let hops: Vec<_> = told.iter().filter_map(|object| object["hop"].as_str()).collect();
+    assert_eq!(hops, ["relay", "peer", "relay", "peer"]);
+    let last = told.last().unwrap();
+    assert_eq!((&last["sent"], &last["answered"]), (&2.into(), &2.into()));
+    assert!(told[0]["milliseconds"].as_f64().unwrap() > 0.0);
+    let trace = [&["trace", "--limit", "20"], &whom[..]].concat();
+    let told = objects(&run(folder, &trace));
+    assert_eq!((&told[0]["kind"], &told[1]["kind"]), (&"relay".into(), &"peer".into()));
+    assert!(told[0]["place"].as_str().unwrap().starts_with("udp://127.0.0.1:"));
+    assert!(told[0]["unit"].as_u64().unwrap() >= 508);
+    let doctor = ["doctor", "--vault", "left.vault", "right.vault.card", "--json", "--limit", "20"];
+    let found = run(folder, &doctor);
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
+    let subjects: Vec<_> =
+        objects(&found).iter().map(|object| object["subject"].as_str().unwrap().to_string()).collect();
+    for subject in ["permissions", "clock", "vault", "address", "relay", "mtu", "peer"] {
+        assert!(subjects.iter().any(|found| found == subject), "{subject}: {subjects:?}");
+    }
+    // Nobody is there any more, at the end or at the beginning of the way.
+    listener.stop();
+    let short = |command: &'static str| [&[command, "--limit", "3"], &whom[..]].concat();
+    let lost = run(folder, &short("trace"));
+    assert_eq!(sentence(&lost).0, 1);
+    assert!(sentence(&lost).1.contains("is not attached to its relay"), "{}", sentence(&lost).1);
+    assert!(objects(&lost)[1]["lost"].is_string());
+    // One that does not let us in, and says nothing.
+    let others = ["listen", "--vault", "right.vault", "--from", "relay.vault.card"];
+    let stranger = Running::start(sealway(folder).args(others));
+    let (code, said) = sentence(&run(folder, &[&short("ping")[..], &["--count", "1"]].concat()));
+    assert_eq!(
+        (code, said.contains("does it let this identity in?") || said.contains("let us write")),
+        (1, true),
+        "{said}"
+    );
+    stranger.stop();
+    drop(relay);
+    let (code, said) = sentence(&run(folder, &short("trace")));
+    assert_eq!((code, said.contains("does not answer there")), (1, true), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_doctor_finds_what_is_wrong() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    made(folder, "relay", &["--at", "tcp://127.0.0.1:1"]);
+    made(folder, "left", &["--relay", "relay.vault.card"]);
+    std::fs::set_permissions(folder.join("left.vault.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let future = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
+    std::fs::File::options().write(true).open(folder.join("left.vault")).unwrap().set_modified(future).unwrap();
+    let via = "serial:/dev/no-such-device?baud=9600";
+    let output = run(folder, &["doctor", "--vault", "left.vault", "--limit", "1", "--json", "--via", via]);
+    assert_eq!(output.status.code(), Some(1));
+    let wrong: Vec<_> = objects(&output).into_iter().filter(|object| object["verdict"] == "wrong").collect();
+    for (subject, detail) in [
+        ("permissions", "left.vault.key has mode 644"),
+        ("clock", "before the time at which the vault was written"),
+        ("address", "nobody listens at tcp://127.0.0.1:1"),
+        ("address", "serial:/dev/no-such-device?baud=9600 cannot be reached"),
+        ("relay", "is not reached"),
+    ] {
+        let is_it = |object: &&serde_json::Value| {
+            object["subject"] == subject && object["detail"].as_str().unwrap().contains(detail)
+        };
+        assert!(wrong.iter().any(|object| is_it(&object)), "{subject}: {detail}: {wrong:?}");
+    }
+    let (code, said) = refused(folder, &["doctor", "--vault", "none.vault"]);
+    assert_eq!((code, said.contains("wrong")), (1, true), "{said}");
+}

@@ -10,7 +10,7 @@ use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
-    Builder, Keys, NodeError, PairedPeer, Receipt, Statistics, Stream,
+    Builder, Hop, Keys, NodeError, PairedPeer, Receipt, Statistics, Stream,
     shared::{Queue, Shared},
 };
 
@@ -38,6 +38,14 @@ pub(crate) enum Command {
         card: Box<Card>,
         policy: Policy,
         reply: Reply<Channel>,
+    },
+    Ping {
+        id: IdentityId,
+        reply: Reply<Duration>,
+    },
+    Route {
+        peer: IdentityId,
+        reply: Reply<Vec<Hop>>,
     },
     Accept {
         policy: Policy,
@@ -230,6 +238,26 @@ impl Node {
     /// [`NodeError::NotPaired`], [`NodeError::WrongSide`].
     pub async fn renew_recovery(&self, peer: IdentityId) -> Result<(), NodeError> {
         self.ask(|reply| Command::RenewRecovery { peer, reply }).await
+    }
+
+    /// Asks a relay that this node is attached to, or a peer with whom there is a channel, for a sign of life, again every second until
+    /// there is one. Returns how long the one took that was answered: there and back, and what the two machines did meanwhile.
+    ///
+    /// It waits for a session, for as long as that takes: give it a time limit. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn ping(&self, id: IdentityId) -> Result<Duration, NodeError> {
+        self.ask(|reply| Command::Ping { id, reply }).await
+    }
+
+    /// The way to a peer that was opened a channel to, as it is now: the relays of its card that this node is attached to, and the
+    /// peer last.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn route(&self, peer: IdentityId) -> Result<Vec<Hop>, NodeError> {
+        self.ask(|reply| Command::Route { peer, reply }).await
     }
 
     /// The next channel that an admitted peer has opened and that has no handle here. `None`: the node has shut down.

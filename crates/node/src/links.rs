@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -50,6 +50,8 @@ pub(crate) struct SendQueue {
     /// Somebody whom we know has been heard, and is at the other end.
     heard: AtomicBool,
     proved: AtomicBool,
+    /// The longest frame that goes in one piece, as the link found it last.
+    unit: AtomicUsize,
     /// The driver has worked on what came last from a stranger.
     served: Notify,
 }
@@ -69,7 +71,7 @@ pub(crate) const QUEUE_LIMIT: usize = 512 * 1024;
 const RECEIVE_LIMIT: usize = 64 * 1024;
 
 impl SendQueue {
-    pub(crate) fn new(room: Arc<Notify>, limit: usize) -> Self {
+    pub(crate) fn new(room: Arc<Notify>, limit: usize, unit: usize) -> Self {
         Self {
             limit,
             frames: Mutex::new(Frames::new()),
@@ -79,6 +81,7 @@ impl SendQueue {
             room,
             heard: AtomicBool::new(false),
             proved: AtomicBool::new(false),
+            unit: AtomicUsize::new(unit),
             served: Notify::new(),
         }
     }
@@ -91,6 +94,11 @@ impl SendQueue {
     /// Something authentic has come over the link.
     pub(crate) fn set_heard(&self) {
         self.heard.store(true, Ordering::Release);
+    }
+
+    /// The longest frame in octets that the link carries at once.
+    pub(crate) fn unit(&self) -> usize {
+        self.unit.load(Ordering::Relaxed)
     }
 
     fn is_heard(&self) -> bool {
@@ -238,6 +246,7 @@ async fn serve(
         });
         step.await?;
         if !incoming.is_empty() {
+            queue.unit.store(link.capabilities().unit, Ordering::Relaxed);
             // The bounded queue to the driver holds the link back when the driver is behind.
             let frames = std::mem::take(&mut incoming);
             let octets = frames.octets();

@@ -4,6 +4,8 @@
 
 mod machines;
 
+use std::time::Duration;
+
 use machines::{
     Machine,
     cable::{Cable, address},
@@ -102,45 +104,50 @@ async fn a_pairing_talks_over_a_line() {
     assert_eq!(receive(one, messages.len()).await, messages);
 }
 
-/// Nothing on a line tells that the relay at its other end has started anew: the device finds out by its silence.
+/// Nothing on a line tells that the relay at its other end has died: the device finds out by its silence.
 #[tokio::test]
-async fn a_relay_that_starts_anew_on_a_line_is_attached_to_again() {
+async fn a_relay_that_dies_on_a_line_is_attached_to_again() {
     let folder = tempfile::tempdir().unwrap();
     let names = [folder.path().join("a"), folder.path().join("b")];
-    let names = [&*names[0], &*names[1]];
-    let _cable = Cable::plug(names);
+    let _cable = Cable::plug([&*names[0], &*names[1]]);
     let (relay, device, phone) = (Machine::new(), Machine::new(), Machine::new());
+    // A relay in a runtime of its own ends in mid-sentence with it.
     let start_relay = async || {
         let mut clients = device.policy();
         clients.admit(phone.owner.id());
-        let builder = relay.builder().transport(Serial::default()).accept(clients);
-        let node = builder.relay(RelayConfig::default()).start().await.unwrap();
-        node.listen(&address(names[0])).await.unwrap();
-        let card = relay.card_at(&node.listen(machines::ANY_PORT).await.unwrap());
-        (node, card)
+        let builder = relay.builder().transport(Serial::default()).accept(clients).relay(RelayConfig::default());
+        let line = address(&names[0]);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let started = runtime.spawn(async move {
+            let node = builder.start().await.unwrap();
+            node.listen(&line).await.unwrap();
+            node.listen(machines::ANY_PORT).await.unwrap()
+        });
+        (started.await.unwrap(), runtime)
     };
-    let (node, card) = start_relay().await;
+    let (place, runtime) = start_relay().await;
+    let card = relay.card_at(&place);
     let device_node = device.builder().transport(Serial::default()).start().await.unwrap();
-    device_node.reach(relay.owner.id(), &address(names[1])).await.unwrap();
+    device_node.reach(relay.owner.id(), &address(&names[1])).await.unwrap();
     let plain = relay.owner.card(&relay.vault, &CardParts::default()).unwrap();
     let phone_node = phone.builder().start().await.unwrap();
     let [mut to_phone, mut to_device] =
         machines::meet([(&device, &plain), (&phone, &card)], [&device_node, &phone_node]).await;
     send_all(&to_phone, &numbers(3)).await;
     assert_eq!(receive(&mut to_device, 3).await, numbers(3));
-    node.shutdown().await;
-    drop(node);
-    let (_node, card) = start_relay().await;
-    let address = card.addresses()[0].clone();
-    phone_node.reach(relay.owner.id(), &address).await.unwrap();
+    // With everything that it holds open.
+    tokio::task::spawn_blocking(|| runtime.shutdown_timeout(Duration::from_secs(60))).await.unwrap();
+    let (place, runtime) = start_relay().await;
+    phone_node.reach(relay.owner.id(), &place).await.unwrap();
     send_all(&to_device, &numbers(5)).await;
-    // Two minutes of the device's time, in the steps in which its timers are due.
+    // More of the device's time than it takes to find out, in the steps in which its timers are due.
     tokio::time::pause();
-    for _ in 0..120 {
-        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    for _ in 0..70 {
+        tokio::time::advance(Duration::from_secs(1)).await;
     }
     tokio::time::resume();
     assert_eq!(receive(&mut to_phone, 5).await, numbers(5));
     send_all(&to_phone, &numbers(3)).await;
     assert_eq!(receive(&mut to_device, 3).await, numbers(3));
+    runtime.shutdown_background();
 }

@@ -4,13 +4,13 @@ use alloc::vec::Vec;
 
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
-    Lane, Timestamp, VarInt,
-    content::{Ack, CloseReason, Content, Start},
+    Cid, Lane, Timestamp, VarInt,
+    content::{Ack, CloseReason, Content, Ranges, Start},
 };
 
 use super::{ChannelId, Endpoint, Event, Outgoing};
 use crate::{
-    channel::{Due, Report},
+    channel::{Asked, Due, Report},
     established::Established,
     lane::{Padding, Plaintext, Shape},
 };
@@ -142,10 +142,26 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             self.close_now(now, id, reason);
             return sealed;
         }
+        let is_asked_for = channel.ping_wanted;
         if channel.take_due_ping(now) {
-            return self.seal(now, id, Plaintext::Typed(&Content::Ping), true, out).ok();
+            let (outgoing, counter) = self.seal_counted(now, id, Plaintext::Typed(&Content::Ping), true, out).ok()?;
+            if let Some(channel) = self.channels.get_mut(&id).filter(|_| is_asked_for) {
+                channel.asked = channel.sending.map(|cid| Asked { cid, counter, at: now });
+            }
+            return Some(outgoing);
         }
         None
+    }
+
+    /// The peer has opened these records of the session `cid`. If our last PING is among them, the shell is told how long it took.
+    pub(super) fn ping_answered(&mut self, now: Timestamp, id: ChannelId, cid: Cid, opened: &Ranges) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let is_it = |asked: &mut Asked| {
+            asked.cid == cid && opened.as_slice().iter().any(|(low, high)| (low..=high).contains(&&asked.counter))
+        };
+        if let Some(asked) = channel.asked.take_if(is_it) {
+            self.events.push_back(Event::Answered { channel: id, after: now.since(asked.at) });
+        }
     }
 
     /// The next event. That a session is there is told only after START has left on it, which is each side's first record:

@@ -198,6 +198,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Content::Ack(ack) => {
                 if let Some((Lane::Live, opened)) = &ack.opened {
                     established.acknowledged(opened);
+                    self.ping_answered(now, id, cid, opened);
                 }
                 ack.committed.map_or(Received::Nothing, |committed| record(Record::Committed(committed)))
             }
@@ -285,6 +286,18 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         expects_answer: bool,
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
+        self.seal_counted(now, id, plaintext, expects_answer, out).map(|(outgoing, _)| outgoing)
+    }
+
+    /// The same, with the record's counter.
+    pub(super) fn seal_counted(
+        &mut self,
+        now: Timestamp,
+        id: ChannelId,
+        plaintext: Plaintext<'_>,
+        expects_answer: bool,
+        out: &mut [u8],
+    ) -> Result<(Outgoing, u64), SendError> {
         let channel = self.channels.get_mut(&id).ok_or(SendError::UnknownChannel)?;
         let shape = channel.shape;
         let current = channel.current().ok_or(SendError::NotOpen)?;
@@ -298,11 +311,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             channel.wanted |= channel.can_initiate();
             self.reschedule(id);
         }
-        let outgoing = Outgoing { path, len: sealed?.len };
-        let Some(channel) = self.channels.get_mut(&id) else { return Ok(outgoing) };
+        let sealed = sealed?;
+        let outgoing = Outgoing { path, len: sealed.len };
+        let Some(channel) = self.channels.get_mut(&id) else { return Ok((outgoing, sealed.counter)) };
         if expects_answer && channel.spoke(now) {
             self.reschedule(id);
         }
-        Ok(outgoing)
+        Ok((outgoing, sealed.counter))
     }
 }

@@ -76,7 +76,10 @@ pub(super) struct Link {
 pub(super) struct Dial {
     pub(super) card: Card,
     pub(super) purpose: Purpose,
-    link: Option<LinkId>,
+    pub(super) link: Option<LinkId>,
+    /// Where the last link led, and why there was none.
+    pub(super) place: Option<String>,
+    pub(super) error: Option<String>,
     pub(super) channel: Option<ChannelId>,
     connecting: bool,
     retry_at: Option<Timestamp>,
@@ -220,6 +223,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             card,
             purpose,
             link: None,
+            place: None,
+            error: None,
             channel: None,
             connecting: false,
             retry_at: Some(now),
@@ -249,6 +254,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
         }
+        if !self.pings.is_empty() {
+            self.ping_again(now);
+        }
         while let Some((at, link)) = self.unproved.keys().next().copied() {
             if at > now {
                 break;
@@ -270,16 +278,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let reports = self.senders.reports.clone();
         self.tasks.spawn(async move {
             let mut error = LinkError::new(LinkErrorKind::Unreachable, "a card without addresses");
-            for address in &addresses {
+            for place in addresses {
                 // Addresses were parsed when the card was.
-                let Ok(address) = Address::parse(address) else { continue };
+                let Ok(address) = Address::parse(&place) else { continue };
                 let Some(transport) = transports.iter().find(|transport| transport.supports(&address)) else {
                     error = LinkError::new(LinkErrorKind::Unsupported, address);
                     continue;
                 };
                 match transport.connect(&address).await {
                     Ok(link) => {
-                        let _ = reports.send(Report::Connected { dial, link }).await;
+                        let _ = reports.send(Report::Connected { dial, link, place }).await;
                         return;
                     }
                     Err(failed) => error = failed,
@@ -294,13 +302,17 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn handle_report(&mut self, report: Report) {
         let now = self.clock.now();
         match report {
-            Report::Connected { dial, link } => self.connected(now, dial, link),
+            Report::Connected { dial, link, place } => {
+                (self.dials[dial].place, self.dials[dial].error) = (Some(place), None);
+                self.connected(now, dial, link);
+            }
             Report::NotConnected { dial, error } => {
                 // Once for each time that it begins, not for each try.
                 if self.dials[dial].failures == 0 {
                     tracing::warn!(%error, "not connected; what is sent waits, and other tries follow");
                 }
                 self.dials[dial].connecting = false;
+                self.dials[dial].error = Some(error.to_string());
                 self.retry_later(now, dial);
             }
             Report::Accepted { link } => {
@@ -421,8 +433,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     ) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
-        let queue = Arc::new(SendQueue::new(self.common.wake.clone(), queue_limit));
         let capabilities = link.capabilities();
+        let queue = Arc::new(SendQueue::new(self.common.wake.clone(), queue_limit, capabilities.unit));
         let link_state = Link {
             queue: queue.clone(),
             source,

@@ -155,6 +155,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             ClientEvent::Absent { flow } => {
                 self.statistics.absent_frames += 1;
                 if let Some(peer) = self.by_flow.get(&flow_path(index, flow)).copied() {
+                    self.peers.get_mut(&peer).into_iter().for_each(|peer| peer.is_absent = true);
                     self.mark_away(now, peer);
                 }
             }

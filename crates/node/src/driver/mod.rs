@@ -7,6 +7,7 @@
 //! * [`peer`]: what it knows of one peer.
 //! * [`peers`]: messages: outboxes, inboxes, and the application's handles.
 //! * [`custody`]: frames that a relay keeps.
+//! * [`probe`]: how far the way to somebody is open.
 //! * [`letters`]: what is sealed to a peer with whom there is no session; prekeys.
 
 mod custody;
@@ -17,6 +18,7 @@ mod letters;
 mod paired;
 mod peer;
 mod peers;
+mod probe;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -37,7 +39,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{dial::Dial, dial::Link, paired::Paired, peer::Peer, peers::Stored};
+use self::{dial::Dial, dial::Link, paired::Paired, peer::Peer, peers::Stored, probe::Ping};
 use crate::{
     RelayConfig,
     clock::Clock,
@@ -51,7 +53,7 @@ use crate::{
 
 /// What tasks of the driver report, beside the links.
 pub(crate) enum Report {
-    Connected { dial: usize, link: Box<dyn FrameLink> },
+    Connected { dial: usize, link: Box<dyn FrameLink>, place: String },
     NotConnected { dial: usize, error: LinkError },
     Accepted { link: Box<dyn FrameLink> },
 }
@@ -75,6 +77,7 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     /// Addresses of identities that stand on no card.
     reachable: HashMap<IdentityId, Vec<String>>,
     by_hop: HashMap<ChannelId, usize>,
+    pings: Vec<Ping>,
     relay: Option<Relay>,
     tap: Option<Arc<dyn RelayTap>>,
     /// What is read of each connection that was accepted, in octets a second.
@@ -194,6 +197,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             dials: Vec::new(),
             reachable: HashMap::new(),
             by_hop: HashMap::new(),
+            pings: Vec::new(),
             tap: relay.as_ref().and_then(|config| config.tap.clone()),
             client_rate: relay.as_ref().and_then(|config| config.client_rate),
             relay: relay.map(|config| Relay::new(config.limits)),
@@ -350,7 +354,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn handle_event(&mut self, now: Timestamp, event: Event) {
         tracing::debug!(?event, "channel");
         self.statistics.sessions += u64::from(matches!(event, Event::Opened { .. } | Event::Renewed { .. }));
+        if let Event::Opened { channel, peer, .. } | Event::Renewed { channel, peer } = &event {
+            self.peers.get_mut(&peer.id()).into_iter().for_each(|peer| peer.is_absent = false);
+            self.ping_opened(now, *channel);
+        }
         match event {
+            Event::Answered { channel, after } => self.ping_answered(channel, after),
             Event::Opened { channel, peer, context } => {
                 if self.by_hop.contains_key(&channel) {
                     self.hop_opened(now, channel);
@@ -426,6 +435,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.accept_only(now, policy);
                 let _ = reply.send(Ok(()));
             }
+            Command::Ping { id, reply } => self.ping(now, id, reply),
+            Command::Route { peer, reply } => {
+                let _ = reply.send(Ok(self.route(peer)));
+            }
             Command::Attach { relay, wait, reply } => self.attach(now, *relay, wait, reply),
             Command::Open { card, policy, reply } => {
                 let _ = reply.send(self.open(now, &card, &policy));
@@ -478,6 +491,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let peers = self.peers.values().filter_map(Peer::next_timeout);
         let dials = self.dials.iter().filter_map(Dial::next_timeout);
         let unproved = self.unproved.keys().next().map(|(at, _)| *at);
+        let pings = self.pings.iter().map(Ping::next_timeout);
         let relay = self.relay.as_ref().and_then(Relay::poll_timeout);
         let paired = self.paired.values().filter_map(|paired| paired.next_timeout(now));
         self.endpoint
@@ -487,6 +501,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             .chain(paired)
             .chain(dials)
             .chain(unproved)
+            .chain(pings)
             .chain(relay)
             .min()
     }
@@ -547,6 +562,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.pump_peers(soon);
             self.drain_endpoint(soon);
         }
+        // Not every medium tells the other end of a hop that we are gone: a relay is to keep what comes for us now, and clients of
+        // ours are to look for us, or for another relay.
+        for hop in self.by_hop.keys().chain(self.served.keys()).copied().collect::<Vec<_>>() {
+            self.endpoint.close(hop, CloseReason::Finished);
+        }
+        self.drain_endpoint(soon);
         // Of strangers nobody takes leave.
         self.links.retain(|_, link| link.unproved.is_none());
         self.links.values().for_each(|link| link.queue.close());

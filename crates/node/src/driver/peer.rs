@@ -28,6 +28,8 @@ pub(super) struct Peer {
     /// The prekeys of ours that the inbox knows of.
     pub(super) told_prekeys: Option<(u64, u64)>,
     pub(super) channel: Option<ChannelId>,
+    /// A relay has said last that nobody is attached at its box.
+    pub(super) is_absent: bool,
     pub(super) card: Option<Card>,
     /// The flow to its box.
     pub(super) route: Option<PathId>,
@@ -77,6 +79,7 @@ impl Peer {
             away: Away::default(),
             told_prekeys: None,
             channel: None,
+            is_absent: false,
             card: None,
             route: None,
             followed: None,

@@ -367,6 +367,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.config.accept = policy;
     }
 
+    /// Whether an identity may open channels to us.
+    #[must_use]
+    pub fn admits(&self, id: &IdentityId) -> bool {
+        self.config.accept.decide(id).is_allow()
+    }
+
     /// The identities that may open channels to us.
     pub fn admitted(&self) -> impl Iterator<Item = &IdentityId> {
         self.config.accept.admitted()

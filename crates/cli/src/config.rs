@@ -60,6 +60,7 @@ pub(crate) struct Relay {
     pub(crate) allow: Vec<String>,
     pub(crate) client_rate: Option<u32>,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) log: Log,
 }
 
 /// What a gateway runs with.
@@ -69,6 +70,7 @@ pub(crate) struct Gateway {
     pub(crate) link: Vec<String>,
     pub(crate) uplink: Vec<String>,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) log: Log,
 }
 
 impl File {
@@ -107,9 +109,10 @@ impl Relay {
                 allow: options.allow.clone(),
                 client_rate: options.client_rate,
                 metrics: options.metrics,
+                log: Log::default(),
             });
         };
-        let File { web, relay, .. } = File::read(path)?;
+        let File { web, relay, log, .. } = File::read(path)?;
         let lacks = |what: &str| Failure::given(format!("{}: {what}", path.display()));
         let part = relay.ok_or_else(|| lacks("there is no [relay]"))?;
         if part.listen.is_empty() {
@@ -129,6 +132,7 @@ impl Relay {
             allow: part.allow,
             client_rate: part.client_rate,
             metrics: part.metrics,
+            log,
         })
     }
 }
@@ -141,12 +145,13 @@ impl Gateway {
                 link: options.link.clone(),
                 uplink: options.uplink.clone(),
                 metrics: options.metrics,
+                log: Log::default(),
             });
         };
-        let File { web, gateway, .. } = File::read(path)?;
+        let File { web, gateway, log, .. } = File::read(path)?;
         let lacks = |what: &str| Failure::given(format!("{}: {what}", path.display()));
         let part = gateway.ok_or_else(|| lacks("there is no [gateway]"))?;
-        Ok(Self { web: checked(web, &lacks)?, link: part.link, uplink: part.uplink, metrics: part.metrics })
+        Ok(Self { web: checked(web, &lacks)?, link: part.link, uplink: part.uplink, metrics: part.metrics, log })
     }
 }
 

@@ -7,8 +7,9 @@ use sealway::Gateway;
 use crate::{
     arguments, config,
     failure::Failure,
-    identity, logs,
-    media::Media,
+    identity,
+    logs::{self, Log},
+    media::{Media, taken_over},
     metrics::{self, Source},
     service, talk,
 };
@@ -17,7 +18,7 @@ pub(crate) async fn run(options: &arguments::Gateway) -> Result<(), Failure> {
     let settings = config::Gateway::of(options)?;
     let addresses = settings.link.iter().chain(&settings.uplink);
     addresses.into_iter().try_for_each(|address| identity::check_address(address).map(drop))?;
-    let interrupted = talk::interrupted();
+    let (interrupted, hangups) = (talk::interrupted(), talk::hangups()?);
     let media = Media::new(&settings.web)?;
     let Media { tcp, udp, serial, websocket } = media.clone();
     let builder = Gateway::builder().transport(tcp).transport(udp).transport(serial).transport(websocket);
@@ -34,15 +35,14 @@ pub(crate) async fn run(options: &arguments::Gateway) -> Result<(), Failure> {
         let source = Source::Gateway(gateway.clone());
         println!("metrics on http://{}/metrics", metrics::serve(source, address).await?);
     }
-    let ended = service::run(interrupted, async || {
+    let ended = service::run(interrupted, hangups, async || {
         let new = config::Gateway::of(options)?;
-        if let Some(path) = &options.config {
-            logs::set_level(config::File::read(path)?.log.level);
-        }
         media.show(&new.web)?;
-        let stays = config::Gateway { web: settings.web.clone(), link: new.link, uplink: new.uplink, ..new };
+        logs::set_level(new.log.level);
+        let log = Log { level: settings.log.level, ..new.log };
+        let stays = config::Gateway { web: taken_over(&settings.web, &new.web), log, ..new };
         if stays != settings {
-            tracing::warn!("link, uplink and metrics are taken over at the next start");
+            tracing::warn!("all but the certificate and the level of logs is taken over at the next start");
         }
         Ok(())
     });

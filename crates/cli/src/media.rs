@@ -19,7 +19,7 @@ impl Media {
     /// As the options say, and the environment as far as proxies go.
     pub(crate) fn new(web: &Web) -> Result<Self, Failure> {
         let given = |error: &dyn std::fmt::Display| Failure::given(error.to_string());
-        let mut websocket = WebSocket::default().through_environment().map_err(|error| given(&error))?;
+        let mut websocket = WebSocket::default().through_environment();
         if let Some(path) = &web.authority {
             websocket = websocket.trusting(&read(path)?).map_err(|error| given(&error).about(path))?;
         }
@@ -41,4 +41,9 @@ impl Media {
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::given(error).about(path))
+}
+
+/// What stays of new options when the certificate was taken over, for a comparison with the old ones.
+pub(crate) fn taken_over(old: &Web, new: &Web) -> Web {
+    Web { certificate: old.certificate.clone(), key: old.key.clone(), ..new.clone() }
 }

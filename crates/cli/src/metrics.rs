@@ -76,8 +76,7 @@ impl Source {
             }
             Self::Gateway(gateway) => {
                 let counts = gateway.counts();
-                let is_cut_off = counts.links > 0 && counts.uplinks == 0 && counts.failed_uplinks > 0;
-                let wrong = is_cut_off.then_some("the relay is not reached\n");
+                let wrong = counts.is_cut_off.then_some("the relay is not reached\n");
                 Some(Reading { figures: figures(&counts), wrong })
             }
         }
@@ -91,6 +90,12 @@ fn figures(counts: &Counts) -> Vec<Figure> {
         figure(gauge, "gateway_links", "Links of devices that are up.", counts.links),
         figure(gauge, "gateway_uplinks", "Links to a relay that are up.", counts.uplinks),
         figure(counter, "gateway_failed_uplinks", "Links to a relay that could not be made.", counts.failed_uplinks),
+        figure(
+            counter,
+            "gateway_unanswered_uplinks",
+            "Links to a relay on which nothing has come.",
+            counts.unanswered_uplinks,
+        ),
         figure(counter, "gateway_refused_links", "Links of devices that were turned away.", counts.refused_links),
         figure(counter, "gateway_frames_up", "Frames carried to a relay.", counts.frames_up),
         figure(counter, "gateway_octets_up", "Octets carried to a relay.", counts.octets_up),

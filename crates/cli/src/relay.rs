@@ -8,8 +8,8 @@ use crate::{
     arguments, config,
     failure::Failure,
     identity::{self, Named},
-    logs,
-    media::Media,
+    logs::{self, Log},
+    media::{Media, taken_over},
     metrics::{self, Source},
     service, talk,
 };
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) async fn run(options: &arguments::Relay) -> Result<(), Failure> {
     let settings = config::Relay::of(options)?;
     settings.listen.iter().try_for_each(|address| identity::check_address(address).map(drop))?;
-    let interrupted = talk::interrupted();
+    let (interrupted, hangups) = (talk::interrupted(), talk::hangups()?);
     let media = Media::new(&settings.web)?;
     let identity = identity::open(&settings.vault)?;
     let clients = who_may_attach(&settings)?;
@@ -41,15 +41,16 @@ pub(crate) async fn run(options: &arguments::Relay) -> Result<(), Failure> {
         let source = Source::Node(node.clone());
         println!("metrics on http://{}/metrics", metrics::serve(source, address).await?);
     }
-    let ended = service::run(interrupted, async || {
+    let ended = service::run(interrupted, hangups, async || {
         let new = config::Relay::of(options)?;
         let clients = who_may_attach(&new)?;
-        if let Some(path) = &options.config {
-            logs::set_level(config::File::read(path)?.log.level);
-        }
+        // What can fail comes first: then all of it is taken over, or nothing.
         media.show(&new.web)?;
         node.accept_only(clients).await?;
-        let stays = config::Relay { allow: settings.allow.clone(), web: settings.web.clone(), ..new };
+        logs::set_level(new.log.level);
+        let log = Log { level: settings.log.level, ..new.log };
+        let stays =
+            config::Relay { allow: settings.allow.clone(), web: taken_over(&settings.web, &new.web), log, ..new };
         if stays != settings {
             tracing::warn!("all but allow, the certificate and the level of logs is taken over at the next start");
         }

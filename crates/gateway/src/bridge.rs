@@ -8,7 +8,7 @@ use std::{
 };
 
 use sealway_link::{
-    FrameLink, Frames, LinkError, Ordering, Transport,
+    FrameLink, Frames, LinkCapabilities, LinkError, Ordering,
     fragment::{Fragment, Reassembler},
 };
 use sealway_wire::Timestamp;
@@ -17,12 +17,17 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::counts::{Carried, Counters};
+use crate::{
+    counts::{Carried, Counters},
+    up::Up,
+};
 
 /// Octets that are read from a link before they are sent on.
 const CHUNK: usize = 16 * 1024;
 /// Octets of a device that wait for the link up.
 const WAITING: usize = 64 * 1024;
+/// For a slow link no more waits than what it carries in so many seconds.
+const SECONDS: usize = 4;
 /// Frames that may be in fragments at once, of either side.
 const FRAGMENTED: usize = 16;
 /// Rounds of one wake-up, so that a busy link leaves room for others.
@@ -35,18 +40,14 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// How the relay is reached.
-pub(crate) struct Up {
-    pub(crate) transports: Vec<Arc<dyn Transport>>,
-    pub(crate) addresses: Vec<String>,
-}
-
 /// Why nothing is carried any more.
 enum End {
     /// The link of the device has ended.
     Down(Option<LinkError>),
     /// The link to the relay has ended.
     Up(Option<LinkError>),
+    /// Too many wait for the relay's first word.
+    Refused,
     Stopped,
 }
 
@@ -54,15 +55,19 @@ enum End {
 struct Way {
     frames: Frames,
     next: usize,
-    reassembler: Reassembler,
+    /// Where frames come in pieces. On others, what looks like a piece is carried as it is.
+    reassembler: Option<Reassembler>,
     /// Put together, and not sent yet.
     whole: Option<Vec<u8>>,
+    /// Something has come this way.
+    is_used: bool,
 }
 
 impl Way {
     fn new(from: &dyn FrameLink) -> Self {
-        let reassembler = Reassembler::new(FRAGMENTED, from.capabilities().mtu);
-        Self { frames: Frames::new(), next: 0, reassembler, whole: None }
+        let LinkCapabilities { mtu, ordering, .. } = from.capabilities();
+        let reassembler = (ordering == Ordering::Datagram).then(|| Reassembler::new(FRAGMENTED, mtu));
+        Self { frames: Frames::new(), next: 0, reassembler, whole: None, is_used: false }
     }
 
     /// Hands everything to a link. Pending: it takes no more just now.
@@ -76,10 +81,10 @@ impl Way {
         loop {
             let is_whole = self.whole.is_some();
             let Some(frame) = self.whole.as_deref().or_else(|| self.frames.get(self.next)) else { break };
-            if !is_whole && Fragment::is_one(frame) {
+            if let Some(reassembler) = self.reassembler.as_mut().filter(|_| !is_whole && Fragment::is_one(frame)) {
                 // The medium of the other side has pieces of its own.
                 let fragment = Fragment::decode(frame).ok();
-                self.whole = fragment.and_then(|fragment| self.reassembler.handle(clock.now(), &fragment));
+                self.whole = fragment.and_then(|fragment| reassembler.handle(clock.now(), &fragment));
                 self.next += 1;
                 continue;
             }
@@ -99,12 +104,24 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
+    /// Gives back what was sent.
+    fn compact(&mut self) {
+        if self.next > 0 {
+            let mut rest = Frames::new();
+            (self.next..self.frames.len())
+                .filter_map(|index| self.frames.get(index))
+                .for_each(|frame| rest.push(frame));
+            self.frames = rest;
+            self.next = 0;
+        }
+    }
+
     /// Forgets what was not sent, and returns how many frames that were.
     fn drop_all(&mut self) -> usize {
         let dropped = self.frames.len() - self.next + usize::from(self.whole.take().is_some());
         self.frames.clear();
         self.next = 0;
-        self.reassembler.clear();
+        self.reassembler.iter_mut().for_each(Reassembler::clear);
         dropped
     }
 }
@@ -121,7 +138,7 @@ impl Clock {
 /// Carries frames between a device and the relay until the device's link ends.
 pub(crate) async fn run(
     mut down: Box<dyn FrameLink>,
-    relay: &Up,
+    relay: &Arc<Up>,
     counters: &Counters,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -151,19 +168,40 @@ pub(crate) async fn run(
             count_dropped(counters, ways[0].drop_all());
             continue;
         }
+        // Whoever is on a line was plugged in by somebody.
+        let mut place = None;
+        if !is_line {
+            place = relay.wait(down.source());
+            if place.is_none() {
+                counters.refused_links.fetch_add(1, Relaxed);
+                break End::Refused;
+            }
+        }
         let connected = tokio::select! {
             connected = while_reading(relay.connect(), &mut *down, &mut ways[0], counters) => connected,
             _ = stopped.changed() => Err(End::Stopped),
         };
         let end = match connected {
-            Ok(Ok(mut up)) => {
+            Ok(Ok((mut up, index))) => {
                 failures = 0;
                 ways[1] = Way::new(&*up);
+                counters.is_cut_off.store(false, Relaxed);
                 counters.uplinks.fetch_add(1, Relaxed);
+                let carry = poll_fn(|cx| {
+                    let end = poll_carry(cx, &mut *down, &mut *up, &mut ways, (counters, &clock));
+                    if ways[1].is_used && place.take().is_some() {
+                        relay.answered(index);
+                    }
+                    end
+                });
                 let end = tokio::select! {
-                    end = poll_fn(|cx| poll_carry(cx, &mut *down, &mut *up, &mut ways, (counters, &clock))) => end,
+                    end = carry => end,
                     _ = stopped.changed() => End::Stopped,
                 };
+                if !ways[1].is_used {
+                    counters.unanswered_uplinks.fetch_add(1, Relaxed);
+                    relay.unanswered(index);
+                }
                 if !matches!(end, End::Up(_)) {
                     let [way, _] = &mut ways;
                     farewell(&mut *up, way, (&counters.up, counters, &clock)).await;
@@ -173,6 +211,7 @@ pub(crate) async fn run(
             }
             Ok(Err(error)) => {
                 counters.failed_uplinks.fetch_add(1, Relaxed);
+                counters.is_cut_off.store(true, Relaxed);
                 not_before = Instant::now() + (FIRST_DELAY * (1 << failures.min(16))).min(MAX_DELAY);
                 if failures == 0 {
                     tracing::warn!(%error, "the relay is not reached; other tries follow");
@@ -193,6 +232,7 @@ pub(crate) async fn run(
     match &end {
         End::Down(error) => tracing::info!(?error, "the link of a device has ended"),
         End::Up(error) => tracing::info!(?error, "the link to the relay has ended, and the device's with it"),
+        End::Refused => tracing::info!("too many links wait for the relay's first word; one is turned away"),
         End::Stopped => {}
     }
     if !matches!(end, End::Down(Some(_))) {
@@ -208,7 +248,8 @@ fn count_dropped(counters: &Counters, frames: usize) {
 
 /// The first frame of a device, since there is no link up.
 fn poll_first(cx: &mut Context<'_>, down: &mut dyn FrameLink, way: &mut Way) -> Poll<Result<(), End>> {
-    match ready!(down.poll_recv(cx, &mut way.frames, CHUNK)) {
+    let limit = way.frames.octets() + CHUNK;
+    match ready!(down.poll_recv(cx, &mut way.frames, limit)) {
         Ok(true) => Poll::Ready(Ok(())),
         Ok(false) => Poll::Ready(Err(End::Down(None))),
         Err(error) => Poll::Ready(Err(End::Down(Some(error)))),
@@ -235,6 +276,7 @@ async fn while_reading<T>(
                 }
                 count_dropped(counters, way.drop_all());
             }
+            // At least one frame more than there was: the bound is reached.
             ready!(poll_first(cx, down, way))?;
         }
     })
@@ -294,12 +336,33 @@ fn poll_one_way(
     if let Poll::Ready(Err(error)) = to.poll_flush(cx) {
         return Poll::Ready(Err(Failed::To(error)));
     }
-    ready!(sent);
-    match ready!(from.poll_recv(cx, &mut way.frames, CHUNK)) {
-        Ok(true) => Poll::Ready(Ok(())),
+    if sent.is_pending() && from.capabilities().ordering != Ordering::Datagram {
+        // It waits in the connection, and at its sender.
+        return Poll::Pending;
+    }
+    // A link of datagrams that nobody reads is taken for dead by its sender: what finds no room is dropped, as a router would.
+    way.compact();
+    let before = way.frames.len();
+    let limit = way.frames.octets() + CHUNK;
+    let received = match ready!(from.poll_recv(cx, &mut way.frames, limit)) {
+        Ok(true) => {
+            way.is_used = true;
+            Poll::Ready(Ok(()))
+        }
         Ok(false) => Poll::Ready(Err(Failed::From(None))),
         Err(error) => Poll::Ready(Err(Failed::From(Some(error)))),
+    };
+    if sent.is_pending() && way.frames.octets() > room(&to.capabilities()) {
+        count_dropped(counts.1, way.frames.len() - before);
+        way.frames.truncate(before);
     }
+    received
+}
+
+/// Octets that may wait for a link: of a slow one, what it carries in some seconds, so that a sign of life is not among the last.
+fn room(to: &LinkCapabilities) -> usize {
+    let carried = to.rate.map(|rate| usize::try_from(rate.get()).unwrap_or(WAITING).saturating_mul(SECONDS));
+    carried.map_or(WAITING, |carried| carried.clamp(to.unit, WAITING))
 }
 
 /// Sends what was taken for a link, and closes it.

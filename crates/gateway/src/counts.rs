@@ -1,6 +1,6 @@
 //! What a gateway counts.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// What a gateway has counted since it was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +12,10 @@ pub struct Counts {
     pub uplinks: u64,
     /// Links to a relay that could not be made.
     pub failed_uplinks: u64,
+    /// Links to a relay on which nothing has come.
+    pub unanswered_uplinks: u64,
+    /// The last time that a link to a relay was to be made, none could.
+    pub is_cut_off: bool,
     /// Links of devices that were turned away, for there were too many.
     pub refused_links: u64,
     /// Frames carried to a relay, and their octets.
@@ -22,7 +26,8 @@ pub struct Counts {
     pub frames_down: u64,
     /// Octets of these.
     pub octets_down: u64,
-    /// Frames that were dropped: there was no link up, or the other side carries none that are so long.
+    /// Frames that were dropped: there was no link up, they were longer than the other side carries, a link ended or there was no room
+    /// for datagrams.
     pub dropped_frames: u64,
 }
 
@@ -32,6 +37,8 @@ pub(crate) struct Counters {
     pub(crate) links: AtomicU64,
     pub(crate) uplinks: AtomicU64,
     pub(crate) failed_uplinks: AtomicU64,
+    pub(crate) unanswered_uplinks: AtomicU64,
+    pub(crate) is_cut_off: AtomicBool,
     pub(crate) refused_links: AtomicU64,
     pub(crate) up: Carried,
     pub(crate) down: Carried,
@@ -54,38 +61,19 @@ impl Carried {
 
 impl Counters {
     pub(crate) fn read(&self) -> Counts {
-        let all = [
-            &self.links,
-            &self.uplinks,
-            &self.failed_uplinks,
-            &self.refused_links,
-            &self.up.frames,
-            &self.up.octets,
-            &self.down.frames,
-            &self.down.octets,
-            &self.dropped_frames,
-        ];
-        let [
-            links,
-            uplinks,
-            failed_uplinks,
-            refused_links,
-            frames_up,
-            octets_up,
-            frames_down,
-            octets_down,
-            dropped_frames,
-        ] = all.map(|count| count.load(Relaxed));
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
         Counts {
-            links,
-            uplinks,
-            failed_uplinks,
-            refused_links,
-            frames_up,
-            octets_up,
-            frames_down,
-            octets_down,
-            dropped_frames,
+            links: count(&self.links),
+            uplinks: count(&self.uplinks),
+            failed_uplinks: count(&self.failed_uplinks),
+            unanswered_uplinks: count(&self.unanswered_uplinks),
+            is_cut_off: self.is_cut_off.load(Relaxed),
+            refused_links: count(&self.refused_links),
+            frames_up: count(&self.up.frames),
+            octets_up: count(&self.up.octets),
+            frames_down: count(&self.down.frames),
+            octets_down: count(&self.down.octets),
+            dropped_frames: count(&self.dropped_frames),
         }
     }
 }

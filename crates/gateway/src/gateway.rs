@@ -6,15 +6,11 @@ use std::{
     time::Duration,
 };
 
-use sealway_link::{FrameLink, LinkError, LinkErrorKind, Listener, Transport};
+use sealway_link::{FrameLink, Listener, Transport};
 use sealway_wire::Address;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use crate::{
-    Counts, GatewayError,
-    bridge::{self, Up},
-    counts::Counters,
-};
+use crate::{Counts, GatewayError, bridge, counts::Counters, up::Up};
 
 /// Links of devices at once, and those of one source among them. A line is a source of its own.
 const MAX_LINKS: usize = 4096;
@@ -78,14 +74,14 @@ impl Builder {
         let addresses = listeners.iter().map(|listener| listener.address()).collect();
         let counters = Arc::<Counters>::default();
         let (stop, stopped) = watch::channel(false);
-        let up = Arc::new(Up { transports, addresses: uplinks });
+        let up = Arc::new(Up::new(transports, uplinks));
         tokio::spawn(run(listeners, up, counters.clone(), stopped));
         Ok(Gateway { addresses, counters, stop })
     }
 }
 
 /// The transport for an address.
-fn speaker<'a>(
+pub(crate) fn speaker<'a>(
     transports: &[Arc<dyn Transport>],
     text: &'a str,
 ) -> Result<(Arc<dyn Transport>, Address<'a>), GatewayError> {
@@ -123,7 +119,7 @@ impl Gateway {
         self.counters.read()
     }
 
-    /// Sends what it has taken, for 5 s at most, and ends.
+    /// Sends what it has taken, for 5 s at most each way, and ends.
     pub async fn shutdown(&self) {
         let _ = self.stop.send(true);
         // Each task has an end of it for as long as it runs.
@@ -153,13 +149,13 @@ async fn run(
                 accepting.spawn(accept(listener));
                 let Some(link) = accepted else { continue };
                 let source = link.source();
-                let of_source = by_source.entry(source).or_default();
-                if bridges.len() >= MAX_LINKS || *of_source >= MAX_LINKS_OF_SOURCE {
+                let of_source = by_source.get(&source).copied().unwrap_or(0);
+                if bridges.len() >= MAX_LINKS || of_source >= MAX_LINKS_OF_SOURCE {
                     counters.refused_links.fetch_add(1, Relaxed);
                     tracing::warn!(links = bridges.len(), of_source, "too many links; one is turned away");
                     continue;
                 }
-                *of_source += 1;
+                by_source.insert(source, of_source + 1);
                 let (up, counters, stopped) = (up.clone(), counters.clone(), stopped.clone());
                 bridges.spawn(async move {
                     counters.links.fetch_add(1, Relaxed);
@@ -198,23 +194,5 @@ async fn accept(mut listener: Box<dyn Listener>) -> (Box<dyn Listener>, Option<B
             sleep(PAUSE).await;
             (listener, None)
         }
-    }
-}
-
-impl Up {
-    /// A link to the relay, over the first of its addresses that gives one.
-    pub(crate) async fn connect(&self) -> Result<Box<dyn FrameLink>, LinkError> {
-        let mut last = LinkError::new(LinkErrorKind::Unsupported, "a relay without addresses");
-        for text in &self.addresses {
-            let Ok((transport, address)) = speaker(&self.transports, text) else { continue };
-            match transport.connect(&address).await {
-                Ok(mut link) => {
-                    link.set_proved();
-                    return Ok(link);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
     }
 }

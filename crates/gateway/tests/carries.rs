@@ -119,6 +119,71 @@ async fn the_links_of_one_source_are_bounded() {
     }
 }
 
+/// Of datagrams, only silence tells that nobody is there.
+#[tokio::test]
+async fn another_address_is_tried_where_nobody_answers() {
+    let mut relay = listen(&Tcp::default(), "tcp://127.0.0.1:0").await;
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let builder = Gateway::builder().transport(Tcp::default()).transport(Udp::default()).link("tcp://127.0.0.1:0");
+    let builder = builder.uplink(format!("udp://{}", nobody.local_addr().unwrap())).uplink(relay.address());
+    let gateway = builder.start().await.unwrap();
+    let mut device = End::new(connect(&gateway.addresses()[0]).await);
+    device.send(&numbered(0, 50)).await.unwrap();
+    nobody.set_nonblocking(true).unwrap();
+    let nobody = tokio::net::UdpSocket::from_std(nobody).unwrap();
+    nobody.readable().await.unwrap();
+    drop(device);
+    while gateway.counts().unanswered_uplinks == 0 {
+        tokio::task::yield_now().await;
+    }
+    let [mut device, mut there] = pair(&gateway, &mut *relay).await;
+    there.send(&numbered(1, 50)).await.unwrap();
+    assert_eq!(device.recv().await, Ok(Some(numbered(1, 50))));
+    assert!(!gateway.counts().is_cut_off);
+}
+
+/// Strangers are not let take the places that a relay has for one address.
+#[tokio::test]
+async fn few_wait_for_the_relays_first_word() {
+    let relay = listen(&Tcp::default(), "tcp://127.0.0.1:0").await;
+    let gateway = gateway(&relay.address()).await;
+    let mut devices = Vec::new();
+    for _ in 0..20 {
+        let mut device = End::new(connect(&gateway.addresses()[0]).await);
+        device.send(&[0x80; 40]).await.unwrap();
+        devices.push(device);
+    }
+    while gateway.counts().refused_links < 4 {
+        tokio::task::yield_now().await;
+    }
+    let counts = gateway.counts();
+    assert_eq!((counts.refused_links, counts.links), (4, 16), "{counts:?}");
+}
+
+/// What a device says while the relay is not reached is bounded, whatever it says.
+#[tokio::test]
+async fn a_device_cannot_fill_a_gateway_that_does_not_reach_its_relay() {
+    // A listener that is full takes no connection, and refuses none.
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(1).unwrap();
+    let mut kept = Vec::new();
+    let address = full.local_addr().unwrap();
+    let one = Duration::from_millis(300);
+    while let Ok(Ok(stream)) = tokio::time::timeout(one, tokio::net::TcpStream::connect(address)).await {
+        kept.push(stream);
+    }
+    let gateway = gateway(&format!("tcp://{address}")).await;
+    let mut device = End::new(connect(&gateway.addresses()[0]).await);
+    let mut sent = 0_usize;
+    while let Ok(outcome) = tokio::time::timeout(one, device.send(&[0x80; 20_000])).await {
+        outcome.unwrap();
+        sent += 20_000;
+        assert!(sent < 64 << 20, "a device that nobody reads is held back");
+    }
+    assert_eq!(gateway.counts().uplinks, 0);
+}
+
 #[tokio::test]
 async fn a_gateway_that_is_set_up_wrongly_says_what_is_wrong() {
     let builder = || Gateway::builder().transport(Tcp::default()).transport(Udp::default());

@@ -92,6 +92,7 @@ pub fn numbered(number: u32, size: usize) -> Vec<u8> {
 /// Everything that the ends of a link do, over links that `pair` makes.
 pub async fn conform(mut pair: impl AsyncFnMut() -> [Box<dyn FrameLink>; 2]) {
     every_size_arrives(pair().await.map(End::new)).await;
+    what_is_asked_for_is_handed_up(pair().await.map(End::new)).await;
     both_directions_work_at_once(pair().await.map(End::new)).await;
     nothing_is_lost_by_giving_up_to_wait(pair().await.map(End::new)).await;
     who_takes_nothing_holds_the_sender_back(pair().await.map(End::new)).await;
@@ -113,6 +114,36 @@ async fn every_size_arrives([mut left, mut right]: [End; 2]) {
     }
     let (sent, received) = both(left.send(&[0x90]), right.recv()).await;
     assert_eq!((sent, received), (Ok(()), Ok(Some(vec![0x90]))));
+}
+
+/// One frame is handed up even where more than was asked for is there already, and what is not stays where it is.
+async fn what_is_asked_for_is_handed_up([mut left, mut right]: [End; 2]) {
+    // What goes in one piece.
+    let size = left.link().capabilities().unit.min(200);
+    for round in 0..20 {
+        let sent: Vec<_> = (0..10).map(|number| numbered(10 * round + number, size)).collect();
+        let mut frames = Frames::new();
+        frames.push(&[0x80; 100]);
+        for frame in &sent {
+            left.send(frame).await.unwrap();
+        }
+        let mut received = Vec::new();
+        while received.len() < sent.len() {
+            let before = frames.len();
+            let more = poll_fn(|cx| {
+                let _ = left.link().poll_flush(cx);
+                let _ = left.poll_recv(cx);
+                right.link().poll_recv(cx, &mut frames, 1)
+            });
+            assert_eq!(more.await.map_err(|error| error.kind), Ok(true));
+            assert_eq!(frames.len(), before + 1, "one, for there is more than was asked for");
+            received.extend(frames.get(before).map(<[u8]>::to_vec));
+        }
+        if right.link().capabilities().ordering == Ordering::Datagram {
+            received.sort();
+        }
+        assert!(received == sent, "what arrives is what was sent");
+    }
 }
 
 async fn both_directions_work_at_once([mut left, mut right]: [End; 2]) {

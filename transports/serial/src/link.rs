@@ -97,7 +97,7 @@ impl SerialLink {
     /// Hands up frames that have come. Returns whether there were any.
     fn take_arrived(&mut self, frames: &mut Frames, limit: usize) -> bool {
         let first = self.next;
-        while let Some(frame) = self.arrived.get(self.next).filter(|_| frames.octets() < limit) {
+        while let Some(frame) = self.arrived.get(self.next).filter(|_| frames.octets() < limit || self.next == first) {
             frames.push(frame);
             self.next += 1;
         }

@@ -66,7 +66,8 @@ impl TcpLink {
 
     /// Moves whole frames from the buffer to `frames`.
     fn take_frames(&mut self, frames: &mut Frames, limit: usize) -> Result<(), LinkError> {
-        while frames.octets() < limit {
+        let before = frames.len();
+        while frames.octets() < limit || frames.len() == before {
             let rest = &self.incoming[self.read_from..];
             let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX>() else { break };
             let len = usize::from(u16::from_be_bytes(*prefix));

@@ -258,8 +258,9 @@ impl UdpLink {
     /// Looks at what has come. Returns whether there was anything.
     fn handle_incoming(&mut self, frames: &mut Frames, limit: usize) -> bool {
         let now = self.now();
-        let first = self.next;
-        while let Some(datagram) = self.incoming.get(self.next).filter(|_| frames.octets() < limit) {
+        let (first, empty) = (self.next, frames.len());
+        let wants = |frames: &Frames| frames.octets() < limit || frames.len() == empty;
+        while let Some(datagram) = self.incoming.get(self.next).filter(|_| wants(frames)) {
             self.next += 1;
             if !self.proved {
                 self.allowed = self.allowed.saturating_add(AMPLIFICATION * datagram.len());

@@ -25,6 +25,7 @@ use sealway_wire::{Address, NetAddress};
 use tokio_tungstenite::tungstenite::{
     Error,
     client::IntoClientRequest,
+    error::ProtocolError,
     http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
     protocol::WebSocketConfig,
 };
@@ -34,13 +35,15 @@ pub use listener::WebSocketListener;
 pub use proxy::{Proxy, ProxyError};
 pub use tls::CertificateError;
 
-use link::{Octets, Peer};
+use link::{Counted, Medium, Peer};
 use proxy::Proxies;
 
 /// What the two sides speak, as they tell each other and whoever is between them.
 const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("sealway");
 /// Small frames are collected up to this many octets before they are written.
 const WRITE_BUFFER: usize = 64 * 1024;
+/// The shortest time between two pings.
+const LEAST_PING: Duration = Duration::from_millis(10);
 /// What each connection keeps for reading.
 const READ_BUFFER: usize = 4 * 1024;
 
@@ -101,10 +104,10 @@ impl WebSocket {
         Self { times: Times { idle: limit, ..self.times }, ..self }
     }
 
-    /// Sends a ping when nothing was sent for `interval`, for proxies that end silent connections sooner than others.
+    /// Sends a ping when nothing was sent for `interval`, 10 ms at least, for proxies that end silent connections sooner than others.
     #[must_use]
     pub fn with_ping_interval(self, interval: Duration) -> Self {
-        Self { times: Times { ping: interval, ..self.times }, ..self }
+        Self { times: Times { ping: interval.max(LEAST_PING), ..self.times }, ..self }
     }
 
     /// Connects to every host through `proxy`.
@@ -114,20 +117,18 @@ impl WebSocket {
     }
 
     /// Connects through the proxies that the environment names: `https_proxy` for wss, `http_proxy` for ws, `all_proxy` for
-    /// both, `no_proxy` for hosts and domains to which there is none. Of the first and the last two, the names in capitals count
-    /// too.
-    ///
-    /// # Errors
-    /// If one of them is no address of a proxy.
-    pub fn through_environment(self) -> Result<Self, ProxyError> {
-        Ok(Self { proxies: Proxies::from_environment(|name| std::env::var(name).ok())?, ..self })
+    /// both, `no_proxy` for hosts and domains to which there is none (no networks: 10.0.0.0/8 names none). Of the first and the last
+    /// two, the names in capitals count too. What is no proxy that is spoken here, SOCKS say, is told when a connection needs it.
+    #[must_use]
+    pub fn through_environment(self) -> Self {
+        Self { proxies: Proxies::from_environment(|name| std::env::var(name).ok()), ..self }
     }
 
     /// Believes the reverse proxy at `address` from where a connection comes: the last entry of its `X-Forwarded-For`, which it
     /// has to write. Without this, all who come through it count as one source, and share what strangers may cost.
     #[must_use]
     pub fn behind(mut self, address: IpAddr) -> Self {
-        self.trusted.push(address);
+        self.trusted.push(address.to_canonical());
         self
     }
 
@@ -150,19 +151,20 @@ impl WebSocket {
 
     async fn upgrade(&self, address: &NetAddress<'_>) -> Result<WebSocketLink, LinkError> {
         let is_secure = address.transport == sealway_wire::Transport::Wss;
-        let proxy = self.proxies.of(address, is_secure);
-        let (stream, peer) = match proxy {
-            Some(proxy) => proxy.connect(address, self.local).await?,
+        let (stream, peer) = match self.proxies.of(address, is_secure) {
+            Some(Err(error)) => return Err(LinkError::new(LinkErrorKind::Unsupported, address).caused_by(error)),
+            Some(Ok(proxy)) => proxy.connect(address, self.local).await?,
             None => sealway_ip::stream::connect(address, self.local).await?,
         };
-        let octets =
-            if is_secure { Octets::new(self.client.connect(stream, address).await?) } else { Octets::new(stream) };
+        let (stream, taken) = Counted::new(stream);
+        let octets: Box<dyn Medium> =
+            if is_secure { Box::new(self.client.connect(stream, address).await?) } else { Box::new(stream) };
         let failed = |error| failure(error, address);
         let mut request = address.to_string().into_client_request().map_err(failed)?;
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
         let upgraded = tokio_tungstenite::client_async_with_config(request, octets, Some(config())).await;
         let (socket, _) = upgraded.map_err(failed)?;
-        let peer = Peer { place: address.to_string().into(), source: sealway_ip::source(peer.ip()) };
+        let peer = Peer { place: address.to_string().into(), source: sealway_ip::source(peer.ip()), taken };
         Ok(WebSocketLink::new(socket, peer, self.times))
     }
 }
@@ -185,10 +187,12 @@ fn failure(error: Error, place: impl std::fmt::Display) -> LinkError {
             let status = response.status();
             LinkError::new(LinkErrorKind::Refused, place).caused_by(format!("HTTP {status}"))
         }
-        Error::ConnectionClosed | Error::AlreadyClosed => LinkError::new(LinkErrorKind::Lost, place),
+        Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(ProtocolError::SendAfterClosing) => {
+            LinkError::new(LinkErrorKind::Lost, place)
+        }
         error @ (Error::Capacity(_) | Error::Utf8(_)) => LinkError::new(LinkErrorKind::Framing, place).caused_by(error),
         // A connection that ends without a word is lost as others are.
-        Error::Protocol(error @ tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
+        Error::Protocol(error @ ProtocolError::ResetWithoutClosingHandshake) => {
             LinkError::new(LinkErrorKind::Lost, place).caused_by(error)
         }
         error @ Error::Protocol(_) => LinkError::new(LinkErrorKind::Framing, place).caused_by(error),

@@ -4,6 +4,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -11,6 +15,7 @@ use futures_util::{Sink, Stream};
 use sealway_link::{FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 use tokio_tungstenite::{
@@ -24,41 +29,42 @@ use crate::{Times, failure};
 pub const MTU: usize = 20 * 1024;
 
 /// What a WebSocket is spoken over: TCP, or TLS over it.
-trait Medium: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Medium: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Medium for T {}
 
-/// The same, and how many octets it has taken: that tells a peer which is slow from one which is dead.
-pub(crate) struct Octets {
-    medium: Box<dyn Medium>,
-    taken: u64,
+/// A connection, and how many octets the system has taken for it: that tells a peer which is slow from one which is dead.
+pub(crate) struct Counted {
+    stream: TcpStream,
+    taken: Arc<AtomicU64>,
 }
 
-impl Octets {
-    pub(crate) fn new(medium: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self { medium: Box::new(medium), taken: 0 }
+impl Counted {
+    pub(crate) fn new(stream: TcpStream) -> (Self, Arc<AtomicU64>) {
+        let taken = Arc::<AtomicU64>::default();
+        (Self { stream, taken: taken.clone() }, taken)
     }
 }
 
-impl AsyncRead for Octets {
+impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.medium).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Octets {
+impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.medium).poll_write(cx, buf))?;
-        self.taken += u64::try_from(written).unwrap_or(u64::MAX);
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.taken.fetch_add(u64::try_from(written).unwrap_or(u64::MAX), Relaxed);
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.medium).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.medium).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -68,19 +74,22 @@ pub(crate) struct Peer {
     pub(crate) place: Box<str>,
     /// For limits.
     pub(crate) source: u64,
+    /// Octets that have left to it.
+    pub(crate) taken: Arc<AtomicU64>,
 }
 
 /// Frames over one WebSocket.
 pub struct WebSocketLink {
-    socket: WebSocketStream<Octets>,
+    socket: WebSocketStream<Box<dyn Medium>>,
     peer: Peer,
     times: Times,
     idle: Pin<Box<Sleep>>,
     /// The peer takes nothing: `stalled` counts since it had taken so many octets.
     waiting: Option<u64>,
     stalled: Pin<Box<Sleep>>,
-    /// When to look whether something was sent since the last time.
+    /// When a ping is due, unless something was sent since.
     ping: Pin<Box<Sleep>>,
+    sent_at: Instant,
     has_sent: bool,
     /// Something of ours waits in the socket's buffer, that nobody will flush for us: an answer, or a ping.
     owes_flush: bool,
@@ -95,7 +104,7 @@ impl std::fmt::Debug for WebSocketLink {
 }
 
 impl WebSocketLink {
-    pub(crate) fn new(socket: WebSocketStream<Octets>, peer: Peer, times: Times) -> Self {
+    pub(crate) fn new(socket: WebSocketStream<Box<dyn Medium>>, peer: Peer, times: Times) -> Self {
         Self {
             socket,
             peer,
@@ -104,6 +113,7 @@ impl WebSocketLink {
             waiting: None,
             stalled: Box::pin(sleep(times.write)),
             ping: Box::pin(sleep(times.ping)),
+            sent_at: Instant::now(),
             has_sent: false,
             owes_flush: false,
             ended: None,
@@ -120,8 +130,13 @@ impl WebSocketLink {
         while self.ended.is_none() && (frames.octets() < limit || frames.len() == before) {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(frame))) if !frame.is_empty() => frames.push(&frame),
-                // The answer to a ping is in the buffer.
-                Some(Ok(Message::Ping(_) | Message::Close(_))) => self.owes_flush = true,
+                // The answer is in the buffer.
+                Some(Ok(Message::Ping(_))) => self.owes_flush = true,
+                Some(Ok(Message::Close(_))) => {
+                    // Whether the answer still gets there does not matter.
+                    let _ = Pin::new(&mut self.socket).poll_flush(cx);
+                    self.ended = Some(Ok(()));
+                }
                 Some(Ok(Message::Pong(_))) => {}
                 Some(Ok(_)) => self.ended = Some(Err(LinkError::new(LinkErrorKind::Framing, &self.peer.place))),
                 Some(Err(error)) => self.ended = Some(Err(self.failed(error))),
@@ -137,13 +152,17 @@ impl WebSocketLink {
         if self.ended.is_some() {
             return;
         }
-        while self.ping.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(&mut self.has_sent)
-                && let Poll::Ready(Ok(())) = Pin::new(&mut self.socket).poll_ready(cx)
-            {
-                self.owes_flush |= Pin::new(&mut self.socket).start_send(Message::Ping(Bytes::new())).is_ok();
+        if self.ping.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now >= self.sent_at + self.times.ping {
+                if let Poll::Ready(Ok(())) = Pin::new(&mut self.socket).poll_ready(cx) {
+                    self.owes_flush |= Pin::new(&mut self.socket).start_send(Message::Ping(Bytes::new())).is_ok();
+                }
+                self.sent_at = now;
             }
-            self.ping.as_mut().reset(Instant::now() + self.times.ping);
+            self.ping.as_mut().reset(self.sent_at + self.times.ping);
+            // Registers it: it is at least a while ahead.
+            let _ = self.ping.as_mut().poll(cx);
         }
         if self.owes_flush && Pin::new(&mut self.socket).poll_flush(cx).is_ready() {
             // A failure shows again when something is read or sent.
@@ -153,7 +172,7 @@ impl WebSocketLink {
 
     /// Pending, until the peer has taken nothing for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<LinkError> {
-        let taken = self.socket.get_ref().taken;
+        let taken = self.peer.taken.load(Relaxed);
         if self.waiting.replace(taken) != Some(taken) {
             self.stalled.as_mut().reset(Instant::now() + self.times.write);
         }
@@ -209,6 +228,11 @@ impl FrameLink for WebSocketLink {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        // Also for who only sends for a while: proxies count the time.
+        if std::mem::take(&mut self.has_sent) {
+            self.sent_at = Instant::now();
+        }
+        self.maintain(cx);
         match Pin::new(&mut self.socket).poll_flush(cx) {
             Poll::Ready(flushed) => {
                 self.waiting = None;

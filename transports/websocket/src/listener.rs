@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::{
     SUBPROTOCOL, Times, config, failure,
-    link::{Octets, Peer, WebSocketLink},
+    link::{Counted, Medium, Peer, WebSocketLink},
 };
 
 /// Connections that are being upgraded at once, and those of one address among them. Of a proxy that is believed, all may be its
@@ -43,8 +43,8 @@ pub(crate) struct Setup {
 pub struct WebSocketListener {
     listener: TcpListener,
     setup: Arc<Setup>,
-    upgrades: JoinSet<(IpAddr, Result<WebSocketLink, LinkError>)>,
-    by_address: HashMap<IpAddr, usize>,
+    upgrades: JoinSet<(u64, Result<WebSocketLink, LinkError>)>,
+    by_source: HashMap<u64, usize>,
 }
 
 impl std::fmt::Debug for WebSocketListener {
@@ -55,30 +55,32 @@ impl std::fmt::Debug for WebSocketListener {
 
 impl WebSocketListener {
     pub(crate) fn new(listener: TcpListener, setup: Arc<Setup>) -> Self {
-        Self { listener, setup, upgrades: JoinSet::new(), by_address: HashMap::new() }
+        Self { listener, setup, upgrades: JoinSet::new(), by_source: HashMap::new() }
     }
 
     /// Begins with a connection. It takes its time beside the others: who is slow holds nobody up.
     fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
         let address = peer.ip().to_canonical();
-        let of_source = self.by_address.entry(address).or_default();
-        if *of_source >= MAX_UPGRADES_OF_SOURCE && !self.setup.trusted.contains(&address) {
-            tracing::debug!(%peer, "too many connections of this address are being upgraded; one is turned away");
+        let source = sealway_ip::source(address);
+        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+        let has_share = of_source >= MAX_UPGRADES_OF_SOURCE && !self.setup.trusted.contains(&address);
+        if has_share || self.upgrades.len() >= MAX_UPGRADES {
+            tracing::debug!(%peer, "too many connections are being upgraded; one is turned away");
             return;
         }
-        *of_source += 1;
+        self.by_source.insert(source, of_source + 1);
         let setup = self.setup.clone();
         self.upgrades.spawn(async move {
             let upgraded = timeout(setup.limit, setup.upgrade(stream, address, peer)).await;
-            (address, upgraded.unwrap_or_else(|_| Err(LinkError::new(LinkErrorKind::TimedOut, peer))))
+            (source, upgraded.unwrap_or_else(|_| Err(LinkError::new(LinkErrorKind::TimedOut, peer))))
         });
     }
 
-    fn is_over(&mut self, address: IpAddr) {
-        if let Some(count) = self.by_address.get_mut(&address) {
+    fn is_over(&mut self, source: u64) {
+        if let Some(count) = self.by_source.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
-                self.by_address.remove(&address);
+                self.by_source.remove(&source);
             }
         }
     }
@@ -86,12 +88,13 @@ impl WebSocketListener {
 
 impl Setup {
     async fn upgrade(&self, stream: TcpStream, address: IpAddr, peer: SocketAddr) -> Result<WebSocketLink, LinkError> {
-        let octets = match &self.secure {
+        let (stream, taken) = Counted::new(stream);
+        let octets: Box<dyn Medium> = match &self.secure {
             Some(acceptor) => {
                 let stream = acceptor.accept(stream).await;
-                Octets::new(stream.map_err(|error| sealway_ip::failure(error, peer))?)
+                Box::new(stream.map_err(|error| sealway_ip::failure(error, peer))?)
             }
-            None => Octets::new(stream),
+            None => Box::new(stream),
         };
         let mut source = address;
         let socket = tokio_tungstenite::accept_hdr_async_with_config(
@@ -100,14 +103,17 @@ impl Setup {
             Some(config()),
         );
         let socket = socket.await.map_err(|error| failure(error, peer))?;
-        let peer = Peer { place: peer.to_string().into(), source: sealway_ip::source(source) };
+        let peer = Peer { place: peer.to_string().into(), source: sealway_ip::source(source), taken };
         Ok(WebSocketLink::new(socket, peer, self.times))
     }
 
     /// From where a request comes, as far as we believe who has passed it on.
     fn origin(&self, address: IpAddr, request: &Request) -> IpAddr {
         let forwarded = request.headers().get_all("x-forwarded-for").iter().next_back();
-        let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+        let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next().map(str::trim));
+        // Some write the port too.
+        let with_port = |text: &str| text.parse::<SocketAddr>().ok().map(|address| address.ip());
+        let last = last.and_then(|text| text.parse().ok().or_else(|| with_port(text)));
         last.filter(|_| self.trusted.contains(&address)).unwrap_or(address)
     }
 
@@ -158,17 +164,17 @@ impl Listener for WebSocketListener {
         Box::pin(async move {
             loop {
                 tokio::select! {
-                    accepted = sealway_ip::stream::accept(&self.listener), if self.upgrades.len() < MAX_UPGRADES => {
+                    accepted = sealway_ip::stream::accept(&self.listener) => {
                         let (stream, peer) = accepted?;
                         self.begin(stream, peer);
                     }
                     Some(upgraded) = self.upgrades.join_next() => match upgraded {
-                        Ok((address, Ok(link))) => {
-                            self.is_over(address);
+                        Ok((source, Ok(link))) => {
+                            self.is_over(source);
                             return Ok(Box::new(link) as _);
                         }
-                        Ok((address, Err(error))) => {
-                            self.is_over(address);
+                        Ok((source, Err(error))) => {
+                            self.is_over(source);
                             tracing::debug!(%error, "a connection has not become a WebSocket");
                         }
                         Err(error) => tracing::error!(%error, "an upgrade has failed"),

@@ -10,7 +10,7 @@ use std::{
 use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
 use sealway_link::{LinkError, LinkErrorKind};
-use sealway_wire::{Address, NetAddress};
+use sealway_wire::{Address, Host, NetAddress};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -52,13 +52,17 @@ impl fmt::Display for ProxyError {
 impl Error for ProxyError {}
 
 impl Proxy {
-    /// Parses `http://[name:password@]host[:port][/]`, with percent-encoding (RFC 3986) in name and password; the port is 80
+    /// Parses `[http://][name:password@]host[:port][/]`, with percent-encoding (RFC 3986) in name and password; the port is 80
     /// unless it is there.
     ///
     /// # Errors
     /// Names the part that is wrong.
     pub fn parse(text: &str) -> Result<Self, ProxyError> {
-        let rest = text.strip_prefix("http://").ok_or(ProxyError { field: "proxy scheme" })?;
+        let rest = match text.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some(_) => return Err(ProxyError { field: "proxy scheme" }),
+            None => text,
+        };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (credentials, host) = match rest.rsplit_once('@') {
             Some((credentials, host)) => (Some(parse_credentials(credentials)?), host),
@@ -136,38 +140,43 @@ fn parse_credentials(text: &str) -> Result<String, ProxyError> {
 /// Which proxy leads where.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Proxies {
-    plain: Option<Proxy>,
-    secure: Option<Proxy>,
+    plain: Option<Result<Proxy, ProxyError>>,
+    secure: Option<Result<Proxy, ProxyError>>,
     /// Hosts, and domains with all that is in them.
     exempt: Vec<String>,
 }
 
 impl Proxies {
     pub(crate) fn always(proxy: Proxy) -> Self {
-        Self { plain: Some(proxy.clone()), secure: Some(proxy), exempt: Vec::new() }
+        Self { plain: Some(Ok(proxy.clone())), secure: Some(Ok(proxy)), exempt: Vec::new() }
     }
 
-    pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+    pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
         let value = |names: &[&str]| names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
-        let proxy = |names: &[&str]| value(names).map(|value| Proxy::parse(&value)).transpose();
+        let proxy = |names: &[&str]| value(names).map(|value| Proxy::parse(&value));
         let all = ["all_proxy", "ALL_PROXY"];
         // HTTP_PROXY is not read: where CGI runs, clients set it.
         let [plain, secure] = [&["http_proxy"][..], &["https_proxy", "HTTPS_PROXY"]].map(|own| [own, &all].concat());
         let exempt = value(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
-        let exempt = exempt.split(',').map(|entry| entry.trim().trim_start_matches('.').to_ascii_lowercase());
+        let bare = |entry: &str| {
+            entry.trim_start_matches("*.").trim_start_matches('.').trim_matches(['[', ']']).to_ascii_lowercase()
+        };
+        let exempt = exempt.split(',').map(|entry| bare(entry.trim()));
         let exempt = exempt.filter(|entry| !entry.is_empty()).collect();
-        Ok(Self { plain: proxy(&plain)?, secure: proxy(&secure)?, exempt })
+        Self { plain: proxy(&plain), secure: proxy(&secure), exempt }
     }
 
     /// The proxy on the way to `target`.
-    pub(crate) fn of(&self, target: &NetAddress<'_>, is_secure: bool) -> Option<&Proxy> {
+    pub(crate) fn of(&self, target: &NetAddress<'_>, is_secure: bool) -> Option<Result<&Proxy, ProxyError>> {
         let host = target.host.to_string().trim_matches(['[', ']']).to_owned();
+        let is_name = matches!(target.host, Host::Name(_));
         let is_in = |entry: &String| {
             let before = host.strip_suffix(entry.as_str());
-            entry == "*" || before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            entry == "*" || before.is_some_and(|before| before.is_empty() || is_name && before.ends_with('.'))
         };
         let proxy = if is_secure { &self.secure } else { &self.plain };
-        proxy.as_ref().filter(|_| !self.exempt.iter().any(is_in))
+        let proxy = proxy.as_ref().filter(|_| !self.exempt.iter().any(is_in));
+        proxy.map(|proxy| proxy.as_ref().map_err(|error| *error))
     }
 }
 
@@ -180,13 +189,14 @@ mod tests {
         for (text, place) in [
             ("http://proxy.example:3128", "tcp://proxy.example:3128"),
             ("http://proxy.example", "tcp://proxy.example:80"),
+            ("proxy.example:3128", "tcp://proxy.example:3128"),
             ("http://[2001:db8::1]:3128/", "tcp://[2001:db8::1]:3128"),
             ("http://[2001:db8::1]", "tcp://[2001:db8::1]:80"),
         ] {
             assert_eq!(Proxy::parse(text).map(|proxy| proxy.place.to_string()), Ok(place.to_string()), "{text}");
         }
         for (text, field) in [
-            ("proxy.example:3128", "proxy scheme"),
+            ("socks5h://proxy.example:3128", "proxy scheme"),
             ("https://proxy.example:3128", "proxy scheme"),
             ("http://", "proxy host or port"),
             ("http://proxy.example:0", "proxy host or port"),
@@ -212,7 +222,7 @@ mod tests {
             ("HTTPS_PROXY", "http://other.example:1"),
             ("HTTP_PROXY", "http://attacker.example:1"),
             ("ALL_PROXY", "http://all.example:1"),
-            ("no_proxy", "localhost, .inner.example,10.0.0.1"),
+            ("no_proxy", "localhost, .inner.example,10.0.0.1,[2001:db8::1],*.corp.example,0.1"),
         ];
         let variable =
             |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
@@ -225,12 +235,17 @@ mod tests {
             ("wss://relay.inner.example:443", None),
             ("wss://notinner.example:443", Some("tcp://secure.example:1")),
             ("ws://10.0.0.1:80", None),
+            ("ws://10.1.0.1:80", Some("tcp://all.example:1")),
+            ("ws://[2001:db8::1]:80", None),
+            ("ws://relay.corp.example:80", None),
         ] {
             let Ok(Address::Net(address)) = Address::parse(target) else { unreachable!("{target}") };
-            let found = proxies.as_ref().map(|proxies| proxies.of(&address, target.starts_with("wss")));
-            assert_eq!(found.map(|proxy| proxy.map(|proxy| &*proxy.place)), Ok(expected), "{target}");
+            let found = proxies.of(&address, target.starts_with("wss"));
+            assert_eq!(found.map(|proxy| proxy.map(|proxy| &*proxy.place)), expected.map(Ok), "{target}");
         }
         let none = Proxies::from_environment(|name| (name == "all_proxy").then(|| "socks5://proxy.example:1".into()));
-        assert_eq!(none.err(), Some(ProxyError { field: "proxy scheme" }));
+        let Ok(Address::Net(address)) = Address::parse("ws://relay.example:80") else { unreachable!("an address") };
+        let found = none.of(&address, false).map(|proxy| proxy.map(|proxy| &*proxy.place));
+        assert_eq!(found, Some(Err(ProxyError { field: "proxy scheme" })));
     }
 }

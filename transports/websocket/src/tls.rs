@@ -15,8 +15,10 @@ use rustls::{
 };
 use sealway_link::{LinkError, LinkErrorKind};
 use sealway_wire::NetAddress;
-use tokio::{net::TcpStream, sync::OnceCell};
+use tokio::sync::OnceCell;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
+
+use crate::link::Counted;
 
 /// Why a certificate cannot be used.
 #[derive(Debug)]
@@ -86,9 +88,9 @@ impl Client {
     /// TLS with the host that `address` names.
     pub(crate) async fn connect(
         &self,
-        stream: TcpStream,
+        stream: Counted,
         address: &NetAddress<'_>,
-    ) -> Result<client::TlsStream<TcpStream>, LinkError> {
+    ) -> Result<client::TlsStream<Counted>, LinkError> {
         let unavailable =
             |error: Box<dyn Error + Send + Sync>| LinkError::new(LinkErrorKind::Other, address).caused_by(error);
         let config = self.0.get_or_try_init(system_config).await.map_err(unavailable)?.clone();

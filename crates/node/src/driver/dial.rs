@@ -636,7 +636,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let dial = self.by_hop.get(&channel).map(|index| &self.dials[*index]);
         if let Some(dial) = dial {
             let relay = dial.card.id();
-            tracing::warn!(relay = %relay.short(), "the relay does not answer us: does it let this identity attach?");
+            let was_attached = matches!(&dial.purpose, Purpose::Relay(attachment) if attachment.attached);
+            if was_attached {
+                tracing::warn!(relay = %relay.short(), "the relay is gone: the link to it is made anew");
+            } else {
+                tracing::warn!(relay = %relay.short(), "the relay does not answer us: does it let this identity attach?");
+            }
         }
         let link = dial.and_then(|dial| dial.link);
         if let Some(link) = link {

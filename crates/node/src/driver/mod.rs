@@ -358,6 +358,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.peers.get_mut(&peer.id()).into_iter().for_each(|peer| peer.is_absent = false);
             self.ping_opened(now, *channel);
         }
+        // The handshake may have begun before its peer was taken off the list, and its first record been kept back.
+        if let Event::Opened { channel, .. } | Event::Renewed { channel, .. } | Event::Moved { channel, .. } = &event
+            && self.endpoint.peer(*channel).is_some_and(|peer| !self.endpoint.admits(&peer))
+        {
+            return self.cut_off(now, *channel);
+        }
         match event {
             Event::Answered { channel, after } => self.ping_answered(channel, after),
             Event::Opened { channel, peer, context } => {

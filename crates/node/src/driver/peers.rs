@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sealway_channel::{ChannelId, Context, PathId, Record, StateError};
+use sealway_channel::{ChannelId, Context, MAX_RECORD, PathId, Record, StateError};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
 use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, Question, SendOptions, SessionId, StoreError};
 use sealway_vault::Vault;
@@ -20,7 +20,7 @@ use super::{
     frames::{flow_path, is_flow_over},
     peer::Peer,
 };
-use crate::{NodeError, Progress, Receipt, handle::Channel, shared::Told, writer::Completed};
+use crate::{NodeError, Progress, Receipt, handle::Channel, links::LinkId, shared::Told, writer::Completed};
 
 /// When nothing at all was heard of the peer for so long although messages are under way, a new session is made.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -488,20 +488,26 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         };
         let out: Vec<ChannelId> = known.filter(is_out).copied().collect();
         self.endpoint.set_accepted(policy);
-        for channel in out {
-            tracing::info!(peer = ?self.endpoint.peer(channel).map(|id| id.short().to_string()), "not admitted any more");
-            self.endpoint.close(channel, CloseReason::Policy);
-            // CLOSE leaves before what ends the link.
-            self.drain_endpoint(now);
-            match self.served.get(&channel).copied() {
-                Some(link) => self.drop_link(now, link),
-                None => {
-                    self.endpoint.forget(channel);
-                    self.peer_closed(channel);
-                }
-            }
-        }
+        out.into_iter().for_each(|channel| self.cut_off(now, channel));
         self.admit_at_relays(now);
+    }
+
+    /// Ends everything with a peer that is not admitted any more.
+    pub(super) fn cut_off(&mut self, now: Timestamp, channel: ChannelId) {
+        let peer = self.endpoint.peer(channel).map(|id| id.short().to_string());
+        tracing::info!(?peer, "not admitted any more");
+        self.endpoint.close(channel, CloseReason::Policy);
+        // CLOSE leaves before what ends the link.
+        let mut frame = vec![0; MAX_RECORD + 64];
+        while let Some(outgoing) = self.endpoint.poll_transmit(now, &mut frame) {
+            self.transmit(now, outgoing.path, &frame[..outgoing.len]);
+        }
+        let link = self.served.get(&channel).copied();
+        let link =
+            link.or_else(|| self.endpoint.path(channel).map(|path| LinkId(path.0)).filter(|_| self.relay.is_some()));
+        self.endpoint.forget(channel);
+        self.peer_closed(channel);
+        link.into_iter().for_each(|link| self.drop_link(now, link));
     }
 
     // ---- records ----

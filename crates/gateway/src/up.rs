@@ -1,0 +1,101 @@
+//! How the relay is reached.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use sealway_link::{FrameLink, LinkError, LinkErrorKind, Transport};
+
+use crate::gateway::speaker;
+
+/// Links up on which the relay has not said anything yet, for links that anybody can make: fewer than a relay lets one address have.
+const MAX_WAITING: usize = 48;
+/// The same, for one source.
+const MAX_WAITING_OF_SOURCE: usize = 16;
+
+/// The relay's addresses, and who waits for its first word.
+pub(crate) struct Up {
+    transports: Vec<Arc<dyn Transport>>,
+    addresses: Vec<String>,
+    /// Which address is tried first: the last one at which somebody answered.
+    first: AtomicUsize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    all: usize,
+    by_source: HashMap<u64, usize>,
+}
+
+/// A place among those who wait.
+pub(crate) struct Place {
+    up: Arc<Up>,
+    source: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.up.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.all -= 1;
+        if let Some(count) = waiting.by_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+impl Up {
+    pub(crate) fn new(transports: Vec<Arc<dyn Transport>>, addresses: Vec<String>) -> Self {
+        Self { transports, addresses, first: AtomicUsize::new(0), waiting: Mutex::default() }
+    }
+
+    /// A place for a link of this source, if there is one.
+    pub(crate) fn wait(self: &Arc<Self>, source: u64) -> Option<Place> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_source = waiting.by_source.get(&source).copied().unwrap_or(0);
+        if waiting.all >= MAX_WAITING || of_source >= MAX_WAITING_OF_SOURCE {
+            return None;
+        }
+        waiting.all += 1;
+        waiting.by_source.insert(source, of_source + 1);
+        Some(Place { up: self.clone(), source })
+    }
+
+    /// A link to the relay, over the first of its addresses that gives one, and the number of that.
+    pub(crate) async fn connect(&self) -> Result<(Box<dyn FrameLink>, usize), LinkError> {
+        let mut last = LinkError::new(LinkErrorKind::Unsupported, "a relay without addresses");
+        let (first, count) = (self.first.load(Relaxed), self.addresses.len());
+        for index in (first..first + count).map(|index| index % count) {
+            let Some(Ok((transport, address))) = self.addresses.get(index).map(|text| speaker(&self.transports, text))
+            else {
+                continue;
+            };
+            match transport.connect(&address).await {
+                Ok(mut link) => {
+                    link.set_proved();
+                    return Ok((link, index));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Somebody has answered at an address.
+    pub(crate) fn answered(&self, index: usize) {
+        self.first.store(index, Relaxed);
+    }
+
+    /// Nobody has. Of some media only silence tells that nobody is there: the next link is tried at another address first.
+    pub(crate) fn unanswered(&self, index: usize) {
+        let next = (index + 1) % self.addresses.len().max(1);
+        let _ = self.first.compare_exchange(index, next, Relaxed, Relaxed);
+    }
+}

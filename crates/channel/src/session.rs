@@ -60,6 +60,11 @@ impl<P: CryptoProvider> Session<P> {
         self.send.seal(provider, self.stored.remote, plaintext, shape, out)
     }
 
+    /// The counter of the record of the live lane that is sealed next.
+    pub(crate) const fn next_counter(&self) -> u64 {
+        self.send.sealed()
+    }
+
     pub(crate) fn open(
         &mut self,
         provider: &P,

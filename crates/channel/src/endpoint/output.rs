@@ -144,9 +144,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         let is_asked_for = channel.ping_wanted;
         if channel.take_due_ping(now) {
-            let (outgoing, counter) = self.seal_counted(now, id, Plaintext::Typed(&Content::Ping), true, out).ok()?;
+            // Its counter is the next one.
+            let counter = channel.current().map(|current| (current.session.local(), current.session.next_counter()));
+            let outgoing = self.seal(now, id, Plaintext::Typed(&Content::Ping), true, out).ok()?;
             if let Some(channel) = self.channels.get_mut(&id).filter(|_| is_asked_for) {
-                channel.asked = channel.sending.map(|cid| Asked { cid, counter, at: now });
+                channel.asked = counter.map(|(cid, counter)| Asked { cid, counter, at: now });
             }
             return Some(outgoing);
         }

@@ -286,18 +286,6 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         expects_answer: bool,
         out: &mut [u8],
     ) -> Result<Outgoing, SendError> {
-        self.seal_counted(now, id, plaintext, expects_answer, out).map(|(outgoing, _)| outgoing)
-    }
-
-    /// The same, with the record's counter.
-    pub(super) fn seal_counted(
-        &mut self,
-        now: Timestamp,
-        id: ChannelId,
-        plaintext: Plaintext<'_>,
-        expects_answer: bool,
-        out: &mut [u8],
-    ) -> Result<(Outgoing, u64), SendError> {
         let channel = self.channels.get_mut(&id).ok_or(SendError::UnknownChannel)?;
         let shape = channel.shape;
         let current = channel.current().ok_or(SendError::NotOpen)?;
@@ -311,12 +299,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             channel.wanted |= channel.can_initiate();
             self.reschedule(id);
         }
-        let sealed = sealed?;
-        let outgoing = Outgoing { path, len: sealed.len };
-        let Some(channel) = self.channels.get_mut(&id) else { return Ok((outgoing, sealed.counter)) };
+        let outgoing = Outgoing { path, len: sealed?.len };
+        let Some(channel) = self.channels.get_mut(&id) else { return Ok(outgoing) };
         if expects_answer && channel.spoke(now) {
             self.reschedule(id);
         }
-        Ok((outgoing, sealed.counter))
+        Ok(outgoing)
     }
 }

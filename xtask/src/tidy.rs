@@ -40,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sealway-gateway",
             "sealway-link",
             "sealway-node",
+            "sealway-recorder",
             "sealway-routing",
             "sealway-store-redb",
             "sealway-serial",
@@ -51,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sealway-wire",
         ],
     ),
+    ("sealway-recorder", &["sealway-link", "sealway-wire"]),
     ("sealway-gateway", &["sealway-link", "sealway-wire"]),
     ("sealway-cli", &["sealway"]),
     (

@@ -266,6 +266,9 @@ pub(crate) struct Relay {
     /// [without one: 127.0.0.1:9464].
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9464")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Records the frames of all links in a new file, as pcapng, up to 256 MiB: sealed as they are.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -287,6 +290,9 @@ pub(crate) struct Gateway {
     /// [without one: 127.0.0.1:9464].
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9464")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Records the frames of all links in a new file, as pcapng, up to 256 MiB: sealed as they are.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -312,6 +318,9 @@ pub(crate) struct Listen {
     /// The data file: messages on the way, and what was received [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
+    /// Records the frames of all links in a new file, as pcapng, up to 256 MiB: sealed as they are.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -335,6 +344,9 @@ pub(crate) struct Open {
     /// The data file: messages on the way, and what was received [default: FILE.data].
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
+    /// Records the frames of all links in a new file, as pcapng, up to 256 MiB: sealed as they are.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 /// Who looks for whom.

@@ -36,7 +36,7 @@ impl Scout {
         let data = identity::beside(&vault.vault, ".data");
         let held = if data.exists() { Some(talk::store(vault, None)?) } else { None };
         let relays = identity.relays().to_vec();
-        let media = Media::new(&Web { authority: authority.cloned(), ..Web::default() })?;
+        let media = Media::new(&Web { authority: authority.cloned(), ..Web::default() }, None)?;
         let node = talk::builder(identity, &media).start().await?;
         talk::reach(&node, via, relays.first().or(peer).map(Card::id)).await?;
         Ok(Self { node, relays, _held: held })

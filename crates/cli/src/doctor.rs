@@ -151,12 +151,11 @@ fn look_at_clock(findings: &mut Findings, vault: &Path) {
 
 /// Each address of our relays, one by one: a card's addresses are tried in turn, and one that works hides the others.
 async fn look_at_ways(findings: &mut Findings, options: &Doctor, relays: &[Card]) {
-    let media = match Media::new(&Web { authority: options.authority.clone(), ..Web::default() }) {
+    let media = match Media::new(&Web { authority: options.authority.clone(), ..Web::default() }, None) {
         Ok(media) => media,
         Err(failure) => return findings.wrong("proxy", failure.to_string()),
     };
-    let Media { tcp, udp, serial, websocket } = &media;
-    let transports: [&dyn Transport; 4] = [tcp, udp, serial, websocket];
+    let transports = media.transports();
     let via = options.via.iter();
     for text in via.chain(relays.iter().flat_map(|relay| relay.addresses())) {
         let address = match Address::parse(text) {

@@ -19,9 +19,8 @@ pub(crate) async fn run(options: &arguments::Gateway) -> Result<(), Failure> {
     let addresses = settings.link.iter().chain(&settings.uplink);
     addresses.into_iter().try_for_each(|address| identity::check_address(address).map(drop))?;
     let (interrupted, hangups) = (talk::interrupted(), talk::hangups()?);
-    let media = Media::new(&settings.web)?;
-    let Media { tcp, udp, serial, websocket } = media.clone();
-    let builder = Gateway::builder().transport(tcp).transport(udp).transport(serial).transport(websocket);
+    let media = Media::new(&settings.web, options.record.as_deref())?;
+    let builder = media.transports().into_iter().fold(Gateway::builder(), sealway::GatewayBuilder::transport);
     let builder = settings.link.iter().fold(builder, |builder, address| builder.link(address));
     let builder = settings.uplink.iter().fold(builder, |builder, address| builder.uplink(address));
     let gateway = Arc::new(builder.start().await.map_err(|error| match error {

@@ -2,22 +2,22 @@
 
 use std::path::Path;
 
-use sealway::{Serial, Tcp, Udp, WebSocket};
+use sealway::{Recorder, Serial, Tcp, Transport, Udp, WebSocket};
 
 use crate::{arguments::Web, failure::Failure};
 
 /// Every medium: the transports of a node or a gateway.
-#[derive(Clone)]
 pub(crate) struct Media {
     pub(crate) tcp: Tcp,
     pub(crate) udp: Udp,
     pub(crate) serial: Serial,
     pub(crate) websocket: WebSocket,
+    recorder: Option<Recorder>,
 }
 
 impl Media {
     /// As the options say, and the environment as far as proxies go.
-    pub(crate) fn new(web: &Web) -> Result<Self, Failure> {
+    pub(crate) fn new(web: &Web, record: Option<&Path>) -> Result<Self, Failure> {
         let given = |error: &dyn std::fmt::Display| Failure::given(error.to_string());
         let mut websocket = WebSocket::default().through_environment();
         if let Some(path) = &web.authority {
@@ -26,9 +26,25 @@ impl Media {
         for proxy in &web.behind {
             websocket = websocket.behind(*proxy);
         }
-        let media = Self { tcp: Tcp::default(), udp: Udp::default(), serial: Serial::default(), websocket };
+        let recorder = record.map(|path| Recorder::create(path).map_err(|error| Failure::given(error).about(path)));
+        let (tcp, udp, serial) = (Tcp::default(), Udp::default(), Serial::default());
+        let media = Self { tcp, udp, serial, websocket, recorder: recorder.transpose()? };
         media.show(web)?;
         Ok(media)
+    }
+
+    /// What a node or a gateway is given.
+    pub(crate) fn transports(&self) -> Vec<Box<dyn Transport>> {
+        let Self { tcp, udp, serial, websocket, recorder } = self;
+        let all: [Box<dyn Transport>; 4] =
+            [Box::new(tcp.clone()), Box::new(udp.clone()), Box::new(serial.clone()), Box::new(websocket.clone())];
+        let recorded = |transport: Box<dyn Transport>| -> Box<dyn Transport> {
+            match recorder {
+                Some(recorder) => Box::new(recorder.transport(transport)),
+                None => transport,
+            }
+        };
+        all.into_iter().map(recorded).collect()
     }
 
     /// Shows the certificate from now on that the options name, as it is now.

@@ -18,7 +18,7 @@ pub(crate) async fn run(options: &arguments::Relay) -> Result<(), Failure> {
     let settings = config::Relay::of(options)?;
     settings.listen.iter().try_for_each(|address| identity::check_address(address).map(drop))?;
     let (interrupted, hangups) = (talk::interrupted(), talk::hangups()?);
-    let media = Media::new(&settings.web)?;
+    let media = Media::new(&settings.web, options.record.as_deref())?;
     let identity = identity::open(&settings.vault)?;
     let clients = who_may_attach(&settings)?;
     if clients.admitted().next().is_none() {

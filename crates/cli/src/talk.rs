@@ -36,7 +36,7 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     if relays.is_empty() && options.listen.is_empty() {
         return Err(Failure::given("the identity has no relay: give --listen ADDRESS, or make it with --relay CARD"));
     }
-    let node = builder(identity, &Media::new(&options.web)?)
+    let node = builder(identity, &Media::new(&options.web, options.record.as_deref())?)
         .store(store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&from))
         .start()
@@ -93,7 +93,7 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
     let identity = identity::open(&options.vault)?;
     let card = identity::card(&options.peer)?;
     let relays = identity.relays().to_vec();
-    let media = Media::new(&Web { authority: options.authority.clone(), ..Web::default() })?;
+    let media = Media::new(&Web { authority: options.authority.clone(), ..Web::default() }, options.record.as_deref())?;
     let node = builder(identity, &media).store(store(&options.vault, options.data.as_deref())?).start().await?;
     reach(&node, options.via.as_deref(), relays.first().or(Some(&card)).map(sealway::Card::id)).await?;
     attach(&node, &relays).await?;
@@ -144,8 +144,7 @@ async fn pipe(channel: Channel) -> Result<(), Failure> {
 
 /// Sets a node up that speaks over every medium of the program.
 pub(crate) fn builder(identity: Identity, media: &Media) -> Builder<<Identity as Keys>::Vault> {
-    let Media { tcp, udp, serial, websocket } = media.clone();
-    Node::builder(identity).transport(tcp).transport(udp).transport(serial).transport(websocket)
+    media.transports().into_iter().fold(Node::builder(identity), Builder::transport)
 }
 
 /// Takes note of where somebody is reached from this machine.

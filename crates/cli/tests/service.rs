@@ -82,6 +82,18 @@ fn lines_go_through_a_gateway_and_over_wss() {
     let metrics = lines.next().unwrap();
     let place = metrics.trim_start_matches("metrics on http://").trim_end_matches("/metrics").to_string();
     talk(folder, &["--via", &link]);
+    // What passes can be looked at: sealed.
+    let listener = ["listen", "--vault", "right.vault", "--from", "left.vault.card", "--via", &link];
+    let mut listener = Running::start(sealway(folder).args(listener).args(["--record", "right.pcapng"]));
+    let opener = ["open", "--vault", "left.vault", "right.vault.card", "--via", &link];
+    let mut opener = Running::start(sealway(folder).args(opener).stdin(Stdio::piped()));
+    writeln!(opener.0.stdin.take().unwrap(), "what nobody else reads").unwrap();
+    assert_eq!(listener.lines().next().unwrap(), "what nobody else reads");
+    assert!(opener.0.wait().unwrap().success());
+    listener.stop();
+    let recorded = fs::read(folder.join("right.pcapng")).unwrap();
+    let contains = |text: &str| recorded.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(recorded.len() > 2000 && contains(&format!("to {link}")) && !contains("nobody else"), "{}", recorded.len());
     let figures = get(&place, "/metrics");
     let carried: u64 = figure(&figures, "sealway_gateway_frames_up_total");
     assert!(carried > 5, "{figures}");

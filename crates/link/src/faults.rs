@@ -87,6 +87,14 @@ impl FrameLink for Faulty {
         self.link.source()
     }
 
+    fn set_heard(&mut self) {
+        self.link.set_heard();
+    }
+
+    fn set_proved(&mut self) {
+        self.link.set_proved();
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>, frames: &mut Frames, limit: usize) -> Poll<Result<bool, LinkError>> {
         self.link.poll_recv(cx, frames, limit)
     }

@@ -84,3 +84,17 @@ pub trait Transport: Send + Sync {
     /// Listens.
     fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>>;
 }
+
+impl<T: Transport + ?Sized> Transport for Box<T> {
+    fn supports(&self, address: &Address<'_>) -> bool {
+        (**self).supports(address)
+    }
+
+    fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
+        (**self).connect(address)
+    }
+
+    fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
+        (**self).listen(address)
+    }
+}

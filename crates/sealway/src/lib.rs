@@ -38,7 +38,7 @@ pub use crypto::{Crypto, crypto};
 pub use identity::{Identity, IdentityFileError};
 pub use provision::{ProvisionedDevice, provision};
 pub use sealway_channel::{Context, PairingKeys, PostQuantum, Profile, Role};
-pub use sealway_gateway::{Counts, Gateway, GatewayError};
+pub use sealway_gateway::{Builder as GatewayBuilder, Counts, Gateway, GatewayError};
 pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, RelayEntry, UnverifiedCard};
 pub use sealway_link::{FrameLink, LinkError, Transport};
 pub use sealway_node::danger;
@@ -46,6 +46,8 @@ pub use sealway_node::{
     Builder, Channel, Hop, HopState, Keys, Kind, MAX_MESSAGE, Message, Node, NodeError, PairedPeer, Progress, Receipt,
     RelayConfig, Rhythm, SendOptions, Statistic, Statistics, Stream,
 };
+#[cfg(feature = "recorder")]
+pub use sealway_recorder::Recorder;
 pub use sealway_routing::{Store, StoreError, StoreErrorKind};
 #[cfg(feature = "serial")]
 pub use sealway_serial::Serial;

@@ -6,6 +6,7 @@ mod controls;
 mod fuzz;
 mod instructions;
 mod models;
+mod netlab;
 mod parts;
 mod tidy;
 mod tools;
@@ -26,6 +27,7 @@ cargo xtask vectors                      writes docs/vectors anew, and from them
 cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
 cargo xtask simulate [--long | SEED]     simulates constrained pairings, 100,000 seeds of network, clock and power; 10,000,000; or one
                                          seed again
+cargo xtask netlab                       runs two machines behind NATs, in namespaces: mappings, loss, MTU, addresses that change; as root
 cargo xtask model                        runs the symbolic models in docs/models with Verifpal, which it installs with nightly
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("simulate takes --long or a seed, not {seed}")),
         },
         Some((&"model", [])) => models::run(),
+        Some((&"netlab", [])) => netlab::run_all(true),
         Some((&"fuzz", [])) => fuzz::run(30),
         Some((&"fuzz", [option, seconds])) if *option == "--seconds" => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),

@@ -5,8 +5,8 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::{
-    controls, instructions, tidy,
-    tools::{self, CLIPPY, GIT, PROXIES, PYTHON, RUSTFMT, Tool, VALGRIND, output, run},
+    controls, instructions, netlab, tidy,
+    tools::{self, CLIPPY, GIT, NAMESPACES, PROXIES, PYTHON, RUSTFMT, Tool, VALGRIND, output, run},
 };
 
 struct Part {
@@ -23,6 +23,7 @@ const PARTS: &[Part] = &[
     Part { name: "the vectors, by a peer in Python", needs: &[PYTHON], run: vectors },
     Part { name: "a serial line, with a peer in Python", needs: &[PYTHON], run: line },
     Part { name: "WebSockets, with proxies on their way", needs: &[PROXIES], run: proxies },
+    Part { name: "two machines behind NATs, in namespaces", needs: &[NAMESPACES], run: || netlab::run_all(false) },
     Part { name: "examples", needs: &[], run: examples },
     Part { name: "the core without std", needs: &[], run: without_std },
     Part { name: "each crate alone", needs: &[], run: each_crate_alone },

@@ -46,6 +46,12 @@ pub(crate) const PROXIES: Tool = Tool {
     install: &["sh", "-c", "apt-get update --quiet && apt-get install --quiet -y nginx-light haproxy tinyproxy"],
 };
 
+pub(crate) const NAMESPACES: Tool = Tool {
+    name: "iproute2 and nftables",
+    probe: &["sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; command -v ip && command -v nft"],
+    install: &["sh", "-c", "apt-get update --quiet && apt-get install --quiet -y iproute2 nftables"],
+};
+
 /// Only for fuzzing: no part of the tests needs them.
 pub(crate) const NIGHTLY: Tool = Tool {
     name: "nightly",
@@ -91,7 +97,8 @@ impl Tool {
 
 /// Installs what is missing.
 pub(crate) fn install_all() -> Result<(), String> {
-    let missing = [RUSTFMT, CLIPPY, GIT, PYTHON, PROXIES, VALGRIND].into_iter().filter(|tool| !tool.is_there());
+    let missing =
+        [RUSTFMT, CLIPPY, GIT, PYTHON, PROXIES, NAMESPACES, VALGRIND].into_iter().filter(|tool| !tool.is_there());
     let failed: Vec<&str> = missing.filter(|tool| !tool.install()).map(|tool| tool.name).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("could not be installed: {}", failed.join(", "))) }
 }

@@ -8,10 +8,10 @@ use crate::{arguments::Web, failure::Failure};
 
 /// Every medium: the transports of a node or a gateway.
 pub(crate) struct Media {
-    pub(crate) tcp: Tcp,
-    pub(crate) udp: Udp,
-    pub(crate) serial: Serial,
-    pub(crate) websocket: WebSocket,
+    tcp: Tcp,
+    udp: Udp,
+    serial: Serial,
+    websocket: WebSocket,
     recorder: Option<Recorder>,
 }
 

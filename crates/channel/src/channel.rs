@@ -167,8 +167,8 @@ pub(crate) struct Channel<V: Vault + Clone + 'static> {
     silent_since: Option<Timestamp>,
     pings: u32,
     pub(crate) ping_wanted: bool,
-    /// The last PING that the shell has asked for, until it is answered.
-    pub(crate) asked: Option<Asked>,
+    /// PINGs that the shell has asked for, until one is answered: the newest, in order.
+    pub(crate) asked: Vec<Asked>,
     pub(crate) closing: Option<CloseReason>,
     /// That it closes is news to the shell.
     pub(crate) tells_closed: bool,
@@ -217,7 +217,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
             silent_since: None,
             pings: 0,
             ping_wanted: false,
-            asked: None,
+            asked: Vec::new(),
             closing: None,
             tells_closed: false,
             heard_at: None,

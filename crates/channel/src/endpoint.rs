@@ -143,7 +143,7 @@ pub enum Event {
         /// The channel.
         channel: ChannelId,
     },
-    /// The PING that was [asked for](Endpoint::ping) last was answered.
+    /// A PING that was [asked for](Endpoint::ping) was answered: the newest of those that were.
     Answered {
         /// The channel.
         channel: ChannelId,
@@ -486,7 +486,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub fn ping(&mut self, now: Timestamp, channel: ChannelId) {
         if let Some(found) = self.channels.get_mut(&channel) {
             found.ping_wanted = found.sending.is_some();
-            found.spoke(now);
+            if found.ping_wanted {
+                found.spoke(now);
+            }
         }
         self.reschedule(channel);
     }

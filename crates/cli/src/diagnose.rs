@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sealway::{Card, Hop, HopState, IdentityId, Node, Policy, RedbStore};
+use sealway::{Card, Hop, HopState, IdentityId, Node, Policy};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -17,12 +17,10 @@ use crate::{
     report, talk,
 };
 
-/// A node of the identity, for as long as it takes to look around. Nothing is sent on it but signs of life.
+/// A node of the identity, for as long as it takes to look around. What waits at relays is left there.
 pub(crate) struct Scout {
     pub(crate) node: Node,
     pub(crate) relays: Vec<Card>,
-    /// Nobody else is to use the identity meanwhile: a relay serves the last one that comes.
-    _held: Option<RedbStore>,
 }
 
 impl Scout {
@@ -34,23 +32,28 @@ impl Scout {
     ) -> Result<Self, Failure> {
         let identity = identity::open(vault)?;
         let data = identity::beside(&vault.vault, ".data");
-        let held = if data.exists() { Some(talk::store(vault, None)?) } else { None };
         let relays = identity.relays().to_vec();
         let media = Media::new(&Web { authority: authority.cloned(), ..Web::default() }, None)?;
-        let node = talk::builder(identity, &media).start().await?;
+        let mut builder = talk::builder(identity, &media).observer();
+        // The session with the peer is kept for whoever goes on with it. And nobody else is to use the identity meanwhile: a relay
+        // serves the last one that comes.
+        if data.exists() {
+            builder = builder.store(talk::store(vault, None)?);
+        }
+        let node = builder.start().await?;
         talk::reach(&node, via, relays.first().or(peer).map(Card::id)).await?;
-        Ok(Self { node, relays, _held: held })
+        Ok(Self { node, relays })
     }
 
-    /// The relays of ours through which the peer is reached.
-    fn on_the_way(&self, peer: &Card) -> Vec<&Card> {
-        let names = |relay: &&Card| peer.relays().iter().any(|entry| entry.id == relay.id());
-        self.relays.iter().filter(names).collect()
+    /// The relay of ours through which the peer is reached: the first on its card.
+    fn on_the_way(&self, peer: &Card) -> Option<&Card> {
+        let ours = |id| self.relays.iter().find(|relay| relay.id() == id);
+        peer.relays().iter().find_map(|entry| ours(entry.id))
     }
 
     /// Begins to make the way, and keeps it open.
     async fn set_out(&self, peer: &Card) -> Result<sealway::Channel, Failure> {
-        for relay in self.on_the_way(peer) {
+        if let Some(relay) = self.on_the_way(peer) {
             self.node.stay_attached(relay).await?;
         }
         Ok(self.node.open(peer, Policy::only(peer)).await?)
@@ -85,6 +88,9 @@ pub(crate) fn explain(hop: Option<&Hop>, name: &str) -> String {
         (HopState::Unreached, Some(error)) => format!("{name} is not reached: {error}"),
         (HopState::Unreached, None) => format!("{name} is not reached: no connection is there yet"),
         (HopState::Away, _) => format!("{name} is not attached to its relay, or does not let us write to it"),
+        (HopState::Unanswered, _) if place.starts_with("udp") || place.starts_with("serial") => {
+            format!("{name} does not answer at {place}: is it there, and does it let this identity in?")
+        }
         (HopState::Unanswered, _) if hop.place.is_some() => {
             format!("{place} is reached, and {name} does not answer there: does it let this identity in?")
         }

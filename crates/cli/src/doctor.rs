@@ -20,6 +20,9 @@ use crate::{
 /// What is looked at until it does not get better, so that longer datagrams have been tried.
 const SEARCH: u32 = 20;
 
+/// A path that does not carry the length of datagrams with which every link begins: 1200 octets, less what is around a frame.
+const NARROW: usize = 1100;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Fine,
@@ -197,18 +200,24 @@ async fn look_at_relays(findings: &mut Findings, options: &Doctor, limit: Durati
             Ok(answer) => {
                 let time = answer.round_trip.as_secs_f64() * 1e3;
                 for _ in 0..SEARCH {
-                    let _ = scout.ask(relay.id(), limit).await;
+                    if scout.ask(relay.id(), limit).await.is_err() {
+                        break;
+                    }
                 }
                 let route = scout.node.route(relay.id()).await.unwrap_or_default();
                 let hop = route.into_iter().find(|hop| hop.id == relay.id());
                 let place = hop.as_ref().and_then(|hop| hop.place.clone()).unwrap_or_default();
                 findings.fine("relay", format!("{name} answers over {place} in {time:.3} ms"));
                 match hop.and_then(|hop| hop.unit).filter(|_| place.starts_with("udp")) {
-                    Some(unit) if unit < 1200 => findings.doubtful(
+                    Some(unit) if unit < NARROW => findings.doubtful(
                         "mtu",
-                        format!("datagrams of {unit} octets get through to {place}, of 1200 not: something on the way is narrow"),
+                        format!(
+                            "a datagram to {place} carries frames of {unit} octets: something on the way is narrow"
+                        ),
                     ),
-                    Some(unit) => findings.fine("mtu", format!("datagrams of {unit} octets get through to {place}")),
+                    Some(unit) => {
+                        findings.fine("mtu", format!("a datagram to {place} carries frames of {unit} octets"))
+                    }
                     None => {}
                 }
             }

@@ -621,7 +621,7 @@ fn the_way_to_a_peer_is_measured_and_where_it_is_lost_is_told() {
     stranger.stop();
     drop(relay);
     let (code, said) = sentence(&run(folder, &short("trace")));
-    assert_eq!((code, said.contains("does not answer there")), (1, true), "{said}");
+    assert_eq!((code, said.contains("does not answer at udp")), (1, true), "{said}");
 }
 
 #[cfg(unix)]

@@ -46,7 +46,7 @@ struct Manager(UnixDatagram);
 impl Manager {
     fn next(&self) -> String {
         let mut told = [0; 256];
-        let len = self.0.recv(&mut told).unwrap();
+        let len = self.0.recv(&mut told).unwrap_or_else(|error| panic!("nothing is told: {error}"));
         String::from_utf8_lossy(&told[..len]).lines().next().unwrap_or_default().to_string()
     }
 }
@@ -62,7 +62,7 @@ fn lines_go_through_a_gateway_and_over_wss() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     certified(folder);
-    let relay = format!("wss://127.0.0.1:{}/sealway", free_port(40_000));
+    let relay = format!("wss://127.0.0.1:{}/sealway", free_port(20_000));
     made(folder, "relay", &["--at", &relay]);
     made(folder, "left", &["--relay", "relay.vault.card"]);
     made(folder, "right", &["--relay", "relay.vault.card"]);
@@ -74,7 +74,7 @@ fn lines_go_through_a_gateway_and_over_wss() {
     let trust = ["--tls-authority", "certificate.pem"];
     talk(folder, &trust);
     // The same, with a gateway that speaks TLS with the relay, and TCP with those behind it.
-    let link = format!("tcp://127.0.0.1:{}", free_port(40_000));
+    let link = format!("tcp://127.0.0.1:{}", free_port(20_000));
     let gateway = ["gateway", "run", "--link", &link, "--uplink", &relay, "--metrics", "127.0.0.1:0"];
     let mut gateway = Running::start(sealway(folder).args(gateway).args(trust));
     let mut lines = gateway.lines();
@@ -119,7 +119,7 @@ fn figure(figures: &str, name: &str) -> u64 {
 fn a_relay_takes_over_what_its_file_says_when_it_is_told_to() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let relay = format!("tcp://127.0.0.1:{}", free_port(40_000));
+    let relay = format!("tcp://127.0.0.1:{}", free_port(20_000));
     made(folder, "relay", &["--at", &relay]);
     made(folder, "left", &["--relay", "relay.vault.card"]);
     made(folder, "right", &["--relay", "relay.vault.card"]);

@@ -2,7 +2,10 @@
 
 use std::{
     future::{Future, poll_fn},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -34,6 +37,8 @@ const FRAGMENTED: usize = 16;
 const ROUNDS: usize = 16;
 /// A connection that has said nothing for so long is given up.
 const GREETING: Duration = Duration::from_secs(10);
+/// A link up on which the relay has said nothing for so long is given up: longer than a relay waits for strangers.
+const FIRST_WORD: Duration = Duration::from_secs(12);
 /// How long a link may take what is left when it is closed.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// The pause after a link up that could not be made, doubled each time up to the second.
@@ -84,6 +89,7 @@ impl Way {
             if let Some(reassembler) = self.reassembler.as_mut().filter(|_| !is_whole && Fragment::is_one(frame)) {
                 // The medium of the other side has pieces of its own.
                 let fragment = Fragment::decode(frame).ok();
+                count_dropped(counters, usize::from(fragment.is_none()));
                 self.whole = fragment.and_then(|fragment| reassembler.handle(clock.now(), &fragment));
                 self.next += 1;
                 continue;
@@ -187,15 +193,19 @@ pub(crate) async fn run(
                 ways[1] = Way::new(&*up);
                 counters.is_cut_off.store(false, Relaxed);
                 counters.uplinks.fetch_add(1, Relaxed);
+                let heard = AtomicBool::new(false);
                 let carry = poll_fn(|cx| {
                     let end = poll_carry(cx, &mut *down, &mut *up, &mut ways, (counters, &clock));
-                    if ways[1].is_used && place.take().is_some() {
+                    if ways[1].is_used && !heard.swap(true, Relaxed) {
                         relay.answered(index);
+                        place = None;
                     }
                     end
                 });
                 let end = tokio::select! {
                     end = carry => end,
+                    // A place among those who wait is for some seconds.
+                    () = first_word(&heard, is_line) => End::Up(None),
                     _ = stopped.changed() => End::Stopped,
                 };
                 if !ways[1].is_used {
@@ -240,6 +250,14 @@ pub(crate) async fn run(
         farewell(&mut *down, way, (&counters.down, counters, &clock)).await;
     }
     count_dropped(counters, ways.iter_mut().map(Way::drop_all).sum());
+}
+
+/// Ends when the relay has not said anything in time. A line waits for it as long as it takes.
+async fn first_word(heard: &AtomicBool, is_line: bool) {
+    tokio::time::sleep(FIRST_WORD).await;
+    if is_line || heard.load(Relaxed) {
+        std::future::pending().await
+    }
 }
 
 fn count_dropped(counters: &Counters, frames: usize) {

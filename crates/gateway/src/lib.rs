@@ -7,7 +7,8 @@
 //! * What one side does not take waits, and holds a connection on the other side back; of datagrams, what finds no room is dropped,
 //!   as a router would. What is dropped is counted: also where a line has no link up, a link ends with something on its way, or a
 //!   frame is longer than the other side carries.
-//! * Links on which the relay has not said anything yet are few: strangers who come to a gateway take no places from others there.
+//! * Links on which the relay has not said anything yet are few, and for 12 s: strangers who come to a gateway take not all of the
+//!   places that the relay has for one address.
 //! * When the link up ends, a link down that can tell so ends too: the device comes back at once. A line stays; its device finds out
 //!   by the relay's silence.
 //! * A link whose source can be forged is none for devices: each datagram would cost the relay a connection.

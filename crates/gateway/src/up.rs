@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use sealway_link::{FrameLink, LinkError, LinkErrorKind, Transport};
@@ -16,6 +17,9 @@ use crate::gateway::speaker;
 const MAX_WAITING: usize = 48;
 /// The same, for one source.
 const MAX_WAITING_OF_SOURCE: usize = 16;
+
+/// An address at which the relay has answered so lately is its address.
+const TRUST: Duration = Duration::from_secs(60);
 
 /// The relay's addresses, and who waits for its first word.
 pub(crate) struct Up {
@@ -30,6 +34,8 @@ pub(crate) struct Up {
 struct Waiting {
     all: usize,
     by_source: HashMap<u64, usize>,
+    /// When the relay has answered last, by the number of the address.
+    answered: HashMap<usize, Instant>,
 }
 
 /// A place among those who wait.
@@ -91,10 +97,18 @@ impl Up {
     /// Somebody has answered at an address.
     pub(crate) fn answered(&self, index: usize) {
         self.first.store(index, Relaxed);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.answered.insert(index, Instant::now());
     }
 
-    /// Nobody has. Of some media only silence tells that nobody is there: the next link is tried at another address first.
+    /// Nobody has. Of some media only silence tells that nobody is there: the next link is tried at another address first, unless
+    /// others were answered at this one lately. To strangers a relay says nothing.
     pub(crate) fn unanswered(&self, index: usize) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.answered.get(&index).is_some_and(|at| at.elapsed() < TRUST) {
+            return;
+        }
+        drop(waiting);
         let next = (index + 1) % self.addresses.len().max(1);
         let _ = self.first.compare_exchange(index, next, Relaxed, Relaxed);
     }

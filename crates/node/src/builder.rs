@@ -79,6 +79,7 @@ pub struct Builder<V> {
     pub(crate) store: Option<Box<dyn Store>>,
     pub(crate) accept: Policy,
     pub(crate) relay: Option<RelayConfig>,
+    pub(crate) is_observer: bool,
     pub(crate) earlier_key: Option<(DhHandle, Timestamp)>,
 }
 
@@ -90,7 +91,17 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         earlier_key: Option<(DhHandle, Timestamp)>,
     ) -> Self {
         let accept = Policy::nobody();
-        Self { vault, owner, contact_box, transports: Vec::new(), store: None, accept, relay: None, earlier_key }
+        Self {
+            vault,
+            owner,
+            contact_box,
+            transports: Vec::new(),
+            store: None,
+            accept,
+            relay: None,
+            is_observer: false,
+            earlier_key,
+        }
     }
 
     /// Adds a medium.
@@ -130,6 +141,14 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         self
     }
 
+    /// Looks around: what waits at relays is left there, and no prekeys are published. As with any node, relays let those reach our box
+    /// whom this run admits and those with whom there is a session; others wait until the next run names them again.
+    #[must_use]
+    pub const fn observer(mut self) -> Self {
+        self.is_observer = true;
+        self
+    }
+
     /// Starts the node's task on the current tokio runtime.
     ///
     /// # Errors
@@ -153,7 +172,8 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         let node = Node::new(commands.clone(), accept_queue, endpoint.owner().id(), contact_box);
         let (senders, queues) = driver::queues(command_queue, accepted, completed_queue);
         let common = Common { instance, commands, wake: Arc::default(), has_store: self.store.is_some() };
-        let setup = driver::Setup { common, contact_box, transports: self.transports, relay: self.relay };
+        let is_observer = self.is_observer;
+        let setup = driver::Setup { common, contact_box, transports: self.transports, relay: self.relay, is_observer };
         let mut driver = Driver::new(Clock::new(), endpoint, setup, senders);
         if let Some(mut store) = self.store {
             let mut stale = Batch::default();

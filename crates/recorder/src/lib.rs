@@ -1,6 +1,7 @@
 //! Records what passes over links, as pcapng: for Wireshark, and for `sealway inspect`, which explains a frame.
 //!
-//! Frames are recorded as the link carries them: sealed, but for their first octets. Each link is an interface of the file, named
+//! Frames are recorded as they are handed to the link and come from it: sealed, but for their first octets. What the medium makes of
+//! them, packets and repetitions, is not seen; nor is that a link may say nothing to a stranger yet. Each link is an interface of the file, named
 //! after its address; the link type is `LINKTYPE_USER0` (147), an octet string without a header; times are the system's, in
 //! nanoseconds; the direction is in each packet's flags.
 //!

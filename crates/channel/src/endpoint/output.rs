@@ -15,6 +15,9 @@ use crate::{
     lane::{Padding, Plaintext, Shape},
 };
 
+/// PINGs that wait for an answer, at most: on a slow way several are under way.
+const PINGS: usize = 16;
+
 impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Acts on every deadline at or before `now`.
     pub fn handle_timeout(&mut self, now: Timestamp) {
@@ -148,21 +151,25 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             let counter = channel.current().map(|current| (current.session.local(), current.session.next_counter()));
             let outgoing = self.seal(now, id, Plaintext::Typed(&Content::Ping), true, out).ok()?;
             if let Some(channel) = self.channels.get_mut(&id).filter(|_| is_asked_for) {
-                channel.asked = counter.map(|(cid, counter)| Asked { cid, counter, at: now });
+                if channel.asked.len() >= PINGS {
+                    channel.asked.remove(0);
+                }
+                channel.asked.extend(counter.map(|(cid, counter)| Asked { cid, counter, at: now }));
             }
             return Some(outgoing);
         }
         None
     }
 
-    /// The peer has opened these records of the session `cid`. If our last PING is among them, the shell is told how long it took.
+    /// The peer has opened these records of the session `cid`. If a PING is among them, the shell is told how long the newest took.
     pub(super) fn ping_answered(&mut self, now: Timestamp, id: ChannelId, cid: Cid, opened: &Ranges) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let is_it = |asked: &mut Asked| {
+        let is_it = |asked: &Asked| {
             asked.cid == cid && opened.as_slice().iter().any(|(low, high)| (low..=high).contains(&&asked.counter))
         };
-        if let Some(asked) = channel.asked.take_if(is_it) {
+        if let Some(asked) = channel.asked.iter().rev().find(|asked| is_it(asked)) {
             self.events.push_back(Event::Answered { channel: id, after: now.since(asked.at) });
+            channel.asked.clear();
         }
     }
 

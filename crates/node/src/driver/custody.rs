@@ -425,6 +425,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// The relay hands over a frame that it has kept.
     pub(super) fn pushed(&mut self, now: Timestamp, index: usize, pushed: Pushed, frame: &[u8]) {
+        if self.is_observer {
+            return self.give_verdict(now, pushed, Verdict::Later);
+        }
         if Letter::is_letter(frame) {
             return self.pushed_letter(now, index, pushed, frame);
         }

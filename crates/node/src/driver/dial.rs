@@ -674,7 +674,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             tracing::info!(relay = %self.dials[index].card.id().short(), "attached");
             self.dials[index].failures = 0;
             self.relay_is_back(now, index);
-            self.publish_prekey_at(now, channel);
+            if !self.is_observer {
+                self.publish_prekey_at(now, channel);
+            }
         } else if !is_open {
             tracing::error!(?outcome, "the relay does not give us our box");
         }

@@ -96,6 +96,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     scratch: Scratch,
     /// The prekey that relays were told of.
     published: Option<PrekeyId>,
+    /// What relays keep for us stays there.
+    is_observer: bool,
     /// The node is about to end.
     is_leaving: bool,
 }
@@ -120,6 +122,7 @@ pub(crate) struct Setup {
     pub(crate) contact_box: BoxName,
     pub(crate) transports: Vec<Arc<dyn Transport>>,
     pub(crate) relay: Option<RelayConfig>,
+    pub(crate) is_observer: bool,
 }
 
 /// What the driver waits for.
@@ -182,7 +185,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(5);
 
 impl<V: Vault + Clone + 'static> Driver<V> {
     pub(crate) fn new(clock: Clock, endpoint: Endpoint<V>, setup: Setup, senders: Senders) -> Self {
-        let Setup { common, contact_box, transports, relay } = setup;
+        let Setup { common, contact_box, transports, relay, is_observer } = setup;
         Self {
             clock,
             endpoint,
@@ -212,6 +215,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             tasks: JoinSet::new(),
             scratch: Scratch::new(),
             published: None,
+            is_observer,
             is_leaving: false,
         }
     }
@@ -360,8 +364,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         // The handshake may have begun before its peer was taken off the list, and its first record been kept back.
         if let Event::Opened { channel, .. } | Event::Renewed { channel, .. } | Event::Moved { channel, .. } = &event
-            && self.endpoint.peer(*channel).is_some_and(|peer| !self.endpoint.admits(&peer))
+            && self.endpoint.peer(*channel).is_none_or(|peer| !self.endpoint.admits(&peer))
         {
+            // Or it is gone already, and the event was held back.
             return self.cut_off(now, *channel);
         }
         match event {

@@ -496,15 +496,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn cut_off(&mut self, now: Timestamp, channel: ChannelId) {
         let peer = self.endpoint.peer(channel).map(|id| id.short().to_string());
         tracing::info!(?peer, "not admitted any more");
+        let path = self.endpoint.path(channel).map(|path| LinkId(path.0)).filter(|link| self.links.contains_key(link));
+        let link = self.served.get(&channel).copied().or(path);
         self.endpoint.close(channel, CloseReason::Policy);
         // CLOSE leaves before what ends the link.
         let mut frame = vec![0; MAX_RECORD + 64];
         while let Some(outgoing) = self.endpoint.poll_transmit(now, &mut frame) {
             self.transmit(now, outgoing.path, &frame[..outgoing.len]);
         }
-        let link = self.served.get(&channel).copied();
-        let link =
-            link.or_else(|| self.endpoint.path(channel).map(|path| LinkId(path.0)).filter(|_| self.relay.is_some()));
         self.endpoint.forget(channel);
         self.peer_closed(channel);
         link.into_iter().for_each(|link| self.drop_link(now, link));
@@ -514,6 +513,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     pub(super) fn handle_record(&mut self, now: Timestamp, channel: ChannelId, record: Record<'_>) {
         let Some(id) = self.by_channel.get(&channel).copied().or_else(|| self.endpoint.peer(channel)) else { return };
+        self.peers.get_mut(&id).into_iter().for_each(|peer| peer.is_absent = false);
         self.take_record(now, id, record, None);
     }
 

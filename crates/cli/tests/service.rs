@@ -46,7 +46,14 @@ struct Manager(UnixDatagram);
 impl Manager {
     fn next(&self) -> String {
         let mut told = [0; 256];
-        let len = self.0.recv(&mut told).unwrap_or_else(|error| panic!("nothing is told: {error}"));
+        let len = loop {
+            match self.0.recv(&mut told) {
+                Ok(len) => break len,
+                // A process that was stopped for a moment: signal(7), of sockets with a time limit.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => panic!("nothing is told: {error}"),
+            }
+        };
         String::from_utf8_lossy(&told[..len]).lines().next().unwrap_or_default().to_string()
     }
 }

@@ -349,14 +349,11 @@ pub(crate) struct Open {
     pub(crate) record: Option<PathBuf>,
 }
 
-/// Who looks for whom.
+/// Who looks around, and how.
 #[derive(Debug, Args)]
-pub(crate) struct Whom {
+pub(crate) struct Look {
     #[command(flatten)]
     pub(crate) vault: Vault,
-    /// The peer: its card, or a file with its card.
-    #[arg(value_name = "CARD")]
-    pub(crate) peer: String,
     /// Whose certificates are believed where we connect over wss, in PEM, instead of the system's authorities.
     #[arg(long = "tls-authority", value_name = "FILE")]
     pub(crate) authority: Option<PathBuf>,
@@ -369,6 +366,16 @@ pub(crate) struct Whom {
     /// Prints a JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Who looks for whom.
+#[derive(Debug, Args)]
+pub(crate) struct Whom {
+    /// The peer: its card, or a file with its card.
+    #[arg(value_name = "CARD")]
+    pub(crate) peer: String,
+    #[command(flatten)]
+    pub(crate) look: Look,
 }
 
 #[derive(Debug, Args)]
@@ -394,23 +401,11 @@ pub(crate) struct Trace {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    #[command(flatten)]
-    pub(crate) vault: Vault,
     /// A peer that is to answer too: its card, or a file with its card.
     #[arg(value_name = "CARD")]
     pub(crate) peer: Option<String>,
-    /// Whose certificates are believed where we connect over wss, in PEM, instead of the system's authorities.
-    #[arg(long = "tls-authority", value_name = "FILE")]
-    pub(crate) authority: Option<PathBuf>,
-    /// Where the first relay of our card, or the peer if there is none, is reached from this machine.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) via: Option<String>,
-    /// How many seconds an answer is waited for.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub(crate) limit: u32,
-    /// Prints a JSON object a line.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) look: Look,
 }
 
 #[derive(Debug, Args)]

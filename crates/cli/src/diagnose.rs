@@ -1,16 +1,13 @@
 //! `ping` and `trace`: how far the way to a peer is open, and how long it takes.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sealway::{Card, Hop, HopState, IdentityId, Node, Policy};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    arguments::{Ping, Trace, Vault, Web, Whom},
+    arguments::{Look, Ping, Trace, Web, Whom},
     failure::Failure,
     identity,
     media::Media,
@@ -24,16 +21,12 @@ pub(crate) struct Scout {
 }
 
 impl Scout {
-    pub(crate) async fn start(
-        vault: &Vault,
-        via: Option<&str>,
-        authority: Option<&PathBuf>,
-        peer: Option<&Card>,
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn start(look: &Look, peer: Option<&Card>) -> Result<Self, Failure> {
+        let vault = &look.vault;
         let identity = identity::open(vault)?;
         let data = identity::beside(&vault.vault, ".data");
         let relays = identity.relays().to_vec();
-        let media = Media::new(&Web { authority: authority.cloned(), ..Web::default() }, None)?;
+        let media = Media::new(&Web { authority: look.authority.clone(), ..Web::default() }, None)?;
         let mut builder = talk::builder(identity, &media).observer();
         // The session with the peer is kept for whoever goes on with it. And nobody else is to use the identity meanwhile: a relay
         // serves the last one that comes.
@@ -41,7 +34,7 @@ impl Scout {
             builder = builder.store(talk::store(vault, None)?);
         }
         let node = builder.start().await?;
-        talk::reach(&node, via, relays.first().or(peer).map(Card::id)).await?;
+        talk::reach(&node, look.via.as_deref(), relays.first().or(peer).map(Card::id)).await?;
         Ok(Self { node, relays })
     }
 
@@ -112,14 +105,14 @@ fn say(json: bool, object: &Value, text: &str) -> Result<(), Failure> {
 
 async fn scout(whom: &Whom) -> Result<(Scout, Card), Failure> {
     let peer = identity::card(&whom.peer)?;
-    let scout = Scout::start(&whom.vault, whom.via.as_deref(), whom.authority.as_ref(), Some(&peer)).await?;
+    let scout = Scout::start(&whom.look, Some(&peer)).await?;
     Ok((scout, peer))
 }
 
 /// Round trips to the peer, one after the other; with `--route`, to each hop on the way.
 pub(crate) async fn ping(options: &Ping) -> Result<(), Failure> {
     let (scout, peer) = scout(&options.whom).await?;
-    let limit = Duration::from_secs(options.whom.limit.into());
+    let limit = Duration::from_secs(options.whom.look.limit.into());
     let _channel = scout.set_out(&peer).await?;
     let stops = if options.route { stops(&scout, &peer) } else { vec![("peer", &peer)] };
     let mut all: Vec<Duration> = Vec::new();
@@ -132,7 +125,7 @@ pub(crate) async fn ping(options: &Ping) -> Result<(), Failure> {
                 Ok(Answer { round_trip, .. }) => {
                     let time = milliseconds(round_trip);
                     let object = json!({"number": number, "hop": what, "id": id.to_string(), "milliseconds": time});
-                    say(options.whom.json, &object, &format!("{number}  {what:<5} {short}  {time} ms"))?;
+                    say(options.whom.look.json, &object, &format!("{number}  {what:<5} {short}  {time} ms"))?;
                     if *what == "peer" {
                         all.push(round_trip);
                     }
@@ -140,7 +133,7 @@ pub(crate) async fn ping(options: &Ping) -> Result<(), Failure> {
                 Err(hop) => {
                     let why = explain(hop.as_ref(), &format!("the {what} {short}"));
                     let object = json!({"number": number, "hop": what, "id": id.to_string(), "lost": &why});
-                    say(options.whom.json, &object, &format!("{number}  {what:<5} {short}  no answer"))?;
+                    say(options.whom.look.json, &object, &format!("{number}  {what:<5} {short}  no answer"))?;
                     lost = Some(why);
                     // Nothing gets past it.
                     break;
@@ -159,7 +152,7 @@ pub(crate) async fn ping(options: &Ping) -> Result<(), Failure> {
         let sent = options.count;
         let object = json!({"sent": sent, "answered": answered, "least": least, "mean": mean, "most": most});
         let text = format!("{sent} sent, {answered} answered, least {least} ms, mean {mean} ms, most {most} ms");
-        say(options.whom.json, &object, &text)?;
+        say(options.whom.look.json, &object, &text)?;
     }
     match lost {
         Some(why) if answered < options.count => Err(Failure::failed(why)),
@@ -170,7 +163,7 @@ pub(crate) async fn ping(options: &Ping) -> Result<(), Failure> {
 /// What each hop adds, and where it is lost.
 pub(crate) async fn trace(options: &Trace) -> Result<(), Failure> {
     let (scout, peer) = scout(&options.whom).await?;
-    let limit = Duration::from_secs(options.whom.limit.into());
+    let limit = Duration::from_secs(options.whom.look.limit.into());
     let mut before = Duration::ZERO;
     let mut lost = None;
     let mut channel = None;
@@ -209,14 +202,18 @@ pub(crate) async fn trace(options: &Trace) -> Result<(), Failure> {
                 let text = format!(
                     "{number}  {what:<5} {short}  {shown}  ready after {ready} ms, there and back {total} ms{behind}"
                 );
-                say(options.whom.json, &object, &text)?;
+                say(options.whom.look.json, &object, &text)?;
                 before = round_trip;
             }
             Err(hop) => {
                 let why = explain(hop.as_ref(), &format!("the {what} {short}"));
                 let object =
                     json!({"hop": number + 1, "kind": what, "id": id.to_string(), "place": place, "lost": &why});
-                say(options.whom.json, &object, &format!("{}  {what:<5} {short}  {shown}  lost here", number + 1))?;
+                say(
+                    options.whom.look.json,
+                    &object,
+                    &format!("{}  {what:<5} {short}  {shown}  lost here", number + 1),
+                )?;
                 lost = Some(why);
                 break;
             }

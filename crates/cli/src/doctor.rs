@@ -75,10 +75,10 @@ impl Findings {
 /// Looks at everything, and fails if anything is wrong.
 pub(crate) async fn run(options: &Doctor) -> Result<(), Failure> {
     let mut findings = Findings::default();
-    let vault = &options.vault;
+    let vault = &options.look.vault;
     look_at_files(&mut findings, options);
     look_at_clock(&mut findings, &vault.vault);
-    let limit = Duration::from_secs(options.limit.into());
+    let limit = Duration::from_secs(options.look.limit.into());
     match identity::open(vault) {
         Err(failure) => findings.wrong("vault", failure.to_string()),
         Ok(identity) => {
@@ -93,7 +93,7 @@ pub(crate) async fn run(options: &Doctor) -> Result<(), Failure> {
             look_at_relays(&mut findings, options, limit).await;
         }
     }
-    findings.print(options.json)?;
+    findings.print(options.look.json)?;
     match findings.0.iter().filter(|finding| finding.verdict == Verdict::Wrong).count() {
         0 => Ok(()),
         1 => Err(Failure::failed("one thing is wrong")),
@@ -102,16 +102,16 @@ pub(crate) async fn run(options: &Doctor) -> Result<(), Failure> {
 }
 
 fn look_at_files(findings: &mut Findings, options: &Doctor) {
-    let vault = &options.vault.vault;
-    let key = options.vault.key_file.clone().unwrap_or_else(|| identity::beside(vault, ".key"));
+    let vault = &options.look.vault.vault;
+    let key = options.look.vault.key_file.clone().unwrap_or_else(|| identity::beside(vault, ".key"));
     let data = identity::beside(vault, ".data");
-    for path in [vault.clone(), key, data.clone()].into_iter().chain(options.vault.passphrase_file.clone()) {
+    for path in [vault.clone(), key, data.clone()].into_iter().chain(options.look.vault.passphrase_file.clone()) {
         if let Ok(metadata) = std::fs::metadata(&path) {
             look_at_mode(findings, &path, &metadata);
         }
     }
     if data.exists() {
-        match talk::store(&options.vault, None) {
+        match talk::store(&options.look.vault, None) {
             Ok(_) => findings.fine("data", format!("{} can be read and written", data.display())),
             Err(failure) => findings.wrong("data", failure.to_string()),
         }
@@ -154,12 +154,12 @@ fn look_at_clock(findings: &mut Findings, vault: &Path) {
 
 /// Each address of our relays, one by one: a card's addresses are tried in turn, and one that works hides the others.
 async fn look_at_ways(findings: &mut Findings, options: &Doctor, relays: &[Card]) {
-    let media = match Media::new(&Web { authority: options.authority.clone(), ..Web::default() }, None) {
+    let media = match Media::new(&Web { authority: options.look.authority.clone(), ..Web::default() }, None) {
         Ok(media) => media,
         Err(failure) => return findings.wrong("proxy", failure.to_string()),
     };
     let transports = media.transports();
-    let via = options.via.iter();
+    let via = options.look.via.iter();
     for text in via.chain(relays.iter().flat_map(|relay| relay.addresses())) {
         let address = match Address::parse(text) {
             Ok(address) => address,
@@ -184,8 +184,7 @@ async fn look_at_relays(findings: &mut Findings, options: &Doctor, limit: Durati
         Ok(peer) => peer,
         Err(failure) => return findings.wrong("card", failure.to_string()),
     };
-    let via = options.via.as_deref();
-    let scout = match Scout::start(&options.vault, via, options.authority.as_ref(), peer.as_ref()).await {
+    let scout = match Scout::start(&options.look, peer.as_ref()).await {
         Ok(scout) => scout,
         Err(failure) => return findings.wrong("node", failure.to_string()),
     };

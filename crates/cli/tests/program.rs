@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use self::{
     ports::free_port,
-    process::{Running, made, refused, run, sealway, sentence},
+    process::{Running, get, made, refused, run, sealway, sentence},
 };
 
 /// A relay that lets `left` and `right` attach, and their vaults.
@@ -436,15 +436,6 @@ fn shells_and_manuals_are_served() {
     let output = sealway(folder.path()).env("SEALWAY_LOG", "loud").arg("man").output().unwrap();
     let (code, said) = sentence(&output);
     assert!(code == 3 && said.contains("SEALWAY_LOG=loud is no level"), "{said}");
-}
-
-/// What is asked of a path over HTTP, without more ado.
-fn get(address: &str, path: &str) -> String {
-    let mut connection = std::net::TcpStream::connect(address).unwrap();
-    write!(connection, "GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut connection, &mut text).unwrap();
-    text
 }
 
 #[cfg(unix)]

@@ -8,7 +8,6 @@ mod process;
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
     os::unix::net::UnixDatagram,
     path::Path,
     process::Stdio,
@@ -17,7 +16,7 @@ use std::{
 
 use self::{
     ports::free_port,
-    process::{Running, made, refused, sealway},
+    process::{Running, get, made, refused, sealway},
 };
 
 /// A folder with a certificate for this machine, whose owner believes it.
@@ -107,14 +106,6 @@ fn lines_go_through_a_gateway_and_over_wss() {
     assert!(get(&place, "/health").ends_with("ok\n"));
     gateway.stop();
     process.stop();
-}
-
-fn get(place: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(place).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }
 
 fn figure(figures: &str, name: &str) -> u64 {

@@ -19,12 +19,12 @@ use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
 
 use sealway_identity::{Card, Mailbox, Owner, PayloadParts, Peer, Policy};
 use sealway_vault::{CryptoProvider, DhHandle, Secret, Vault, VaultError};
 use sealway_wire::{
-    Cid, Frame, IdentityId, Instance, Lane, Timestamp,
+    Candidates, Cid, Frame, IdentityId, Instance, Lane, MAX_CANDIDATES, Timestamp,
     content::{Ack, CloseReason, Committed, Content, Part, Reliable},
 };
 
@@ -111,6 +111,30 @@ pub enum Event {
         /// The path.
         path: PathId,
     },
+    /// A path that we [tried](Endpoint::try_path) leads to the peer and back.
+    PathAnswered {
+        /// The channel.
+        channel: ChannelId,
+        /// The path.
+        path: PathId,
+    },
+    /// The peer tries whether a path leads to us on which our records do not leave. Only told of a channel whose path is the
+    /// shell's choice: otherwise the peer is followed.
+    Challenged {
+        /// The channel.
+        channel: ChannelId,
+        /// The path.
+        path: PathId,
+    },
+    /// The peer says where it may be reached without a relay.
+    Candidates {
+        /// The channel.
+        channel: ChannelId,
+        /// The addresses: at most [`MAX_CANDIDATES`](sealway_wire::MAX_CANDIDATES). They are the peer's word, not more.
+        addresses: Vec<SocketAddr>,
+        /// The peer wants to be told of ours.
+        answer_wanted: bool,
+    },
     /// The channel has its first session that the peer has confirmed.
     Opened {
         /// The channel.
@@ -172,6 +196,9 @@ impl Event {
             Self::Opened { channel, .. }
             | Self::Renewed { channel, .. }
             | Self::Moved { channel, .. }
+            | Self::PathAnswered { channel, .. }
+            | Self::Challenged { channel, .. }
+            | Self::Candidates { channel, .. }
             | Self::AttemptFailed { channel }
             | Self::CardSuperseded { channel }
             | Self::Unresponsive { channel }
@@ -458,6 +485,43 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.is_pinned = true;
         }
+    }
+
+    /// Sends what follows of this session on a path that was [tried](Self::try_path), whatever path the peer's records come on.
+    /// Handshakes go on where they went.
+    pub fn reroute(&mut self, channel: ChannelId, path: PathId) {
+        if let Some(channel) = self.channels.get_mut(&channel) {
+            channel.is_pinned = true;
+            channel.sessions.iter_mut().for_each(|established| established.take_path(path));
+        }
+    }
+
+    /// Has the peer asked on `path` whether it is there: one sealed record of at most 34 octets leaves. [`Event::PathAnswered`] tells
+    /// that it has answered on the same path. Nothing happens before the channel is open, and nothing is repeated.
+    pub fn try_path(&mut self, channel: ChannelId, path: PathId) {
+        let provider = self.vault.provider();
+        if let Some(current) = self.channels.get_mut(&channel).and_then(|channel| channel.current()) {
+            current.try_path(path, || provider.random().ok());
+            self.reschedule(channel);
+        }
+    }
+
+    /// Seals into `out` where we may be reached without a relay: the first [`MAX_CANDIDATES`](sealway_wire::MAX_CANDIDATES) of
+    /// `addresses`. `answer_wanted`: the peer is to tell us, too. It is sent once, and may be lost.
+    ///
+    /// # Errors
+    /// If the channel is not open, or `out` has less than 256 octets.
+    pub fn seal_candidates(
+        &mut self,
+        now: Timestamp,
+        channel: ChannelId,
+        addresses: &[SocketAddr],
+        answer_wanted: bool,
+        out: &mut [u8],
+    ) -> Result<Outgoing, SendError> {
+        let mut octets = [0; 19 * MAX_CANDIDATES];
+        let content = Content::Candidates(Candidates::write(addresses, answer_wanted, &mut octets));
+        self.seal(now, channel, Plaintext::Typed(&content), true, out)
     }
 
     /// Takes note that what was sent has gone unanswered for too long: a new session is made, if we can initiate one. More

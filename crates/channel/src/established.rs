@@ -1,5 +1,6 @@
 //! A session of a channel: what it still has to say by itself, and when it ends.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use sealway_vault::CryptoProvider;
@@ -23,6 +24,8 @@ const ACK_DELAY: Duration = Duration::from_secs(1);
 const ACK_RECORDS: u32 = 64;
 /// How soon a path is challenged once more.
 const PROBE_PAUSE: Duration = Duration::from_millis(500);
+/// Paths of the shell's choice that may be under trial at once: the oldest gives way.
+const TRIALS: usize = 32;
 /// An ACK that tells of committed messages waits only so long for more of them.
 const COMMIT_DELAY: Duration = Duration::from_millis(10);
 
@@ -79,6 +82,8 @@ pub(crate) struct Established<P: CryptoProvider> {
     probe: Option<Probe>,
     /// No path is challenged before.
     no_probe_before: Timestamp,
+    /// Paths that the shell wants to know of whether they lead to the peer.
+    trials: Vec<Probe>,
     /// A PATH that is to be answered, and where.
     path_reply: Option<(PathId, [u8; 8])>,
     /// Where START goes once, because S1.3 was repeated from there: anybody may have repeated it.
@@ -107,6 +112,7 @@ impl<P: CryptoProvider> Established<P> {
             unsaved: 0,
             probe: None,
             no_probe_before: now,
+            trials: Vec::new(),
             path_reply: None,
             start_path: None,
         }
@@ -217,6 +223,33 @@ impl<P: CryptoProvider> Established<P> {
         Some((probe.path, probe.challenge))
     }
 
+    /// Has a path challenged that nothing has come on yet: the shell knows from the peer that it may lead there. `random` makes
+    /// the challenge of a path that is not under trial.
+    pub(crate) fn try_path(&mut self, path: PathId, random: impl FnOnce() -> Option<[u8; 8]>) {
+        match self.trials.iter_mut().find(|trial| trial.path == path) {
+            Some(trial) => trial.is_due = true,
+            None => {
+                if self.trials.len() >= TRIALS {
+                    self.trials.remove(0);
+                }
+                self.trials.extend(random().map(|challenge| Probe { path, challenge, is_due: true }));
+            }
+        }
+    }
+
+    /// The challenge of a trial that is to be sent now, and where; it counts as sent.
+    pub(crate) fn take_due_trial(&mut self) -> Option<(PathId, [u8; 8])> {
+        let trial = self.trials.iter_mut().find(|trial| trial.is_due)?;
+        trial.is_due = false;
+        Some((trial.path, trial.challenge))
+    }
+
+    /// A challenge was answered on `path`. Returns whether it was that of a trial.
+    pub(crate) fn trial_answered(&mut self, path: PathId, challenge: &[u8; 8]) -> bool {
+        let found = self.trials.iter().position(|trial| trial.path == path && trial.challenge == *challenge);
+        found.map(|at| self.trials.remove(at)).is_some()
+    }
+
     /// A challenge has come on `path`.
     pub(crate) fn challenged(&mut self, path: PathId, challenge: [u8; 8]) {
         self.path_reply = Some((path, challenge));
@@ -268,7 +301,8 @@ impl<P: CryptoProvider> Established<P> {
     /// When it has something to say by itself, or ends.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         let start = (!self.own_start.acknowledged).then_some(self.own_start.repeat.next);
-        let path = self.path_reply.is_some() || self.probe.as_ref().is_some_and(|probe| probe.is_due);
+        let is_due = self.probe.iter().chain(&self.trials).any(|probe| probe.is_due);
+        let path = self.path_reply.is_some() || is_due;
         let path = path.then_some(Timestamp::from_micros(0));
         let said = start.into_iter().chain(self.ack_at).chain(path).filter(|_| self.unsaved == 0);
         said.chain(self.ends_at()).min()

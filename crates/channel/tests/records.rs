@@ -152,6 +152,96 @@ fn a_path_that_the_shell_has_chosen_stays() {
     assert!(network.log.iter().all(|(_, to, _)| *to != 2));
 }
 
+/// The next frame that machine `from` sends, which goes by the path `to`.
+fn next(network: &mut Network, to: usize) -> Vec<u8> {
+    let before = network.log.len();
+    network.drain();
+    let frames: Vec<_> = network.log[before..].iter().filter(|(_, path, _)| *path == to).collect();
+    assert_eq!(frames.len(), 1, "one frame on that path");
+    let frame = frames[0].2.clone();
+    network.cut();
+    frame
+}
+
+#[test]
+fn a_way_that_is_tried_carries_records_when_its_answer_came_back_on_it() {
+    // Specification: [M16].
+    let mut network = opened(8);
+    let channel = network.channel(0, 1).unwrap();
+    network.machines[0].endpoint.pin_path(channel, PathId(1));
+    let back = network.channel(1, 0).unwrap();
+    network.machines[1].endpoint.pin_path(back, PathId(0));
+    let answered = |network: &Network| {
+        let is_it = |event: &&Event| matches!(event, Event::PathAnswered { path: PathId(2), .. });
+        network.machines[0].events.iter().filter(is_it).count()
+    };
+    network.machines[0].endpoint.try_path(channel, PathId(2));
+    let challenge = next(&mut network, 2);
+    assert!(challenge.len() <= 34);
+    // It reaches machine 1 on its path 2, and the answer leaves there.
+    network.deliver(2, 1, challenge).unwrap();
+    let answer = next(&mut network, 2);
+    // On another path it means nothing, and a copy nothing either.
+    network.deliver(1, 0, answer).unwrap();
+    assert_eq!(answered(&network), 0);
+    network.machines[0].endpoint.try_path(channel, PathId(2));
+    let challenge = next(&mut network, 2);
+    network.deliver(2, 1, challenge).unwrap();
+    let answer = next(&mut network, 2);
+    network.deliver(2, 0, answer.clone()).unwrap();
+    assert_eq!(network.deliver(2, 0, answer), Err(FrameError::Replayed));
+    network.drain();
+    assert_eq!(answered(&network), 1);
+    network.send(0, 1, b"where it was");
+    assert_eq!(network.log.last().unwrap().1, 1, "the shell decides");
+    network.machines[0].endpoint.reroute(channel, PathId(2));
+    network.send(0, 1, b"straight");
+    assert_eq!(network.log.last().unwrap().1, 2);
+}
+
+#[test]
+fn the_shell_hears_of_a_way_that_the_peer_tries_if_it_has_chosen_the_path() {
+    for is_pinned in [true, false] {
+        let mut network = opened(9);
+        let channel = network.channel(1, 0).unwrap();
+        if is_pinned {
+            network.machines[1].endpoint.pin_path(channel, PathId(0));
+        }
+        let trying = network.channel(0, 1).unwrap();
+        network.machines[0].endpoint.try_path(trying, PathId(2));
+        let challenge = next(&mut network, 2);
+        network.deliver(2, 1, challenge).unwrap();
+        network.drain();
+        let is_it = |event: &Event| matches!(event, Event::Challenged { path: PathId(2), .. });
+        assert_eq!(network.machines[1].events.iter().any(is_it), is_pinned);
+    }
+}
+
+#[test]
+fn candidates_come_as_they_were_told() {
+    let mut network = opened(10);
+    let channel = network.channel(0, 1).unwrap();
+    let told: Vec<std::net::SocketAddr> =
+        ["192.0.2.1:7", "[2001:db8::1]:65535"].map(|text| text.parse().unwrap()).into();
+    let mut out = [0; 256];
+    let now = network.now;
+    let outgoing = network.machines[0].endpoint.seal_candidates(now, channel, &told, true, &mut out).unwrap();
+    network.deliver(0, 1, out[..outgoing.len].to_vec()).unwrap();
+    network.drain();
+    let came = network.machines[1].events.iter().find_map(|event| match event {
+        Event::Candidates { addresses, answer_wanted, .. } => Some((addresses.clone(), *answer_wanted)),
+        _ => None,
+    });
+    assert_eq!(came, Some((told, true)));
+    // As many as there are places for.
+    let many = vec!["192.0.2.1:7".parse().unwrap(); 100];
+    let outgoing = network.machines[0].endpoint.seal_candidates(now, channel, &many, false, &mut out).unwrap();
+    network.deliver(0, 1, out[..outgoing.len].to_vec()).unwrap();
+    network.drain();
+    let last = network.machines[1].events.last();
+    assert!(matches!(last, Some(Event::Candidates { addresses, .. }) if addresses.len() == 8));
+}
+
 /// 2^20 records make an epoch: what was under way when it ended still opens, and one step needs no place among the jumps.
 #[test]
 fn a_record_of_the_epoch_before_opens() {

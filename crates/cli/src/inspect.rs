@@ -184,5 +184,6 @@ fn of_hop(frame: &[u8]) -> Result<Lines, sealway::DecodeError> {
         HopFrame::Fetched { number: of, statement } => {
             vec![("kind", "FETCHED".into()), ("number", number(of)), ("statement", octets(statement))]
         }
+        HopFrame::Seen { address } => vec![("kind", "SEEN".into()), ("address", address.to_string())],
     })
 }

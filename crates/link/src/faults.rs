@@ -1,7 +1,10 @@
 //! A link on which frames are lost, doubled, delayed and damaged, by a seed: wraps any other.
 
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
-use core::task::{Context, Poll};
+use core::{
+    net::SocketAddr,
+    task::{Context, Poll},
+};
 
 use crate::{FrameLink, Frames, LinkCapabilities, LinkError, Ordering};
 
@@ -35,7 +38,8 @@ impl Faults {
 
 /// A link whose outgoing frames suffer [`Faults`]. The same seed and the same frames suffer the same.
 ///
-/// Nobody is told of what is lost; it takes no time of the link.
+/// Nobody is told of what is lost; it takes no time of the link. It gives no [`branch`](FrameLink::branch): links beside it would
+/// suffer nothing.
 pub struct Faulty {
     link: Box<dyn FrameLink>,
     faults: Faults,
@@ -85,6 +89,10 @@ impl FrameLink for Faulty {
 
     fn source(&self) -> u64 {
         self.link.source()
+    }
+
+    fn observed(&self) -> Option<SocketAddr> {
+        self.link.observed()
     }
 
     fn set_heard(&mut self) {

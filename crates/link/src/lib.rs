@@ -27,4 +27,4 @@ pub use capabilities::{LinkCapabilities, Ordering};
 pub use error::{LinkError, LinkErrorKind};
 pub use faults::{Faults, Faulty};
 pub use frames::Frames;
-pub use link::{BoxFuture, FrameLink, Listener, Transport};
+pub use link::{BoxFuture, Branch, FrameLink, Listener, Transport};

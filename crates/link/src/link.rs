@@ -1,8 +1,9 @@
 //! The traits.
 
-use alloc::{boxed::Box, string::String};
+use alloc::{boxed::Box, string::String, sync::Arc};
 use core::{
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -25,6 +26,20 @@ pub trait FrameLink: Send {
     /// Who is at the other end, as far as limits of unauthenticated frames go: the same number for the same IPv4 address
     /// or IPv6 /56.
     fn source(&self) -> u64;
+
+    /// From which address frames of the other end come, where others can send to the same address over the same medium, or could
+    /// if what stands before it let them: a NAT lets those in to whom it has let something out. None where that is not so, as for
+    /// a connection.
+    fn observed(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The socket beneath a link that was connected, for links to other places from the same address, and a listener for those
+    /// that others begin there, with records of a session and nothing else. None where there is no such thing, or it was taken
+    /// already.
+    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
+        None
+    }
 
     /// Something authentic has come over the link, perhaps from an address that is not the sender's: from now on it may
     /// acknowledge what comes, within what was received.
@@ -62,6 +77,19 @@ pub trait FrameLink: Send {
     /// # Errors
     /// The link has ended.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+}
+
+/// A socket that carries several links.
+pub trait Branch: Send + Sync {
+    /// The address of ours from which frames leave, as far as this machine knows: what stands between may show others another one.
+    fn address(&self) -> Option<SocketAddr>;
+
+    /// A link to another place. Nothing leaves by itself; until [`FrameLink::set_proved`] no more leaves than 512 octets and three
+    /// times what has come from there.
+    ///
+    /// # Errors
+    /// If the socket does not reach such an address, there is a link to it already, or the socket is gone.
+    fn connect(&self, to: SocketAddr) -> Result<Box<dyn FrameLink>, LinkError>;
 }
 
 /// Waits for links from others.

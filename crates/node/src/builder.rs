@@ -80,6 +80,7 @@ pub struct Builder<V> {
     pub(crate) accept: Policy,
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) is_observer: bool,
+    pub(crate) is_relayed_only: bool,
     pub(crate) earlier_key: Option<(DhHandle, Timestamp)>,
 }
 
@@ -100,6 +101,7 @@ impl<V: Vault + Clone + 'static> Builder<V> {
             accept,
             relay: None,
             is_observer: false,
+            is_relayed_only: false,
             earlier_key,
         }
     }
@@ -149,6 +151,14 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         self
     }
 
+    /// Tells no peer at which network addresses this machine can be reached: everything goes over the relay, also where there
+    /// is a direct way.
+    #[must_use]
+    pub const fn relayed_only(mut self) -> Self {
+        self.is_relayed_only = true;
+        self
+    }
+
     /// Starts the node's task on the current tokio runtime.
     ///
     /// # Errors
@@ -172,8 +182,8 @@ impl<V: Vault + Clone + 'static> Builder<V> {
         let node = Node::new(commands.clone(), accept_queue, endpoint.owner().id(), contact_box);
         let (senders, queues) = driver::queues(command_queue, accepted, completed_queue);
         let common = Common { instance, commands, wake: Arc::default(), has_store: self.store.is_some() };
-        let is_observer = self.is_observer;
-        let setup = driver::Setup { common, contact_box, transports: self.transports, relay: self.relay, is_observer };
+        let Self { transports, relay, is_observer, is_relayed_only, .. } = self;
+        let setup = driver::Setup { common, contact_box, transports, relay, is_observer, is_relayed_only };
         let mut driver = Driver::new(Clock::new(), endpoint, setup, senders);
         if let Some(mut store) = self.store {
             let mut stale = Batch::default();

@@ -62,6 +62,10 @@ statistics! {
     letters_received: Counter,
     /// Sessions that were opened, or have replaced one.
     sessions: Counter,
+    /// Times that a peer was reached without the relay.
+    direct_ways: Counter,
+    /// Peers that are sent to without the relay now.
+    direct_peers: Gauge,
     /// Times that two devices seem to share the keys of one pairing, or one has gone back to an older state.
     suspected_clones: Counter,
     /// Frames that were refused, for whatever reason.

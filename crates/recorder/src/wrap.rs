@@ -1,8 +1,12 @@
 //! Links whose frames are recorded.
 
-use std::task::{Context, Poll};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use sealway_link::{BoxFuture, FrameLink, Frames, LinkCapabilities, LinkError, Listener, Transport};
+use sealway_link::{BoxFuture, Branch, FrameLink, Frames, LinkCapabilities, LinkError, Listener, Transport};
 use sealway_wire::Address;
 
 use crate::{Recorder, file::Direction};
@@ -35,6 +39,17 @@ impl FrameLink for RecordedLink {
 
     fn source(&self) -> u64 {
         self.link.source()
+    }
+
+    fn observed(&self) -> Option<SocketAddr> {
+        self.link.observed()
+    }
+
+    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
+        let (branch, listener) = self.link.branch()?;
+        let recorder = self.recorder.clone();
+        let recorded = RecordedBranch { branch, recorder: recorder.clone() };
+        Some((Arc::new(recorded), Box::new(RecordedListener { listener, recorder })))
     }
 
     fn set_heard(&mut self) {
@@ -97,6 +112,23 @@ impl<T: Transport> Transport for RecordedTransport<T> {
             let listener = self.transport.listen(address).await?;
             Ok(Box::new(RecordedListener { listener, recorder: self.recorder.clone() }) as _)
         })
+    }
+}
+
+/// A socket whose links are recorded.
+struct RecordedBranch {
+    branch: Arc<dyn Branch>,
+    recorder: Recorder,
+}
+
+impl Branch for RecordedBranch {
+    fn address(&self) -> Option<SocketAddr> {
+        self.branch.address()
+    }
+
+    fn connect(&self, to: SocketAddr) -> Result<Box<dyn FrameLink>, LinkError> {
+        let link = self.branch.connect(to)?;
+        Ok(Box::new(self.recorder.link(link, &format!("straight to {to}"))))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A client's end of a hop session: flows, and the labels that the two ends have given them.
 
 use alloc::collections::BTreeMap;
+use core::net::SocketAddr;
 
 use sealway_wire::{
     BoxName, EncodeError, Route, VarInt,
@@ -55,6 +56,11 @@ pub enum ClientEvent<'a> {
         number: VarInt,
         /// The statement; empty: the relay has none for us.
         statement: &'a [u8],
+    },
+    /// From where the relay sees our frames come.
+    Seen {
+        /// The address.
+        address: SocketAddr,
     },
     /// A frame for a label that we do not know: this is to be sent to the relay.
     Answer(HopFrame<'static>),
@@ -162,6 +168,7 @@ impl Client {
             },
             HopFrame::Registered { name, outcome } => ClientEvent::Registered { name, outcome },
             HopFrame::Custody { number, outcome } => ClientEvent::Custody { number, outcome },
+            HopFrame::Seen { address } => ClientEvent::Seen { address },
             HopFrame::Push { number, frame } => ClientEvent::Push { number, frame },
             HopFrame::Fetched { number, statement } => ClientEvent::Fetched { number, statement },
             // Only clients say these.

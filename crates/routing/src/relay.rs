@@ -375,7 +375,8 @@ impl Relay {
             | HopFrame::Registered { .. }
             | HopFrame::Custody { .. }
             | HopFrame::Push { .. }
-            | HopFrame::Fetched { .. } => RelayEvent::Control,
+            | HopFrame::Fetched { .. }
+            | HopFrame::Seen { .. } => RelayEvent::Control,
         })
     }
 

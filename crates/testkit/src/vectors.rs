@@ -14,7 +14,8 @@ use sealway_crypto_rustcrypto::RustCrypto;
 use sealway_identity::{Card, CardParts, Mailbox, Owner, PayloadParts, Policy, RelayEntry, UnverifiedPrekey};
 use sealway_vault::{Algorithm, DhHandle, Entropy, EntropyError, KeyStore, Secret, SoftwareVault, Vault as _};
 use sealway_wire::{
-    BoxName, Hop, HopFrame, IdentityId, Instance, Lane, RecordHeader, Route, Timestamp, VarInt,
+    BoxName, Candidates, Hop, HopFrame, IdentityId, Instance, Lane, MAX_CANDIDATES, RecordHeader, Route, Timestamp,
+    VarInt,
     content::{Ack, CloseReason, Committed, Content, Part, Ranges, Reliable, Start},
     hop::{Custody, DiscardReason, Label, Registration, SenderList, Senders, Verdict},
     letter::MAX_LETTER,
@@ -413,6 +414,9 @@ fn contents() -> Vec<Value> {
     let held = Committed { instance, mark: 3, bitmap: &[1], held: &[0, 0x80] };
     let message = Reliable { instance: None, number: 5, lowest: 3, unwanted: 0, part: None, body: b"body" };
     let part = Some(Part { index: 2, count: 66 });
+    let addresses = ["203.0.113.7:41000", "[2001:db8::7]:41000"].map(|text| text.parse().expect("an address"));
+    let mut room = [[0; 19 * MAX_CANDIDATES]; 2];
+    let [first, second] = &mut room;
     let contents = [
         ("START", Content::Start(Start { instance, stored_before: VarInt::MAX, credentials: &[0, 2, 9, 9] })),
         ("DATA", Content::Data(b"datagram")),
@@ -434,6 +438,8 @@ fn contents() -> Vec<Value> {
         ("CLOSE", Content::Close(CloseReason::Policy)),
         ("PATH", Content::Path([7; 8])),
         ("PATH-REPLY", Content::PathReply([7; 8])),
+        ("CANDIDATES", Content::Candidates(Candidates::write(&addresses, true, first))),
+        ("CANDIDATES in answer", Content::Candidates(Candidates::write(&addresses[..1], false, second))),
     ];
     contents.iter().map(|(name, content)| json!({ "name": name, "fields": format!("{content:?}"), "octets": hex(encoded(content)) })).collect()
 }
@@ -461,6 +467,8 @@ fn hop_frames() -> Vec<Value> {
         ("FETCH", HopFrame::Fetch { number, name }),
         ("FETCHED", HopFrame::Fetched { number, statement: b"statement" }),
         ("FETCHED nothing", HopFrame::Fetched { number, statement: b"" }),
+        ("SEEN over IPv4", HopFrame::Seen { address: "203.0.113.7:41000".parse().expect("an address") }),
+        ("SEEN over IPv6", HopFrame::Seen { address: "[2001:db8::7]:41000".parse().expect("an address") }),
     ];
     let told = |(name, frame): &(&str, HopFrame<'_>)| {
         let mut out = vec![0; 256];

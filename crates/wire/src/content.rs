@@ -1,6 +1,6 @@
 //! What a typed record carries: `content | type 1 | zeros`. Protocol section 5.
 
-use crate::{DecodeError, EncodeError, Instance, Lane, Reader, Reason, VarInt, Writer, counter};
+use crate::{Candidates, DecodeError, EncodeError, Instance, Lane, Reader, Reason, VarInt, Writer, counter};
 
 /// Numbers that a receiver may have committed above the lowest one that it has not: the bitmap of an ACK.
 pub const COMMIT_WINDOW: u32 = 1024;
@@ -24,6 +24,7 @@ const RELIABLE_AFTER_GAP: u8 = 8;
 const PATH: u8 = 9;
 const PATH_REPLY: u8 = 10;
 const FRAGMENT: u8 = 11;
+const CANDIDATES: u8 = 15;
 
 /// The decoded content of a typed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Content<'a> {
     Path([u8; 8]),
     /// Type 10: the octets of a PATH.
     PathReply([u8; 8]),
+    /// Type 15: where the sender may be reached without a relay.
+    Candidates(Candidates<'a>),
 }
 
 /// START: `instance 4 | stored records of the session before, varint | (length 2 | credential)*`.
@@ -302,6 +305,7 @@ impl<'a> Content<'a> {
             CLOSE => Self::Close(CloseReason::from_wire(reader.u8("CLOSE reason")?)),
             PATH => Self::Path(reader.array("PATH challenge")?),
             PATH_REPLY => Self::PathReply(reader.array("PATH-REPLY challenge")?),
+            CANDIDATES => Self::Candidates(Candidates::decode(&mut reader)?),
             kind => return Err(DecodeError::new("content type", Reason::Unknown { value: kind.into() })),
         };
         reader.finish("content")?;
@@ -345,6 +349,10 @@ impl<'a> Content<'a> {
             Self::PathReply(challenge) => {
                 writer.put(challenge)?;
                 PATH_REPLY
+            }
+            Self::Candidates(candidates) => {
+                candidates.encode(writer)?;
+                CANDIDATES
             }
         };
         writer.u8(kind)?;

@@ -4,7 +4,12 @@
 //! puts on the frames that it sends: labels are assigned by the receiver of the frames. The first frame of a flow carries
 //! the route; the answer assigns the label for the frames after it.
 
-use crate::{BoxName, DecodeError, EncodeError, IdentityId, Reader, Reason, Route, VarInt, Writer};
+use core::net::SocketAddr;
+
+use crate::{
+    BoxName, DecodeError, EncodeError, IdentityId, Reader, Reason, Route, VarInt, Writer,
+    candidates::{decode_address, encode_address},
+};
 
 const FORWARD: u8 = 0x01;
 const ROUTED: u8 = 0x02;
@@ -20,6 +25,7 @@ const VERDICT: u8 = 0x0b;
 const PUBLISH: u8 = 0x0c;
 const FETCH: u8 = 0x0d;
 const FETCHED: u8 = 0x0e;
+const SEEN: u8 = 0x0f;
 
 /// The most hop identities that the owner of a box may list as its senders.
 pub const MAX_SENDERS: usize = 32;
@@ -253,6 +259,11 @@ pub enum HopFrame<'a> {
         /// The statement. Empty: there is none, or no such box, or its owner does not let the asker in.
         statement: &'a [u8],
     },
+    /// `0x0f | address`: from where frames of the receiver come, as the relay's socket sees it.
+    Seen {
+        /// The address.
+        address: SocketAddr,
+    },
 }
 
 impl<'a> HopFrame<'a> {
@@ -315,6 +326,7 @@ impl<'a> HopFrame<'a> {
                 let number = reader.varint("FETCHED number")?;
                 Self::Fetched { number, statement: decode_statement(&mut reader, "FETCHED statement")? }
             }
+            SEEN => Self::Seen { address: decode_address(&mut reader, "SEEN address")? },
             kind => return Err(DecodeError::new("hop kind", Reason::Unknown { value: kind.into() })),
         };
         reader.finish("hop frame")?;
@@ -376,6 +388,10 @@ impl<'a> HopFrame<'a> {
             Self::Publish { name, statement } => writer.u8(PUBLISH)?.put(&name.0)?.put(statement)?,
             Self::Fetch { number, name } => writer.u8(FETCH)?.varint(*number)?.put(&name.0)?,
             Self::Fetched { number, statement } => writer.u8(FETCHED)?.varint(*number)?.put(statement)?,
+            Self::Seen { address } => {
+                encode_address(*address, writer.u8(SEEN)?)?;
+                &mut writer
+            }
         };
         Ok(writer.len())
     }

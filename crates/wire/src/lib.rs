@@ -7,6 +7,7 @@
 //! record      the header of a data frame       (section 4)
 //! content     what a typed record carries      (section 5)
 //! hop         what a client and a relay say    (section 6)
+//! candidates  where a peer may be reached      (sections 5, 6)
 //! route       where a frame is to go           (section 6)
 //! address     tcp://host:port and others       (section 7)
 //! constrained the frames of C1                 (section 11)
@@ -32,6 +33,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod address;
+mod candidates;
 pub mod constrained;
 pub mod content;
 mod counter;
@@ -51,6 +53,7 @@ mod varint;
 mod writer;
 
 pub use address::{Address, Flow, Host, NetAddress, SerialAddress, Transport};
+pub use candidates::{Candidates, MAX_CANDIDATES};
 pub use counter::{Counter, CounterWidth, Truncated};
 pub use error::{DecodeError, EncodeError, Reason};
 pub use handshake::Frame;

@@ -95,7 +95,7 @@ proptest! {
     }
 
     #[test]
-    fn hop_frames(octets in octets(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], 200)) {
+    fn hop_frames(octets in octets(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 200)) {
         let Ok(frame) = HopFrame::decode(&octets) else { return Ok(()) };
         let mut out = vec![0; octets.len()];
         let len = frame.encode(&mut out).unwrap();
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn contents(octets in octets(&[0, 1, 2, 3], 64), kind in 0_u8..10) {
+    fn contents(octets in octets(&[0, 1, 2, 3], 64), kind in 0_u8..17) {
         let plaintext = [octets.as_slice(), &[kind]].concat();
         let Ok(content) = Content::decode(&plaintext) else { return Ok(()) };
         let mut out = vec![0; plaintext.len()];
@@ -207,6 +207,31 @@ proptest! {
     }
 }
 
+#[test]
+fn addresses_of_candidates_have_one_form_and_a_bound() {
+    let record = |address: &[u8], count: usize| [&[1][..], &address.repeat(count), &[15]].concat();
+    let four = [4, 192, 0, 2, 1, 0x1b, 0x59];
+    let mut mapped = vec![6; 1];
+    mapped.extend([0; 10]);
+    mapped.extend([0xff, 0xff, 192, 0, 2, 1, 0x1b, 0x59]);
+    assert!(Content::decode(&record(&four, 8)).is_ok());
+    let refused = [
+        record(&four, 9),
+        record(&four[..6], 1),
+        record(&[5, 192, 0, 2, 1, 0x1b, 0x59], 1),
+        record(&[4, 192, 0, 2, 1, 0, 0], 1),
+        record(&mapped, 1),
+        [&[2][..], &four, &[15]].concat(),
+    ];
+    for plaintext in refused {
+        assert!(Content::decode(&plaintext).is_err(), "{plaintext:?}");
+    }
+    let seen = |address: &[u8]| [&[0x0f][..], address].concat();
+    assert!(HopFrame::decode(&seen(&four)).is_ok());
+    assert!(HopFrame::decode(&seen(&mapped)).is_err());
+    assert!(HopFrame::decode(&seen(&four.repeat(2))).is_err());
+}
+
 /// One of each, so that the properties above are known to reach the accepting paths.
 #[test]
 fn every_kind_round_trips() {
@@ -232,6 +257,8 @@ fn every_kind_round_trips() {
         HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Unopened },
         HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Discard(DiscardReason::Misplaced) },
         HopFrame::Verdict { number: VarInt::from_u32(1), verdict: Verdict::Discard(DiscardReason::Other(7)) },
+        HopFrame::Seen { address: "203.0.113.7:41000".parse().unwrap() },
+        HopFrame::Seen { address: "[2001:db8::7]:41000".parse().unwrap() },
     ];
     for frame in frames {
         let mut out = [0; 256];

@@ -9,10 +9,13 @@
 //! * Datagrams have 1200 octets until longer ones are known to arrive, 508 if those do not; they are never fragmented by IP.
 //! * MTU 20480 octets. Frames are lost when the network loses them again and again; their order is not kept.
 //! * Who has not authenticated gets at most three times what it has sent, no acknowledgement and no probe.
+//! * Links to several places may leave from one socket: what lets a peer behind a NAT be reached there, once a relay has told both
+//!   where they are seen.
 //! * A link on which nothing has arrived for 90 s is given up: its users say something more often. A peer that moves to another
 //!   address appears as a new link there; the channel above knows it again.
 #![forbid(unsafe_code)]
 
+mod branch;
 mod link;
 mod socket;
 
@@ -36,13 +39,14 @@ use socket::{Arrivals, Open};
 pub struct Udp {
     idle_timeout: Duration,
     local: Option<IpAddr>,
+    port: u16,
     /// Connections made so far: each begins with another address of a name.
     turn: Arc<AtomicUsize>,
 }
 
 impl Default for Udp {
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(90), local: None, turn: Arc::default() }
+        Self { idle_timeout: Duration::from_secs(90), local: None, port: 0, turn: Arc::default() }
     }
 }
 
@@ -51,6 +55,12 @@ impl Udp {
     #[must_use]
     pub fn from_local_address(self, address: IpAddr) -> Self {
         Self { local: Some(address), ..self }
+    }
+
+    /// Connects from this port if it is free, and from any other if it is not: for machines to which a router forwards it.
+    #[must_use]
+    pub fn from_local_port(self, port: u16) -> Self {
+        Self { port, ..self }
     }
 
     /// Gives a link up on which nothing has arrived for `limit`.
@@ -69,11 +79,15 @@ impl Udp {
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let local = self.local.filter(|local| local.is_ipv4() == target.is_ipv4()).unwrap_or(any);
-        let opened = socket::open(SocketAddr::new(local, 0));
-        // Nobody else is listened to: the other end of the queue goes away.
-        let (open, _) = opened.map_err(|error| sealway_ip::failure(error, address))?;
-        let inbox = open.socket.add(target, None);
-        UdpLink::new(open, inbox, target, self.idle_timeout)
+        // The port of an earlier link may still be in use.
+        let given = (self.port != 0).then(|| socket::open(SocketAddr::new(local, self.port), false));
+        let opened = given.and_then(Result::ok).map_or_else(|| socket::open(SocketAddr::new(local, 0), false), Ok);
+        let (open, arrivals) = opened.map_err(|error| sealway_ip::failure(error, address))?;
+        let inbox = open.socket.add(target, None).ok_or_else(unreachable)?;
+        let mut link = UdpLink::new(open, inbox, target, self.idle_timeout)?;
+        // Nobody else is listened to, unless somebody takes it.
+        link.set_arrivals(arrivals);
+        Ok(link)
     }
 }
 
@@ -100,7 +114,7 @@ impl Transport for Udp {
             let address = place(address)?;
             let targets = sealway_ip::resolve(address).await?;
             let target = *targets.first().ok_or_else(|| LinkError::new(LinkErrorKind::Unreachable, address))?;
-            let opened = socket::open(target).map_err(|error| sealway_ip::failure(error, address))?;
+            let opened = socket::open(target, true).map_err(|error| sealway_ip::failure(error, address))?;
             let (open, arrivals) = opened;
             Ok(Box::new(UdpListener { open, arrivals, idle_timeout: self.idle_timeout }) as _)
         })

@@ -12,14 +12,17 @@ use std::{
 };
 
 use sealway_link::{
-    BoxFuture, FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind,
+    BoxFuture, Branch, FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind, Listener,
     fragment::{FRAGMENT, Fragment, Reassembler},
     recovery::{ACKNOWLEDGEMENT, OVERHEAD, PACKET, Recovery},
 };
 use sealway_wire::Timestamp;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::socket::{Inbox, Open};
+use crate::{
+    branch,
+    socket::{Arrivals, Inbox, Open},
+};
 
 /// The longest frame: the longest record, 16.5 KiB and its header, with room to spare. Those above a datagram go in fragments.
 pub const MTU: usize = 20 * 1024;
@@ -83,6 +86,8 @@ pub struct UdpLink {
     timer: Pin<Box<Sleep>>,
     idle: Pin<Box<Sleep>>,
     linger: Option<Pin<Box<Sleep>>>,
+    /// What others send to the socket of a link that was connected.
+    arrivals: Option<Arrivals>,
 }
 
 impl UdpLink {
@@ -119,7 +124,17 @@ impl UdpLink {
             timer: Box::pin(sleep(Duration::ZERO)),
             idle: Box::pin(sleep(idle_timeout)),
             linger: None,
+            arrivals: None,
         })
+    }
+
+    pub(crate) fn set_arrivals(&mut self, arrivals: Arrivals) {
+        self.arrivals = Some(arrivals);
+    }
+
+    /// Lets so many octets more leave to a peer whom nobody knows.
+    pub(crate) const fn allow(&mut self, octets: usize) {
+        self.allowed += octets;
     }
 
     fn now(&self) -> Timestamp {
@@ -331,6 +346,14 @@ impl FrameLink for UdpLink {
 
     fn source(&self) -> u64 {
         sealway_ip::source(self.peer.ip())
+    }
+
+    fn observed(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.peer.ip().to_canonical(), self.peer.port()))
+    }
+
+    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
+        self.arrivals.take().map(|arrivals| branch::of(&self.open, self.peer, self.idle_timeout, arrivals))
     }
 
     fn set_heard(&mut self) {

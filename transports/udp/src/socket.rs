@@ -91,6 +91,7 @@ pub(crate) struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     peers: Mutex<HashMap<SocketAddr, Arc<Inbox>>>,
+    is_ipv6: bool,
 }
 
 /// A socket that is read, as long as somebody has this.
@@ -106,7 +107,9 @@ impl Drop for Open {
 }
 
 /// Opens a socket at `local` and begins to read it. What comes from others than its peers is offered on the queue.
-pub(crate) fn open(local: SocketAddr) -> io::Result<(Arc<Open>, Arrivals)> {
+///
+/// `is_listener`: handshakes of strangers are among it, not only records of those who know us by a session.
+pub(crate) fn open(local: SocketAddr, is_listener: bool) -> io::Result<(Arc<Open>, Arrivals)> {
     let socket = RawSocket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     if local.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -118,9 +121,9 @@ pub(crate) fn open(local: SocketAddr) -> io::Result<(Arc<Open>, Arrivals)> {
     let _ = state.set_recv_buffer_size((&socket).into(), SYSTEM_BUFFER);
     let _ = state.set_send_buffer_size((&socket).into(), SYSTEM_BUFFER);
     let io = UdpSocket::from_std(socket.into())?;
-    let socket = Arc::new(Socket { io, state, peers: Mutex::default() });
+    let socket = Arc::new(Socket { io, state, peers: Mutex::default(), is_ipv6: local.is_ipv6() });
     let (sender, arrivals) = mpsc::channel(ARRIVING);
-    let reader = tokio::spawn(read(socket.clone(), sender)).abort_handle();
+    let reader = tokio::spawn(read(socket.clone(), sender, is_listener)).abort_handle();
     Ok((Arc::new(Open { socket, reader }), arrivals))
 }
 
@@ -129,16 +132,30 @@ impl Socket {
         self.io.local_addr()
     }
 
+    /// The address as the socket writes it: one that carries IPv6 has IPv4 mapped into it. None: it does not reach it.
+    pub(crate) fn reaches(&self, address: SocketAddr) -> Option<SocketAddr> {
+        match address {
+            SocketAddr::V4(address) if self.is_ipv6 => {
+                Some(SocketAddr::new(address.ip().to_ipv6_mapped().into(), address.port()))
+            }
+            SocketAddr::V6(_) if !self.is_ipv6 => None,
+            _ => Some(address),
+        }
+    }
+
     fn peers(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Inbox>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What comes from `peer` is kept for it from now on.
-    pub(crate) fn add(&self, peer: SocketAddr, local: Option<IpAddr>) -> Arc<Inbox> {
-        let waiting = Waiting { datagrams: Frames::new(), reader: None, limit: STRANGE };
-        let inbox = Arc::new(Inbox { local, waiting: Mutex::new(waiting) });
-        self.peers().insert(peer, inbox.clone());
-        inbox
+    /// What comes from `peer` is kept for it from now on. None: there is somebody already for whom it is kept.
+    pub(crate) fn add(&self, peer: SocketAddr, local: Option<IpAddr>) -> Option<Arc<Inbox>> {
+        match self.peers().entry(peer) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(entry) => {
+                let waiting = Waiting { datagrams: Frames::new(), reader: None, limit: STRANGE };
+                Some(entry.insert(Arc::new(Inbox { local, waiting: Mutex::new(waiting) })).clone())
+            }
+        }
     }
 
     pub(crate) fn remove(&self, peer: SocketAddr, inbox: &Arc<Inbox>) {
@@ -174,14 +191,12 @@ impl Socket {
 }
 
 /// Whether a link is made for a datagram of an unknown source: it may be the first of a handshake, or its peer has moved.
-fn may_begin(datagram: &[u8]) -> bool {
-    match datagram.first() {
-        Some(&first) => first >= 0x80 || (0x11..0x40).contains(&first) || first == FRAGMENT || first == PACKET,
-        None => false,
-    }
+fn may_begin(datagram: &[u8], is_listener: bool) -> bool {
+    let is_greeting = |first| is_listener && ((0x11..0x40).contains(&first) || first == FRAGMENT);
+    datagram.first().is_some_and(|&first| first >= 0x80 || first == PACKET || is_greeting(first))
 }
 
-async fn read(socket: Arc<Socket>, arrivals: mpsc::Sender<(SocketAddr, Arc<Inbox>)>) {
+async fn read(socket: Arc<Socket>, arrivals: mpsc::Sender<(SocketAddr, Arc<Inbox>)>, is_listener: bool) {
     let mut buffer = vec![0; READS * BUFFER];
     loop {
         let read = async {
@@ -199,7 +214,7 @@ async fn read(socket: Arc<Socket>, arrivals: mpsc::Sender<(SocketAddr, Arc<Inbox
             Ok((count, found)) => {
                 for (meta, buffer) in found.iter().take(count).zip(buffer.chunks(BUFFER)) {
                     let octets = buffer.get(..meta.len).unwrap_or_default();
-                    distribute(&socket, &arrivals, meta, octets);
+                    distribute(&socket, &arrivals, is_listener, meta, octets);
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -222,18 +237,24 @@ async fn read(socket: Arc<Socket>, arrivals: mpsc::Sender<(SocketAddr, Arc<Inbox
 }
 
 /// Puts the datagrams of one read into the inbox of their source.
-fn distribute(socket: &Socket, arrivals: &mpsc::Sender<(SocketAddr, Arc<Inbox>)>, meta: &RecvMeta, octets: &[u8]) {
+fn distribute(
+    socket: &Socket,
+    arrivals: &mpsc::Sender<(SocketAddr, Arc<Inbox>)>,
+    is_listener: bool,
+    meta: &RecvMeta,
+    octets: &[u8],
+) {
     let datagrams = || octets.chunks(meta.stride.max(1));
     let known = socket.peers().get(&meta.addr).cloned();
     if let Some(inbox) = known {
         return inbox.push(datagrams());
     }
-    if !datagrams().next().is_some_and(may_begin) {
+    if !datagrams().next().is_some_and(|datagram| may_begin(datagram, is_listener)) {
         return;
     }
     // Nobody listens, or more have come than are looked at: it comes again.
     let Ok(place) = arrivals.try_reserve() else { return };
-    let inbox = socket.add(meta.addr, meta.dst_ip);
+    let Some(inbox) = socket.add(meta.addr, meta.dst_ip) else { return };
     inbox.push(datagrams());
     place.send((meta.addr, inbox));
 }

@@ -107,7 +107,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             if established.unsaved == 0 && established.start_was_sent() {
                 let reply = established.take_path_reply().map(|(path, octets)| (path, Content::PathReply(octets)));
                 let probe = || established.take_due_probe(now).map(|(path, octets)| (path, Content::Path(octets)));
-                if let Some((path, content)) = reply.or_else(probe) {
+                let due = reply.or_else(probe);
+                let trial = || established.take_due_trial().map(|(path, octets)| (path, Content::Path(octets)));
+                if let Some((path, content)) = due.or_else(trial) {
                     // Not padded: a new path is not to get much more than has come from it.
                     let shape = Shape { padding: Padding::None, ..shape };
                     let sealed = established.session.seal(provider, Plaintext::Typed(&content), shape, out);

@@ -181,9 +181,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if let (Content::Start(start), Some(channel)) = (&content, self.channels.get_mut(&id)) {
             channel.peer_sealed_before(cid, start.stored_before);
         }
-        let Some(established) = self.channels.get_mut(&id).and_then(|channel| channel.by_cid(cid)) else {
-            return Err(FrameError::UnknownConnection);
-        };
+        let Some(channel) = self.channels.get_mut(&id) else { return Err(FrameError::UnknownConnection) };
+        let (is_pinned, is_current) = (channel.is_pinned, channel.sending == Some(cid));
+        let Some(established) = channel.by_cid(cid) else { return Err(FrameError::UnknownConnection) };
         Ok(match content {
             Content::Start(start) => {
                 established.session.stored.peer_instance = Some(start.instance);
@@ -204,17 +204,31 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             }
             Content::Ping => Received::Nothing,
             Content::Path(challenge) => {
+                let is_elsewhere = established.path != path;
                 established.challenged(path, challenge);
                 self.reschedule(id);
+                if is_pinned && is_current && is_elsewhere {
+                    self.tell_once(Event::Challenged { channel: id, path });
+                }
                 Received::Nothing
             }
             Content::PathReply(challenge) => {
                 let moves = established.path_answered(path, &challenge);
+                let is_tried = established.trial_answered(path, &challenge);
                 // Where our handshakes go is for the shell to say.
-                if moves && self.channels.get(&id).is_some_and(|channel| channel.sending == Some(cid)) {
+                if moves && is_current {
                     self.events.retain(|event| !matches!(event, Event::Moved { channel, .. } if *channel == id));
                     self.events.push_back(Event::Moved { channel: id, path });
                 }
+                if is_tried && is_current {
+                    self.tell_once(Event::PathAnswered { channel: id, path });
+                }
+                Received::Nothing
+            }
+            Content::Candidates(candidates) => {
+                let (addresses, answer_wanted) = (candidates.addresses().collect(), candidates.answer_wanted);
+                self.events.retain(|event| !matches!(event, Event::Candidates { channel, .. } if *channel == id));
+                self.events.push_back(Event::Candidates { channel: id, addresses, answer_wanted });
                 Received::Nothing
             }
             Content::Close(reason) => {
@@ -232,6 +246,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 Received::Nothing
             }
         })
+    }
+
+    /// Tells the shell, unless it is about to be told the same.
+    fn tell_once(&mut self, event: Event) {
+        if !self.events.contains(&event) {
+            self.events.push_back(event);
+        }
     }
 
     /// CLOSE ends the live lanes only: what was left at a relay may still come.

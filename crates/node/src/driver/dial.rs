@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     num::NonZeroU32,
     sync::Arc,
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 
 use sealway_channel::{ChannelId, PathId, Source};
 use sealway_identity::{Card, PayloadParts, Policy};
-use sealway_link::{FrameLink, LinkCapabilities, LinkError, LinkErrorKind, Ordering, fragment::Reassembler};
+use sealway_link::{Branch, FrameLink, LinkCapabilities, LinkError, LinkErrorKind, Ordering, fragment::Reassembler};
 use sealway_routing::Client;
 use sealway_vault::{CryptoProvider, Vault};
 use sealway_wire::{
@@ -61,6 +62,8 @@ pub(super) struct Link {
     pub(super) paired: Option<IdentityId>,
     /// By when somebody has to authenticate on it.
     pub(super) unproved: Option<Timestamp>,
+    /// From where frames come, where others can send there, too.
+    pub(super) observed: Option<SocketAddr>,
     /// Nothing is lost or altered on it.
     is_reliable: bool,
     /// Somebody who is not on the path can send in another's name.
@@ -99,6 +102,10 @@ pub(super) struct Attachment {
     pub(super) client: Client,
     /// The relay has opened our box in this hop session.
     pub(super) attached: bool,
+    /// The socket of the link to the relay, for ways to peers beside it.
+    branch: Option<Arc<dyn Branch>>,
+    /// Where the relay sees that socket.
+    seen: Option<SocketAddr>,
     /// Which run of the relay we are attached to.
     instance: Option<Instance>,
     /// The relay has refused our box, and why.
@@ -128,6 +135,20 @@ impl Dial {
             Purpose::Relay(attachment) => Some(attachment),
             Purpose::Peer(_) => None,
         }
+    }
+
+    /// The socket of the link to a relay, and where the relay sees it.
+    pub(super) fn beside(&self) -> Option<(&Arc<dyn Branch>, SocketAddr)> {
+        match &self.purpose {
+            Purpose::Relay(Attachment { branch: Some(branch), seen: Some(seen), .. }) => Some((branch, *seen)),
+            _ => None,
+        }
+    }
+
+    /// Takes note of where the relay sees us, and returns where that was before. None: it is of no use.
+    pub(super) fn seen(&mut self, address: SocketAddr) -> Option<Option<SocketAddr>> {
+        let attachment = self.attachment().filter(|attachment| attachment.branch.is_some())?;
+        Some(attachment.seen.replace(address))
     }
 }
 
@@ -206,6 +227,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let attachment = Attachment {
             client: Client::new(INCOMING_FLOWS),
             attached: false,
+            branch: None,
+            seen: None,
             instance: None,
             refused: None,
             deposits: BTreeMap::new(),
@@ -327,11 +350,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     return;
                 }
                 let link = self.add_link(link, None);
-                let deadline = now.after(PROOF_TIME);
-                self.unproved.insert((deadline, link), ());
-                if let Some(link) = self.links.get_mut(&link) {
-                    link.unproved = Some(deadline);
-                }
+                self.expect_proof(now, link);
             }
         }
     }
@@ -360,7 +379,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         oldest.is_some()
     }
 
-    fn connected(&mut self, now: Timestamp, index: usize, link: Box<dyn FrameLink>) {
+    fn connected(&mut self, now: Timestamp, index: usize, mut link: Box<dyn FrameLink>) {
         if !link.capabilities().allows_s1 {
             let place = self.dials[index].card.addresses().join(", ");
             tracing::error!(
@@ -370,6 +389,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.dials[index].connecting = false;
             return self.retry_later(now, index);
         }
+        self.branch_off(index, &mut *link);
         let link = self.add_link(link, Some(index));
         let dial = &mut self.dials[index];
         dial.connecting = false;
@@ -396,6 +416,44 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 tracing::error!(%error, "the card cannot be used");
                 self.drop_link(now, link);
             }
+        }
+    }
+
+    /// Keeps the socket of a link to a relay for ways to peers, and listens to those who try one.
+    fn branch_off(&mut self, index: usize, link: &mut dyn FrameLink) {
+        if self.is_relayed_only || self.is_observer {
+            return;
+        }
+        let Some(attachment) = self.dials[index].attachment() else { return };
+        let Some((branch, mut listener)) = link.branch() else { return };
+        attachment.branch = Some(branch);
+        let reports = self.senders.reports.clone();
+        self.tasks.spawn(async move {
+            // The listener ends with the socket.
+            while let Ok(link) = listener.accept().await {
+                if reports.send(Report::Accepted { link }).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// A link to where a peer may be. None: too many are being tried.
+    pub(super) fn add_tried_link(&mut self, now: Timestamp, link: Box<dyn FrameLink>) -> Option<LinkId> {
+        if self.unproved.len() >= MAX_UNPROVED {
+            return None;
+        }
+        let link = self.add_link(link, None);
+        self.expect_proof(now, link);
+        Some(link)
+    }
+
+    /// Somebody has to authenticate on the link in time.
+    fn expect_proof(&mut self, now: Timestamp, link: LinkId) {
+        let deadline = now.after(PROOF_TIME);
+        self.unproved.insert((deadline, link), ());
+        if let Some(link) = self.links.get_mut(&link) {
+            link.unproved = Some(deadline);
         }
     }
 
@@ -441,6 +499,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             dial,
             paired,
             unproved: None,
+            observed: link.observed(),
             is_reliable: capabilities.ordering == Ordering::Reliable,
             is_forgeable: capabilities.forgeable_source,
             has_greeted: false,
@@ -524,6 +583,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(peer) = link.paired {
             self.paired_link_ended(peer, id);
         }
+        if link.observed.is_some() {
+            self.direct_link_ended(now, id);
+        }
         let Some(index) = link.dial else { return };
         let dial = &mut self.dials[index];
         if dial.link != Some(id) {
@@ -534,6 +596,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let channel = dial.channel;
         if let Some(attachment) = dial.attachment() {
             attachment.attached = false;
+            (attachment.branch, attachment.seen) = (None, None);
             // A hop session lives as long as its link.
             if let Some(channel) = channel {
                 self.endpoint.forget(channel);

@@ -30,7 +30,8 @@ pub(super) fn is_flow_over(path: PathId, index: usize) -> bool {
     as_flow(path).is_some_and(|(dial, _)| dial == index)
 }
 
-fn as_flow(path: PathId) -> Option<(usize, FlowId)> {
+/// The dial and the flow of a path over a relay.
+pub(super) fn as_flow(path: PathId) -> Option<(usize, FlowId)> {
     let is_flow = path.0 & FLOW != 0;
     let index = usize::try_from((path.0 & !FLOW) >> DIAL_SHIFT).ok()?;
     is_flow.then_some((index, FlowId(path.0 & FLOW_MASK)))
@@ -163,6 +164,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             ClientEvent::Push { number, frame } => self.pushed(now, index, Pushed { hop: channel, number }, frame),
             ClientEvent::Fetched { number, statement } => self.fetched_prekey(now, index, number, statement),
             ClientEvent::Registered { name, outcome } => self.registered(now, channel, name, outcome),
+            ClientEvent::Seen { address } => self.seen_at(now, index, address),
             ClientEvent::Answer(answer) => self.send_hop_frame(now, channel, &answer),
             ClientEvent::Nothing => {}
         }
@@ -283,6 +285,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn box_is_open(&mut self, now: Timestamp, channel: ChannelId, name: BoxName) {
         let outcome = Registration::Open;
         self.send_hop_frame(now, channel, &HopFrame::Registered { name, outcome });
+        self.tell_where_seen(now, channel);
+    }
+
+    /// Tells a client from where its frames come, if that is where others could reach it.
+    fn tell_where_seen(&mut self, now: Timestamp, channel: ChannelId) {
+        let link = self.served.get(&channel).and_then(|link| self.links.get(link));
+        if let Some(address) = link.and_then(|link| link.observed) {
+            self.send_hop_frame(now, channel, &HopFrame::Seen { address });
+        }
     }
 
     pub(super) fn client_attached(&mut self, channel: ChannelId, client: IdentityId) {
@@ -296,13 +307,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     /// A new session: of the same link, or of one that replaces a link which is dead.
-    pub(super) fn client_renewed(&mut self, channel: ChannelId, client: IdentityId) {
+    pub(super) fn client_renewed(&mut self, now: Timestamp, channel: ChannelId, client: IdentityId) {
         let old = self.served.get(&channel).copied();
         let new = self.prove_link(channel);
         if old == new {
             return;
         }
         self.client_attached(channel, client);
+        self.tell_where_seen(now, channel);
         if let Some(link) = old.and_then(|old| self.links.get(&old)) {
             link.queue.close();
         }

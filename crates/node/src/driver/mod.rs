@@ -2,6 +2,7 @@
 //!
 //! * [`dial`]: links: connecting, listening, and what becomes of them.
 //! * [`fragments`]: frames that come in several datagrams.
+//! * [`direct`]: the way to a peer without the relay.
 //! * [`frames`]: frames in and out, and the hop protocol.
 //! * [`paired`]: peers behind constrained links.
 //! * [`peer`]: what it knows of one peer.
@@ -12,6 +13,7 @@
 
 mod custody;
 mod dial;
+mod direct;
 mod fragments;
 mod frames;
 mod letters;
@@ -98,6 +100,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     published: Option<PrekeyId>,
     /// What relays keep for us stays there.
     is_observer: bool,
+    /// No peer is told where we are.
+    is_relayed_only: bool,
     /// The node is about to end.
     is_leaving: bool,
 }
@@ -123,6 +127,7 @@ pub(crate) struct Setup {
     pub(crate) transports: Vec<Arc<dyn Transport>>,
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) is_observer: bool,
+    pub(crate) is_relayed_only: bool,
 }
 
 /// What the driver waits for.
@@ -185,7 +190,9 @@ const FLUSH_TIME: Duration = Duration::from_secs(5);
 
 impl<V: Vault + Clone + 'static> Driver<V> {
     pub(crate) fn new(clock: Clock, endpoint: Endpoint<V>, setup: Setup, senders: Senders) -> Self {
-        let Setup { common, contact_box, transports, relay, is_observer } = setup;
+        let Setup { common, contact_box, transports, relay, is_observer, is_relayed_only } = setup;
+        // A relay has clients, not peers.
+        let is_relayed_only = is_relayed_only || relay.is_some();
         Self {
             clock,
             endpoint,
@@ -216,6 +223,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             scratch: Scratch::new(),
             published: None,
             is_observer,
+            is_relayed_only,
             is_leaving: false,
         }
     }
@@ -382,16 +390,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 } else {
                     self.prove_link(channel);
                     self.peer_opened(now, channel, &peer, context);
+                    self.keep_direct(channel, peer.id());
                 }
             }
             Event::Renewed { channel, peer } => {
                 if self.by_hop.contains_key(&channel) {
                     self.hop_renewed(now, channel);
                 } else if self.relay.is_some() {
-                    self.client_renewed(channel, peer.id());
+                    self.client_renewed(now, channel, peer.id());
                 } else {
                     self.prove_link(channel);
                     self.peer_renewed(now, channel, &peer);
+                    self.keep_direct(channel, peer.id());
                 }
             }
             Event::Moved { channel, path } => {
@@ -400,12 +410,17 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let client = self.endpoint.peer(channel).filter(|_| self.relay.is_some());
                 if let Some(client) = client.filter(|_| !self.by_hop.contains_key(&channel)) {
                     // Also one whose link had ended before its first record came.
-                    self.client_renewed(channel, client);
+                    self.client_renewed(now, channel, client);
                 } else {
                     self.prove_link(channel);
                     self.follow_flow(channel, path);
                 }
             }
+            Event::Candidates { channel, addresses, answer_wanted } => {
+                self.candidates_came(now, channel, &addresses, answer_wanted);
+            }
+            Event::Challenged { channel, path } => self.path_tried(now, channel, path),
+            Event::PathAnswered { channel, path } => self.path_answered(now, channel, path),
             Event::AttemptFailed { channel } => {
                 self.hop_failed(now, channel);
                 self.peer_unanswered(now, channel);
@@ -482,11 +497,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Command::Statistics { reply } => {
                 let (frames, octets) = self.relay.as_ref().map_or((0, 0), Relay::custody);
-                let counts = [self.links.len(), self.endpoint.half_open(), self.served.len(), frames, octets];
-                let [links, half_open_handshakes, attached_clients, frames_in_custody, octets_in_custody] =
+                let direct = self.peers.values().filter(|peer| peer.direct.way().is_some()).count();
+                let counts = [self.links.len(), direct, self.endpoint.half_open(), self.served.len(), frames, octets];
+                let [links, direct_peers, half_open_handshakes, attached_clients, frames_in_custody, octets_in_custody] =
                     counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
                 let _ = reply.send(Statistics {
                     links,
+                    direct_peers,
                     half_open_handshakes,
                     attached_clients,
                     frames_in_custody,

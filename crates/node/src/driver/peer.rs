@@ -8,7 +8,7 @@ use sealway_routing::Delivery;
 use sealway_wire::{IdentityId, Instance, Lane, Timestamp};
 use tokio::sync::{mpsc, watch};
 
-use super::custody::Away;
+use super::{custody::Away, direct::Direct};
 use crate::{
     handle::Channel,
     shared::{Common, QUEUE_MESSAGES, Queue, Shared, Told},
@@ -35,6 +35,7 @@ pub(super) struct Peer {
     pub(super) route: Option<PathId>,
     /// The flow on which it has come back, if it has named no box.
     pub(super) followed: Option<PathId>,
+    pub(super) direct: Direct,
     pub(super) application: Option<Application>,
     /// A message is being written as handed over: the next one waits, for the order.
     pub(super) handing_over: bool,
@@ -83,6 +84,7 @@ impl Peer {
             card: None,
             route: None,
             followed: None,
+            direct: Direct::default(),
             application: None,
             handing_over: false,
             context: watch::channel(None).0,
@@ -103,6 +105,13 @@ impl Peer {
         }
     }
 
+    /// A message was exchanged: a way without the relay may be of use.
+    pub(super) fn was_used(&mut self, now: Timestamp) {
+        if self.route.is_some() {
+            self.direct.used(now);
+        }
+    }
+
     pub(super) const fn wake(&mut self) {
         self.awake = true;
         self.blocked = false;
@@ -115,7 +124,7 @@ impl Peer {
 
     pub(super) fn next_timeout(&self) -> Option<Timestamp> {
         let outgoing = self.shared.outgoing();
-        let holding = self.holding.map(|(at, _)| at);
+        let holding = self.holding.map(|(at, _)| at).into_iter().chain(self.direct.next_timeout());
         if self.blocked {
             return outgoing.outbox.next_expiry().into_iter().chain(holding).min();
         }

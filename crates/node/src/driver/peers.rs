@@ -524,6 +524,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.tell_prekeys(prekeys);
         match record {
             Record::Message { instance, number, lowest, unwanted, part, body } => {
+                if letter.is_none() && !self.is_relayed_only {
+                    peer.was_used(now);
+                }
                 let message = MessageId { instance, number };
                 let mut incoming = peer.shared.incoming();
                 let intake = match letter {
@@ -585,6 +588,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.report_done(now, id);
             self.report_held(now, id);
             self.send_due(now, id);
+            self.handle_direct(now, id);
         }
     }
 
@@ -678,6 +682,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let Some(channel) = channel else { return self.block(id) };
         let mut frame = std::mem::take(&mut self.scratch.inner);
+        let mut is_used = false;
         for sent in 0.. {
             if sent == TURN {
                 // The rest in the next turn, which follows at once.
@@ -712,7 +717,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             let sealed = self.endpoint.seal_message(now, channel, reliable, &mut frame);
             drop(outgoing);
             match sealed {
-                Ok(outgoing) => self.transmit(now, outgoing.path, &frame[..outgoing.len]),
+                Ok(outgoing) => {
+                    is_used = true;
+                    self.transmit(now, outgoing.path, &frame[..outgoing.len]);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "a message was not sealed; it waits");
                     self.block(id);
@@ -721,6 +729,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
         }
         self.scratch.inner = frame;
+        if is_used && !self.is_relayed_only {
+            self.peers.get_mut(&id).into_iter().for_each(|peer| peer.was_used(now));
+        }
     }
 
     /// Nothing goes to the peer until something about the way there changes, which wakes it.

@@ -3,6 +3,7 @@
 
 #[cfg(unix)]
 pub(crate) mod cable;
+pub(crate) mod switch;
 
 use std::sync::{Arc, Mutex};
 

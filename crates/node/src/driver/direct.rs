@@ -1,0 +1,438 @@
+//! The way to a peer without the relay: from socket to socket, through whatever NATs stand between.
+//!
+//! Both are attached to a relay over a medium on which one socket sends anywhere. The relay tells each of them where it is seen;
+//! each tells the other, sealed. Then both send to each other at once, which opens their NATs, and go where an answer comes
+//! from. The flow over the relay stays: what is not acknowledged goes there again as soon as the direct way does not answer.
+//!
+//! It is looked for while messages are exchanged, and given up when none have been for a while: a NAT is kept open by sending.
+
+use std::{net::SocketAddr, time::Duration};
+
+use sealway_channel::{ChannelId, PathId};
+use sealway_vault::Vault;
+use sealway_wire::{IdentityId, Timestamp};
+
+use super::{Driver, frames::as_flow};
+use crate::links::LinkId;
+
+/// Who exchanges messages only for so long is not worth a direct way.
+const WORTHWHILE: Duration = Duration::from_millis(500);
+/// Without a message for so long the direct way is given up.
+const IDLE: Duration = Duration::from_secs(120);
+/// How long after a vain attempt the next one follows.
+const PAUSES: [Duration; 4] =
+    [Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(300)];
+/// The same, after a direct way has ceased to answer.
+const PAUSE_AFTER_LOSS: Duration = Duration::from_secs(5);
+/// The peer has attempts made no more often.
+const TRIAL_PAUSE: Duration = Duration::from_secs(3);
+/// How often each address is asked, and how soon after the first time: the delay doubles.
+const TRIES: u32 = 7;
+const FIRST_TRY: Duration = Duration::from_millis(100);
+/// Ways that are tried at once, of one peer.
+const MAX_TRIED: usize = 16;
+/// A direct way is asked for a sign of life so often while messages are exchanged, and otherwise. RFC 4787 lets a NAT forget after
+/// two minutes; many do after 30 seconds.
+const CHECK: Duration = Duration::from_secs(2);
+const CHECK_IDLE: Duration = Duration::from_secs(15);
+const ACTIVE: Duration = Duration::from_secs(10);
+/// A question that was not answered is asked again after so long, and after so many the way is given up.
+const PATIENCE: Duration = Duration::from_secs(1);
+const UNANSWERED: u32 = 3;
+/// A peer that tries a way is asked back on it no more often.
+const ASK_BACK: Duration = Duration::from_millis(250);
+
+/// What is known of the direct way to one peer.
+#[derive(Default)]
+pub(super) struct Direct {
+    /// When a message was last exchanged.
+    used_at: Option<Timestamp>,
+    /// When the peer is to be asked where it can be reached, and how often it was asked in vain.
+    ask_at: Option<Timestamp>,
+    asked: usize,
+    /// When it was last told where we can be.
+    told_at: Option<Timestamp>,
+    /// When ways were last tried, and those that are being tried now.
+    tried_at: Option<Timestamp>,
+    trial: Option<Trial>,
+    asked_back_at: Option<Timestamp>,
+    /// The link on which we send.
+    way: Option<Way>,
+}
+
+struct Trial {
+    links: Vec<LinkId>,
+    next: Timestamp,
+    tries: u32,
+}
+
+struct Way {
+    link: LinkId,
+    check_at: Timestamp,
+    unanswered: u32,
+}
+
+impl Direct {
+    /// A message was sent to the peer, or has come from it.
+    pub(super) fn used(&mut self, now: Timestamp) {
+        self.used_at = Some(now);
+        if self.ask_at.is_none() && self.way.is_none() {
+            self.ask_at = Some(now.after(WORTHWHILE));
+        }
+    }
+
+    fn is_used(&self, now: Timestamp, within: Duration) -> bool {
+        self.used_at.is_some_and(|at| now.since(at) < within)
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
+        let trial = self.trial.as_ref().map(|trial| trial.next);
+        let way = self.way.as_ref().map(|way| way.check_at);
+        self.ask_at.into_iter().chain(trial).chain(way).min()
+    }
+
+    /// The link on which we send, if it is one without a relay.
+    pub(super) fn way(&self) -> Option<LinkId> {
+        self.way.as_ref().map(|way| way.link)
+    }
+
+    /// The next question is due; the one after it is later.
+    fn take_due_question(&mut self, now: Timestamp) -> bool {
+        if self.ask_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        self.ask_at = None;
+        // With the next message there is another reason to ask.
+        let is_due = self.way.is_none() && self.is_used(now, IDLE);
+        if is_due {
+            let pause = PAUSES.get(self.asked).or(PAUSES.last()).copied().unwrap_or(IDLE);
+            (self.ask_at, self.asked) = (Some(now.after(pause)), self.asked + 1);
+        }
+        is_due
+    }
+
+    /// The links of the trial that are to be asked now.
+    fn take_due_trial(&mut self, now: Timestamp) -> Vec<LinkId> {
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.next <= now) else { return Vec::new() };
+        if trial.tries == TRIES {
+            self.trial = None;
+            return Vec::new();
+        }
+        trial.next = now.after(FIRST_TRY * (1 << trial.tries));
+        trial.tries += 1;
+        trial.links.clone()
+    }
+
+    /// Whether something is done about the way now.
+    fn take_due_check(&mut self, now: Timestamp) -> Check {
+        let is_used = self.is_used(now, IDLE);
+        let Some(way) = self.way.as_mut().filter(|way| way.check_at <= now) else { return Check::Nothing };
+        if way.unanswered >= UNANSWERED {
+            return Check::Lost;
+        }
+        if !is_used && way.unanswered == 0 {
+            return Check::Unused;
+        }
+        way.unanswered += 1;
+        way.check_at = now.after(PATIENCE);
+        Check::Ask(way.link)
+    }
+
+    /// The peer has answered on a link. Returns whether that is the one on which we send from now on.
+    fn answered(&mut self, now: Timestamp, link: LinkId) -> bool {
+        let pause = if self.is_used(now, ACTIVE) { CHECK } else { CHECK_IDLE };
+        match &mut self.way {
+            Some(way) if way.link == link => {
+                (way.unanswered, way.check_at) = (0, now.after(pause));
+                false
+            }
+            // One that answers is not left.
+            Some(way) if way.unanswered <= 1 => false,
+            _ => {
+                self.way = Some(Way { link, check_at: now.after(pause), unanswered: 0 });
+                (self.trial, self.ask_at, self.asked) = (None, None, 0);
+                true
+            }
+        }
+    }
+}
+
+/// What is due for a direct way.
+enum Check {
+    Nothing,
+    Ask(LinkId),
+    /// Nothing is exchanged any more.
+    Unused,
+    /// It does not answer.
+    Lost,
+}
+
+/// Whether an address that a peer has named may be sent to: one of a kind that we have, too, and not our own.
+fn may_be_tried(address: SocketAddr, own: &[SocketAddr]) -> bool {
+    let ip = address.ip();
+    let (is_local, is_everybody) = match ip {
+        std::net::IpAddr::V4(ip) => (ip.is_link_local(), ip.is_broadcast() || ip.octets()[0] == 0),
+        std::net::IpAddr::V6(ip) => (ip.is_unicast_link_local(), false),
+    };
+    let is_place = !ip.is_unspecified() && !ip.is_multicast() && !is_local && !is_everybody;
+    // Nobody has us talk to what listens on this machine alone.
+    let is_ours = !ip.is_loopback() || own.iter().any(|own| own.ip().is_loopback());
+    is_place && is_ours && !own.contains(&address)
+}
+
+impl<V: Vault + Clone + 'static> Driver<V> {
+    /// What is due for a peer.
+    pub(super) fn handle_direct(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.direct.next_timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(channel) = peer.channel.filter(|channel| self.endpoint.is_open(*channel)) else {
+            return peer.direct = Direct::default();
+        };
+        for link in peer.direct.take_due_trial(now) {
+            if self.links.contains_key(&link) {
+                self.endpoint.try_path(channel, PathId(link.0));
+            }
+        }
+        match peer.direct.take_due_check(now) {
+            Check::Nothing => {}
+            Check::Ask(link) => self.endpoint.try_path(channel, PathId(link.0)),
+            Check::Unused => self.leave_direct(now, id, false),
+            Check::Lost => self.leave_direct(now, id, true),
+        }
+        if self.peers.get_mut(&id).is_some_and(|peer| peer.direct.take_due_question(now)) {
+            self.tell_candidates(now, id, channel, true);
+        }
+    }
+
+    /// Where we can be reached, as far as we know: over the relay of the flow to a peer.
+    fn own_candidates(&self, id: IdentityId) -> Vec<SocketAddr> {
+        let index = self.peers.get(&id).and_then(|peer| peer.route).and_then(as_flow).map(|(index, _)| index);
+        let beside = index.and_then(|index| self.dials.get(index)).and_then(super::dial::Dial::beside);
+        let Some((branch, seen)) = beside else { return Vec::new() };
+        let local = branch.address().filter(|local| *local != seen);
+        local.into_iter().chain([seen]).collect()
+    }
+
+    fn tell_candidates(&mut self, now: Timestamp, id: IdentityId, channel: ChannelId, answer_wanted: bool) {
+        let own = self.own_candidates(id);
+        let Some(peer) = self.peers.get_mut(&id).filter(|_| !own.is_empty()) else { return };
+        peer.direct.told_at = Some(now);
+        let mut frame = std::mem::take(&mut self.scratch.inner);
+        match self.endpoint.seal_candidates(now, channel, &own, answer_wanted, &mut frame) {
+            Ok(outgoing) => self.transmit(now, outgoing.path, &frame[..outgoing.len]),
+            Err(error) => tracing::debug!(%error, "a peer is not told where it can reach us"),
+        }
+        self.scratch.inner = frame;
+    }
+
+    /// The peer says where it may be reached.
+    pub(super) fn candidates_came(
+        &mut self,
+        now: Timestamp,
+        channel: ChannelId,
+        addresses: &[SocketAddr],
+        wanted: bool,
+    ) {
+        let id = self.by_channel.get(&channel).copied();
+        let Some(id) = id.filter(|id| self.peers.contains_key(id) && !self.is_relayed_only) else { return };
+        let own = self.own_candidates(id);
+        let Some(peer) = self.peers.get_mut(&id).filter(|_| !own.is_empty()) else { return };
+        let is_early = |at: Option<Timestamp>, pause| at.is_some_and(|at| now.since(at) < pause);
+        // The answer to our question is no question.
+        if wanted && !is_early(peer.direct.told_at, FIRST_TRY) {
+            self.tell_candidates(now, id, channel, false);
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.direct.way.is_some() || (peer.direct.trial.is_none() && is_early(peer.direct.tried_at, TRIAL_PAUSE)) {
+            return;
+        }
+        let known = peer.direct.trial.take().map_or_else(Vec::new, |trial| trial.links);
+        let mut links = known.clone();
+        for address in addresses.iter().filter(|address| may_be_tried(**address, &own)) {
+            let there = self.link_to(now, id, *address).filter(|link| !links.contains(link));
+            links.extend(there.filter(|_| known.len() < MAX_TRIED));
+        }
+        if let Some(peer) = self.peers.get_mut(&id).filter(|_| !links.is_empty()) {
+            peer.direct.tried_at = Some(now);
+            peer.direct.trial = Some(Trial { links, next: now, tries: 0 });
+        }
+        self.handle_direct(now, id);
+    }
+
+    /// A link to an address that a peer has named, from the socket that leads to the relay of its flow.
+    fn link_to(&mut self, now: Timestamp, id: IdentityId, address: SocketAddr) -> Option<LinkId> {
+        let there = self.links.iter().find(|(_, link)| link.observed == Some(address)).map(|(id, _)| *id);
+        if there.is_some() {
+            return there;
+        }
+        let (index, _) = self.peers.get(&id).and_then(|peer| peer.route).and_then(as_flow)?;
+        let (branch, _) = self.dials.get(index)?.beside()?;
+        let link = branch.connect(address).inspect_err(|error| tracing::debug!(%error, "no way to a peer")).ok()?;
+        self.add_tried_link(now, link)
+    }
+
+    /// The peer tries a way that may lead here: whether it leads there is asked on the same.
+    pub(super) fn path_tried(&mut self, now: Timestamp, channel: ChannelId, path: PathId) {
+        let id = self.by_channel.get(&channel).copied();
+        let Some(peer) = id.and_then(|id| self.peers.get_mut(&id)).filter(|_| !self.is_relayed_only) else { return };
+        let is_early = peer.direct.asked_back_at.is_some_and(|at| now.since(at) < ASK_BACK);
+        let is_link = self.links.get(&LinkId(path.0)).is_some();
+        if peer.route.is_some() && is_link && !is_early {
+            peer.direct.asked_back_at = Some(now);
+            self.endpoint.try_path(channel, path);
+        }
+    }
+
+    /// A way leads to the peer and back.
+    pub(super) fn path_answered(&mut self, now: Timestamp, channel: ChannelId, path: PathId) {
+        let (id, link) = (self.by_channel.get(&channel).copied(), LinkId(path.0));
+        let Some(peer) = id.and_then(|id| self.peers.get_mut(&id)) else { return };
+        let Some(found) = self.links.get_mut(&link) else { return };
+        // Whoever named the address: somebody with the keys of the session is there.
+        found.has_greeted = true;
+        if let Some(deadline) = found.unproved.take() {
+            self.unproved.remove(&(deadline, link));
+        }
+        found.queue.set_proved();
+        if peer.direct.answered(now, link) {
+            tracing::info!(peer = %peer.id.short(), place = ?found.observed, "reached without the relay");
+            self.statistics.direct_ways += 1;
+            peer.wake();
+            self.endpoint.reroute(channel, path);
+        }
+    }
+
+    /// Sends over the relay again. What went the direct way and was not acknowledged, if it `is_lost`, too.
+    fn leave_direct(&mut self, now: Timestamp, id: IdentityId, is_lost: bool) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(way) = peer.direct.way.take() else { return };
+        if let (Some(channel), Some(route)) = (peer.channel, peer.route) {
+            self.endpoint.pin_path(channel, route);
+        }
+        if is_lost {
+            tracing::info!(peer = %id.short(), "not reached without the relay any more");
+            peer.shared.outgoing().outbox.redirect();
+            peer.direct.ask_at = Some(now.after(PAUSE_AFTER_LOSS));
+        }
+        peer.wake();
+        self.drop_link(now, way.link);
+    }
+
+    /// A link is gone: those whom it led to are sent to over the relay.
+    pub(super) fn direct_link_ended(&mut self, now: Timestamp, link: LinkId) {
+        let over = |peer: &&super::peer::Peer| peer.direct.way() == Some(link);
+        let lost: Vec<IdentityId> = self.peers.values().filter(over).map(|peer| peer.id).collect();
+        lost.into_iter().for_each(|id| self.leave_direct(now, id, true));
+    }
+
+    /// A new session with a peer begins on the flow; the direct way is not worse for it.
+    pub(super) fn keep_direct(&mut self, channel: ChannelId, id: IdentityId) {
+        let way = self.peers.get(&id).and_then(|peer| peer.direct.way());
+        if let Some(link) = way.filter(|link| self.links.contains_key(link)) {
+            self.endpoint.reroute(channel, PathId(link.0));
+        }
+    }
+
+    /// The relay has said where it sees us.
+    pub(super) fn seen_at(&mut self, now: Timestamp, index: usize, address: SocketAddr) {
+        let Some(dial) = self.dials.get_mut(index) else { return };
+        let Some(before) = dial.seen(address).filter(|before| *before != Some(address)) else { return };
+        tracing::debug!(%address, ?before, "where the relay sees us");
+        // What was tried in vain may succeed from there, and a way from where we were may have ended.
+        for peer in self.peers.values_mut() {
+            let is_over = peer.route.and_then(as_flow).is_some_and(|(over, _)| over == index);
+            if is_over && peer.direct.used_at.is_some() {
+                peer.direct.asked = 0;
+                let soon = now.after(WORTHWHILE);
+                peer.direct.ask_at = peer.direct.ask_at.map(|at| at.min(soon));
+                peer.direct.way.iter_mut().for_each(|way| way.check_at = now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_places_are_tried_that_may_be_the_peers() {
+        // Specification: [M54].
+        let own = addresses(&["192.168.1.2:7000", "203.0.113.1:7000"]);
+        let refused = [
+            "0.0.0.0:1",
+            "0.1.2.3:1",
+            "255.255.255.255:1",
+            "224.0.0.251:5353",
+            "169.254.1.1:1",
+            "127.0.0.1:80",
+            "192.168.1.2:7000",
+            "[::]:1",
+            "[::1]:80",
+            "[fe80::1]:1",
+            "[ff02::1]:1",
+        ];
+        for address in addresses(&refused) {
+            assert!(!may_be_tried(address, &own), "{address}");
+        }
+        for address in addresses(&["192.168.1.2:7001", "192.168.1.3:7000", "203.0.113.1:7001", "[2001:db8::1]:1"]) {
+            assert!(may_be_tried(address, &own), "{address}");
+        }
+        // Where all is on one machine, that machine is where peers are.
+        assert!(may_be_tried("127.0.0.1:80".parse().unwrap(), &addresses(&["127.0.0.1:81"])));
+    }
+
+    fn seconds(number: u64) -> Timestamp {
+        Timestamp::from_micros(number * 1_000_000)
+    }
+
+    #[test]
+    fn a_way_is_looked_for_less_and_less_while_it_is_used() {
+        let mut direct = Direct::default();
+        let mut asked = Vec::new();
+        for second in 0..1100 {
+            if second < 700 {
+                direct.used(seconds(second));
+            }
+            if direct.take_due_question(seconds(second)) {
+                asked.push(second);
+            }
+        }
+        assert_eq!(asked, [1, 11, 41, 101, 401, 701]);
+        assert_eq!(direct.next_timeout(), None, "nobody is woken for who says nothing");
+    }
+
+    #[test]
+    fn a_way_that_does_not_answer_is_given_up_and_one_that_is_not_used_too() {
+        let mut direct = Direct::default();
+        direct.used(seconds(0));
+        assert!(direct.answered(seconds(0), LinkId(1)));
+        assert!(!direct.answered(seconds(0), LinkId(2)), "one that answers is not left");
+        let mut lost = None;
+        for second in 0..20 {
+            if matches!(direct.take_due_check(seconds(second)), Check::Lost) {
+                lost = lost.or(Some(second));
+            }
+        }
+        assert_eq!(lost, Some(5), "2 s of nothing, and three questions");
+        // The second way takes the place of one that was asked twice in vain.
+        assert!(direct.answered(seconds(20), LinkId(2)));
+        let mut left = None;
+        for second in 20..400 {
+            match direct.take_due_check(seconds(second)) {
+                Check::Ask(link) => assert!(!direct.answered(seconds(second), link)),
+                Check::Unused => left = left.or(Some(second)),
+                Check::Nothing | Check::Lost => {}
+            }
+        }
+        assert!(left.is_some_and(|left| (120..=140).contains(&left)), "{left:?}");
+    }
+}

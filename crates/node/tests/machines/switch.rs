@@ -1,0 +1,137 @@
+//! UDP whose links beside those to relays can be cut.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use sealway_link::{BoxFuture, Branch, FrameLink, Frames, LinkCapabilities, LinkError, Listener, Transport};
+use sealway_udp::Udp;
+use sealway_wire::Address;
+
+/// While it is on, nothing comes or goes on a way without a relay.
+#[derive(Clone, Default)]
+pub(crate) struct Switch(Arc<AtomicBool>);
+
+impl Switch {
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.0.store(is_cut, Ordering::SeqCst);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+pub(crate) struct Switched(pub(crate) Udp, pub(crate) Switch);
+
+impl Transport for Switched {
+    fn supports(&self, address: &Address<'_>) -> bool {
+        self.0.supports(address)
+    }
+
+    fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
+        Box::pin(async move {
+            let link = self.0.connect(address).await?;
+            Ok(Box::new(Cut { link, switch: self.1.clone(), is_beside: false }) as _)
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
+        self.0.listen(address)
+    }
+}
+
+struct Beside<T> {
+    inner: T,
+    switch: Switch,
+}
+
+impl Branch for Beside<Arc<dyn Branch>> {
+    fn address(&self) -> Option<SocketAddr> {
+        self.inner.address()
+    }
+
+    fn connect(&self, to: SocketAddr) -> Result<Box<dyn FrameLink>, LinkError> {
+        let link = self.inner.connect(to)?;
+        Ok(Box::new(Cut { link, switch: self.switch.clone(), is_beside: true }))
+    }
+}
+
+impl Listener for Beside<Box<dyn Listener>> {
+    fn address(&self) -> String {
+        self.inner.address()
+    }
+
+    fn accept(&mut self) -> BoxFuture<'_, Result<Box<dyn FrameLink>, LinkError>> {
+        Box::pin(async move {
+            let link = self.inner.accept().await?;
+            Ok(Box::new(Cut { link, switch: self.switch.clone(), is_beside: true }) as _)
+        })
+    }
+}
+
+struct Cut {
+    link: Box<dyn FrameLink>,
+    switch: Switch,
+    is_beside: bool,
+}
+
+impl FrameLink for Cut {
+    fn capabilities(&self) -> LinkCapabilities {
+        self.link.capabilities()
+    }
+
+    fn source(&self) -> u64 {
+        self.link.source()
+    }
+
+    fn observed(&self) -> Option<SocketAddr> {
+        self.link.observed()
+    }
+
+    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
+        let (branch, listener) = self.link.branch()?;
+        let switch = self.switch.clone();
+        let listener = Box::new(Beside { inner: listener, switch: switch.clone() });
+        Some((Arc::new(Beside { inner: branch, switch }), listener))
+    }
+
+    fn set_heard(&mut self) {
+        self.link.set_heard();
+    }
+
+    fn set_proved(&mut self) {
+        self.link.set_proved();
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, frames: &mut Frames, limit: usize) -> Poll<Result<bool, LinkError>> {
+        loop {
+            let before = frames.len();
+            let received = self.link.poll_recv(cx, frames, limit);
+            if !matches!(received, Poll::Ready(Ok(true))) || !self.is_beside || !self.switch.is_cut() {
+                return received;
+            }
+            frames.truncate(before);
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, frame: &[u8]) -> Poll<Result<(), LinkError>> {
+        if self.is_beside && self.switch.is_cut() {
+            return Poll::Ready(Ok(()));
+        }
+        self.link.poll_send(cx, frame)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.link.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.link.poll_close(cx)
+    }
+}

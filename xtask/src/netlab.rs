@@ -6,8 +6,9 @@
 //! b ── NAT b ──┘
 //! ```
 //!
-//! Each run sends numbered lines both ways with the program `sealway`, and counts what arrives, and how many handshakes the relay
-//! has seen: one of each machine, whatever happens to its address meanwhile.
+//! Each run sends numbered lines both ways with the program `sealway`, before and after something happens, and counts what arrives, and
+//! how many handshakes the relay has seen: one of each machine, whatever happens to its address meanwhile. Where the NATs let the
+//! two reach each other directly they have to; where they do not, everything goes over the relay.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,10 @@ const RELAY_PORT: u16 = 7001;
 const FORWARDED_PORT: u16 = 7002;
 /// Lines each way.
 const LINES: usize = 200;
+/// So long it is watched that no direct way is found where there is none.
+const WATCHED: Duration = Duration::from_secs(3);
+/// What the program logs when a direct way was found.
+const FOUND: &str = "reached without the relay";
 /// After so long what has not come is lost.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -51,6 +56,8 @@ enum Incident {
     Moves,
     /// Nothing passes for so many seconds.
     Blackhole(u64),
+    /// Nothing passes between the two machines, but to the relay it does; until everything has arrived.
+    Cut,
 }
 
 #[derive(Clone, Copy)]
@@ -60,6 +67,14 @@ struct Case {
     loss: u8,
     mtu: u16,
     incident: Incident,
+}
+
+impl Case {
+    /// Whether the two can reach each other directly: to a port that is forwarded anybody gets through, and two NATs that keep the
+    /// port let in whom they have let out to. One that maps each flow to another port is seen elsewhere than the other side expects.
+    fn is_direct(&self) -> bool {
+        self.mappings.contains(&Mapping::Forwarded) || self.mappings == [Mapping::Preserving; 2]
+    }
 }
 
 /// A run with everything as it is at home.
@@ -72,34 +87,42 @@ pub(crate) fn run_all(is_whole: bool) -> Result<(), String> {
         return Ok(());
     }
     run(&["cargo", "build", "--quiet", "--package", "sealway-cli"])?;
-    println!("NAT a       NAT b       loss  MTU   incident       way    handshakes  arrived  lost  doubled  seconds");
+    println!(
+        "NAT a       NAT b       loss  MTU   incident       way       handshakes  arrived  lost  doubled  seconds"
+    );
     let mut wrong = 0;
     for case in cases(is_whole) {
-        let Counts { handshakes, arrived, lost, doubled, seconds } = Lab::new(case)?.run()?;
+        let Counts { way, handshakes, arrived, lost, doubled, seconds } = Lab::new(case)?.run()?;
         let incident = match case.incident {
+            Incident::Cut => "cut".to_string(),
             Incident::Nothing => "-".to_string(),
             Incident::Moves => "moves".to_string(),
             Incident::Blackhole(time) => format!("{time} s of nothing"),
         };
         let [a, b] = case.mappings.map(|mapping| format!("{mapping:?}").to_lowercase());
         println!(
-            "{a:<11} {b:<11} {:>3} %  {:<5} {incident:<14} relay  {handshakes:>10}  {arrived:>7}  {lost:>4}  {doubled:>7}  {seconds:>7.1}",
+            "{a:<11} {b:<11} {:>3} %  {:<5} {incident:<14} {way:<8}  {handshakes:>10}  {arrived:>7}  {lost:>4}  {doubled:>7}  {seconds:>7.1}",
             case.loss, case.mtu
         );
         // A hop that is silent for more than 40 s is made anew, and what is lost may be a handshake. An address that changes is no
         // reason for another one.
         let more = u64::from(matches!(case.incident, Incident::Blackhole(seconds) if seconds >= 40));
-        let is_wrong = lost + doubled > 0 || (case.loss == 0 && handshakes > 2 + more);
+        let expected = if case.is_direct() { "directly" } else { "relay" };
+        let is_wrong = lost + doubled > 0 || way != expected || (case.loss == 0 && handshakes > 2 + more);
         wrong += u32::from(is_wrong);
     }
-    if wrong == 0 { Ok(()) } else { Err(format!("{wrong} runs lost or doubled something, or began anew")) }
+    if wrong == 0 {
+        Ok(())
+    } else {
+        Err(format!("{wrong} runs lost or doubled something, began anew, or went another way"))
+    }
 }
 
 fn cases(is_whole: bool) -> Vec<Case> {
     if !is_whole {
         let lossy = Case { mappings: [Mapping::Random, Mapping::Preserving], loss: 5, ..PLAIN };
         let moves = Case { incident: Incident::Moves, ..PLAIN };
-        return vec![moves, lossy, Case { mtu: 1280, ..PLAIN }];
+        return vec![moves, lossy, Case { mtu: 1280, ..PLAIN }, Case { incident: Incident::Cut, ..PLAIN }];
     }
     let mut all = Vec::new();
     for a in MAPPINGS {
@@ -111,7 +134,7 @@ fn cases(is_whole: bool) -> Vec<Case> {
         }
     }
     all.extend([576, 1280, 9000].map(|mtu| Case { mtu, ..PLAIN }));
-    all.push(Case { incident: Incident::Blackhole(60), ..PLAIN });
+    all.extend([Incident::Cut, Incident::Blackhole(60)].map(|incident| Case { incident, ..PLAIN }));
     all
 }
 
@@ -124,6 +147,7 @@ fn can_be_made() -> bool {
 
 /// What came of a run.
 struct Counts {
+    way: &'static str,
     handshakes: u64,
     arrived: usize,
     lost: usize,
@@ -226,6 +250,7 @@ impl Lab {
             &nat,
             &format!(
                 "table ip lab {{
+                   chain own {{ type filter hook input priority filter; iifname outside drop; }}
                    chain out {{ type nat hook postrouting priority srcnat; oifname outside {mapped}; }}
                    chain in {{ type nat hook prerouting priority dstnat; {forwarded}; }}
                    chain through {{ type filter hook forward priority filter; {loss}; }}
@@ -244,6 +269,39 @@ impl Lab {
         command
     }
 
+    /// One of the two machines, and what it logs in a file.
+    fn machine(&self, side: &str, peer: &str) -> Result<Running, String> {
+        let (vault, card) = (format!("{side}.vault"), format!("{peer}.vault.card"));
+        let mapping = self.case.mappings[usize::from(side == "b")];
+        let port = (mapping == Mapping::Forwarded).then(|| format!("--udp-port={FORWARDED_PORT}"));
+        let words = ["open", "--vault", &vault, &card].into_iter().chain(port.as_deref());
+        let mut command = self.sealway(side, &words.collect::<Vec<_>>());
+        let log = fs::File::create(self.log_of(side)).map_err(|error| error.to_string())?;
+        Running::start(command.env("SEALWAY_LOG", "info").stderr(log))
+    }
+
+    fn log_of(&self, side: &str) -> PathBuf {
+        self.folder.join(format!("{side}.log"))
+    }
+
+    /// Waits until both machines have found a direct way so many times, where there is one, and watches that they do not where there
+    /// is none. Returns which way the two send.
+    fn way(&self, times: usize) -> Result<&'static str, String> {
+        let began = Instant::now();
+        let limit = if self.case.is_direct() { PATIENCE } else { WATCHED };
+        while began.elapsed() < limit {
+            let found = |side| {
+                let log = fs::read_to_string(self.log_of(side)).map_err(|error| error.to_string())?;
+                Ok::<_, String>(log.matches(FOUND).count() >= times)
+            };
+            if found("a")? && found("b")? {
+                return Ok("directly");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok("relay")
+    }
+
     fn identity(&self, name: &str, more: &[&str]) -> Result<(), String> {
         let vault = format!("{name}.vault");
         let new = ["identity", "new", "--vault", &vault];
@@ -259,30 +317,32 @@ impl Lab {
         self.identity("b", &behind)?;
         let arguments = ["relay", "run", "--vault", "relay.vault", "--listen", &address, "--metrics"];
         let allow = ["--allow", "a.vault.card", "--allow", "b.vault.card"];
-        let mut relay = Running::start(self.sealway("relay", &[&arguments[..], &allow].concat()))?;
+        let mut relay = Running::start(&mut self.sealway("relay", &[&arguments[..], &allow].concat()))?;
         relay.expect("metrics on")?;
         let began = Instant::now();
         // Both open: each is there when the other one begins.
-        let mut ends = [
-            Running::start(self.sealway("a", &["open", "--vault", "a.vault", "b.vault.card"]))?,
-            Running::start(self.sealway("b", &["open", "--vault", "b.vault", "a.vault.card"]))?,
-        ];
+        let mut ends = [self.machine("a", "b")?, self.machine("b", "a")?];
         let half = LINES / 2;
         ends.iter_mut().try_for_each(|end| end.say(0..half))?;
         let mut came = [BTreeMap::new(), BTreeMap::new()];
         let [a, b] = &mut ends;
         a.hear(&mut came[0], half, began)?;
         b.hear(&mut came[1], half, began)?;
+        let mut way = self.way(1)?;
         self.happen()?;
         let [a, b] = &mut ends;
         [&mut *a, &mut *b].into_iter().try_for_each(|end| end.say(half..LINES))?;
         a.hear(&mut came[0], LINES, began)?;
         b.hear(&mut came[1], LINES, began)?;
         let seconds = began.elapsed().as_secs_f64();
+        if self.case.incident == Incident::Cut {
+            within("nat-a", "nft flush chain ip lab hole")?;
+            way = self.way(2)?;
+        }
         let handshakes = self.handshakes()?;
         let arrived: usize = came.iter().map(BTreeMap::len).sum();
         let doubled = came.iter().flat_map(BTreeMap::values).map(|times| times - 1).sum();
-        Ok(Counts { handshakes, arrived, lost: 2 * LINES - arrived, doubled, seconds })
+        Ok(Counts { way, handshakes, arrived, lost: 2 * LINES - arrived, doubled, seconds })
     }
 
     fn happen(&self) -> Result<(), String> {
@@ -291,6 +351,10 @@ impl Lab {
             Incident::Moves => {
                 within("nat-a", "ip address delete 203.0.113.10/24 dev outside")?;
                 within("nat-a", "ip address add 203.0.113.11/24 dev outside")
+            }
+            Incident::Cut => {
+                within("nat-a", "nft add rule ip lab hole ip daddr 203.0.113.20 drop")?;
+                within("nat-a", "nft add rule ip lab hole ip saddr 203.0.113.20 drop")
             }
             Incident::Blackhole(seconds) => {
                 within("nat-a", "nft add rule ip lab hole drop")?;
@@ -317,7 +381,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Result<Self, String> {
+    fn start(command: &mut Command) -> Result<Self, String> {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.map_err(|error| error.to_string())?;
         let (sender, lines) = channel();

@@ -321,6 +321,8 @@ pub(crate) struct Listen {
     /// Records the frames of all links in a new file, as pcapng, up to 256 MiB: sealed as they are.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ways: Ways,
 }
 
 #[derive(Debug, Args)]
@@ -347,6 +349,20 @@ pub(crate) struct Open {
     /// Records the frames of all links in a new file, as pcapng, up to 256 MiB: sealed as they are.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ways: Ways,
+}
+
+/// By which ways peers are reached.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Ways {
+    /// Sends everything over relays, and tells no peer at which network addresses this machine is. Otherwise two machines that are
+    /// attached to a relay over UDP look for a way without it.
+    #[arg(long)]
+    pub(crate) relayed: bool,
+    /// The port from which UDP leaves, while it is free: for a machine to which a router forwards it.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) udp_port: Option<u16>,
 }
 
 /// Who looks around, and how.

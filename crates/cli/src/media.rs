@@ -4,7 +4,10 @@ use std::path::Path;
 
 use sealway::{Recorder, Serial, Tcp, Transport, Udp, WebSocket};
 
-use crate::{arguments::Web, failure::Failure};
+use crate::{
+    arguments::{Ways, Web},
+    failure::Failure,
+};
 
 /// Every medium: the transports of a node or a gateway.
 pub(crate) struct Media {
@@ -31,6 +34,12 @@ impl Media {
         let media = Self { tcp, udp, serial, websocket, recorder: recorder.transpose()? };
         media.show(web)?;
         Ok(media)
+    }
+
+    /// The same, from the port that the options name.
+    pub(crate) fn by(self, ways: Ways) -> Self {
+        let udp = self.udp.from_local_port(ways.udp_port.unwrap_or(0));
+        Self { udp, ..self }
     }
 
     /// What a node or a gateway is given.

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    arguments::{Listen, Open, Vault, Web},
+    arguments::{Listen, Open, Vault, Ways, Web},
     failure::Failure,
     identity::{self, Named},
     media::Media,
@@ -36,7 +36,8 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     if relays.is_empty() && options.listen.is_empty() {
         return Err(Failure::given("the identity has no relay: give --listen ADDRESS, or make it with --relay CARD"));
     }
-    let node = builder(identity, &Media::new(&options.web, options.record.as_deref())?)
+    let media = Media::new(&options.web, options.record.as_deref())?.by(options.ways);
+    let node = by(options.ways, builder(identity, &media))
         .store(store(&options.vault, options.data.as_deref())?)
         .accept(identity::policy(&from))
         .start()
@@ -94,7 +95,9 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
     let card = identity::card(&options.peer)?;
     let relays = identity.relays().to_vec();
     let media = Media::new(&Web { authority: options.authority.clone(), ..Web::default() }, options.record.as_deref())?;
-    let node = builder(identity, &media).store(store(&options.vault, options.data.as_deref())?).start().await?;
+    let media = media.by(options.ways);
+    let store = store(&options.vault, options.data.as_deref())?;
+    let node = by(options.ways, builder(identity, &media)).store(store).start().await?;
     reach(&node, options.via.as_deref(), relays.first().or(Some(&card)).map(sealway::Card::id)).await?;
     attach(&node, &relays).await?;
     let mut channel = node.open(&card, Policy::only(&card)).await?;
@@ -145,6 +148,11 @@ async fn pipe(channel: Channel) -> Result<(), Failure> {
 /// Sets a node up that speaks over every medium of the program.
 pub(crate) fn builder(identity: Identity, media: &Media) -> Builder<<Identity as Keys>::Vault> {
     media.transports().into_iter().fold(Node::builder(identity), Builder::transport)
+}
+
+/// Has a node reach its peers as the options say.
+fn by(ways: Ways, builder: Builder<<Identity as Keys>::Vault>) -> Builder<<Identity as Keys>::Vault> {
+    if ways.relayed { builder.relayed_only() } else { builder }
 }
 
 /// Takes note of where somebody is reached from this machine.

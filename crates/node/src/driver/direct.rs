@@ -31,11 +31,10 @@ const TRIES: u32 = 7;
 const FIRST_TRY: Duration = Duration::from_millis(100);
 /// Ways that are tried at once, of one peer.
 const MAX_TRIED: usize = 16;
-/// A direct way is asked for a sign of life so often while messages are exchanged, and otherwise. RFC 4787 lets a NAT forget after
-/// two minutes; many do after 30 seconds.
+/// A direct way is asked for a sign of life so long after the last one if a message was exchanged meanwhile, and otherwise. RFC 4787
+/// lets a NAT forget after two minutes; many do after 30 seconds.
 const CHECK: Duration = Duration::from_secs(2);
 const CHECK_IDLE: Duration = Duration::from_secs(15);
-const ACTIVE: Duration = Duration::from_secs(10);
 /// A question that was not answered is asked again after so long, and after so many the way is given up.
 const PATIENCE: Duration = Duration::from_secs(1);
 const UNANSWERED: u32 = 3;
@@ -68,6 +67,7 @@ struct Trial {
 
 struct Way {
     link: LinkId,
+    answered_at: Timestamp,
     check_at: Timestamp,
     unanswered: u32,
 }
@@ -76,13 +76,16 @@ impl Direct {
     /// A message was sent to the peer, or has come from it.
     pub(super) fn used(&mut self, now: Timestamp) {
         self.used_at = Some(now);
-        if self.ask_at.is_none() && self.way.is_none() {
-            self.ask_at = Some(now.after(WORTHWHILE));
+        match &mut self.way {
+            // What was sent may have been lost: that is found out soon.
+            Some(way) if way.unanswered == 0 => way.check_at = way.check_at.min(way.answered_at.after(CHECK)),
+            Some(_) => {}
+            None => self.ask_at = self.ask_at.or(Some(now.after(WORTHWHILE))),
         }
     }
 
-    fn is_used(&self, now: Timestamp, within: Duration) -> bool {
-        self.used_at.is_some_and(|at| now.since(at) < within)
+    fn is_used(&self, now: Timestamp) -> bool {
+        self.used_at.is_some_and(|at| now.since(at) < IDLE)
     }
 
     pub(super) fn next_timeout(&self) -> Option<Timestamp> {
@@ -103,7 +106,7 @@ impl Direct {
         }
         self.ask_at = None;
         // With the next message there is another reason to ask.
-        let is_due = self.way.is_none() && self.is_used(now, IDLE);
+        let is_due = self.way.is_none() && self.is_used(now);
         if is_due {
             let pause = PAUSES.get(self.asked).or(PAUSES.last()).copied().unwrap_or(IDLE);
             (self.ask_at, self.asked) = (Some(now.after(pause)), self.asked + 1);
@@ -125,7 +128,7 @@ impl Direct {
 
     /// Whether something is done about the way now.
     fn take_due_check(&mut self, now: Timestamp) -> Check {
-        let is_used = self.is_used(now, IDLE);
+        let is_used = self.is_used(now);
         let Some(way) = self.way.as_mut().filter(|way| way.check_at <= now) else { return Check::Nothing };
         if way.unanswered >= UNANSWERED {
             return Check::Lost;
@@ -140,16 +143,16 @@ impl Direct {
 
     /// The peer has answered on a link. Returns whether that is the one on which we send from now on.
     fn answered(&mut self, now: Timestamp, link: LinkId) -> bool {
-        let pause = if self.is_used(now, ACTIVE) { CHECK } else { CHECK_IDLE };
+        let answered = Way { link, answered_at: now, check_at: now.after(CHECK_IDLE), unanswered: 0 };
         match &mut self.way {
             Some(way) if way.link == link => {
-                (way.unanswered, way.check_at) = (0, now.after(pause));
+                *way = answered;
                 false
             }
             // One that answers is not left.
             Some(way) if way.unanswered <= 1 => false,
             _ => {
-                self.way = Some(Way { link, check_at: now.after(pause), unanswered: 0 });
+                self.way = Some(answered);
                 (self.trial, self.ask_at, self.asked) = (None, None, 0);
                 true
             }
@@ -278,7 +281,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let id = self.by_channel.get(&channel).copied();
         let Some(peer) = id.and_then(|id| self.peers.get_mut(&id)).filter(|_| !self.is_relayed_only) else { return };
         let is_early = peer.direct.asked_back_at.is_some_and(|at| now.since(at) < ASK_BACK);
-        let is_link = self.links.get(&LinkId(path.0)).is_some();
+        let is_link = self.links.contains_key(&LinkId(path.0));
         if peer.route.is_some() && is_link && !is_early {
             peer.direct.asked_back_at = Some(now);
             self.endpoint.try_path(channel, path);
@@ -416,6 +419,7 @@ mod tests {
         direct.used(seconds(0));
         assert!(direct.answered(seconds(0), LinkId(1)));
         assert!(!direct.answered(seconds(0), LinkId(2)), "one that answers is not left");
+        direct.used(seconds(1));
         let mut lost = None;
         for second in 0..20 {
             if matches!(direct.take_due_check(seconds(second)), Check::Lost) {

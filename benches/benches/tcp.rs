@@ -4,46 +4,19 @@
 //! Messages do more: each is acknowledged by the application and kept until then. Streams are octets, as those of rustls are.
 //! Each side's time is that of one message; all messages of a measurement are under way together, as far as windows let them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use sealway_benches::machine::{Failure, Talk};
-use sealway_node::{Node, NodeError, Stream};
+use sealway_benches::{
+    machine::{Failure, Talk},
+    message::{measure, stream, talk},
+};
+use sealway_node::{Node, Stream};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
 };
-
-/// Sends `count` messages, and waits until the other application has done with each.
-async fn talk(talk: Talk, body: Arc<Vec<u8>>, count: u64) -> Result<Talk, Failure> {
-    let (from, mut to, nodes) = talk.into_parts();
-    let expected = body.len();
-    let sends = tokio::spawn(async move {
-        let mut last = None;
-        for _ in 0..count {
-            last = Some(from.send_live(body.as_slice()).await?);
-        }
-        if let Some(last) = last {
-            last.delivered().await?;
-        }
-        Ok::<_, NodeError>(from)
-    });
-    let receives = tokio::spawn(async move {
-        for _ in 0..count {
-            let Some(message) = to.recv().await? else { return Err(NodeError::Closed) };
-            assert_eq!(message.body().len(), expected);
-            message.done().await?;
-        }
-        Ok::<_, NodeError>(to)
-    });
-    let (from, to) = tokio::try_join!(sends, receives)?;
-    Ok(Talk::of(from?, to?, nodes))
-}
 
 type Tls = (tokio_rustls::client::TlsStream<TcpStream>, tokio_rustls::server::TlsStream<TcpStream>);
 
@@ -64,53 +37,6 @@ async fn tls() -> Result<Tls, Failure> {
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
     let name = ServerName::try_from("localhost")?;
     Ok(tokio::try_join!(connector.connect(name, stream), acceptor.accept(accepted))?)
-}
-
-/// Writes `count` messages, each after its length, and reads them at the other end.
-async fn stream<W, R>((client, server): (W, R), body: Arc<Vec<u8>>, count: u64) -> Result<(W, R), Failure>
-where
-    W: AsyncWrite + Unpin + Send + 'static,
-    R: AsyncRead + Unpin + Send + 'static,
-{
-    let length = u32::try_from(body.len())?.to_be_bytes();
-    let expected = body.len();
-    let sends = tokio::spawn(async move {
-        let mut client = BufWriter::with_capacity(64 * 1024, client);
-        for _ in 0..count {
-            client.write_all(&length).await?;
-            client.write_all(&body).await?;
-        }
-        client.flush().await?;
-        Ok::<_, std::io::Error>(client.into_inner())
-    });
-    let receives = tokio::spawn(async move {
-        let mut server = BufReader::with_capacity(64 * 1024, server);
-        for _ in 0..count {
-            let mut body = vec![0; usize::try_from(server.read_u32().await?).unwrap_or(0)];
-            server.read_exact(&mut body).await?;
-            assert_eq!(body.len(), expected);
-        }
-        Ok::<_, std::io::Error>(server.into_inner())
-    });
-    let (client, server) = tokio::try_join!(sends, receives)?;
-    Ok((client?, server?))
-}
-
-/// One measurement of `run` on a pair of ends, which is taken and put back.
-fn measure<T, R: Future<Output = Result<T, Failure>>>(
-    runtime: &Runtime,
-    ends: &mut Option<T>,
-    (iterations, batch): (u64, u64),
-    run: impl FnOnce(T, u64) -> R,
-) -> Duration {
-    let count = iterations.max(batch);
-    let Some(pair) = ends.take() else { return Duration::ZERO };
-    let start = Instant::now();
-    let talked = runtime.block_on(run(pair, count));
-    let taken = start.elapsed();
-    assert!(talked.is_ok(), "{:?}", talked.as_ref().err());
-    *ends = talked.ok();
-    taken.mul_f64(iterations as f64 / count as f64)
 }
 
 fn messages(criterion: &mut Criterion) {

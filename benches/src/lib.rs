@@ -3,6 +3,7 @@
 
 pub mod constrained;
 pub mod machine;
+pub mod message;
 
 use std::sync::{
     Arc,

@@ -78,6 +78,8 @@ async fn two_clients_find_the_way_to_each_other_and_need_the_relay_no_more() {
         round_trip(&mut channels).await;
     }
     assert_eq!(relay.statistics().await.unwrap().forwarded_frames, before);
+    let route = nodes[0].route(channels[0].peer()).await.unwrap();
+    assert!(route.last().unwrap().place.as_ref().unwrap().starts_with("udp://127.0.0.1:"));
     relay.shutdown().await;
     let [there, back] = &mut channels;
     let messages = numbers(1000);

@@ -126,6 +126,24 @@ impl Direct {
         trial.links.clone()
     }
 
+    /// The peer tries a link. Returns whether it is asked back on it now. As long as there is no way it is asked again: the answer may
+    /// be lost, and the peer has no reason to try once more when it has its own.
+    fn is_tried(&mut self, now: Timestamp, link: LinkId) -> bool {
+        let is_early = |at: Option<Timestamp>, pause| at.is_some_and(|at| now.since(at) < pause);
+        match &mut self.trial {
+            Some(trial) if trial.links.contains(&link) || trial.links.len() >= MAX_TRIED => {}
+            Some(trial) => trial.links.push(link),
+            None if self.way.is_none() && !is_early(self.tried_at, TRIAL_PAUSE) => {
+                self.tried_at = Some(now);
+                self.trial = Some(Trial { links: vec![link], next: now.after(FIRST_TRY), tries: 1 });
+            }
+            None => {}
+        }
+        let asks_back = !is_early(self.asked_back_at, ASK_BACK);
+        self.asked_back_at = if asks_back { Some(now) } else { self.asked_back_at };
+        asks_back
+    }
+
     /// Whether something is done about the way now.
     fn take_due_check(&mut self, now: Timestamp) -> Check {
         let is_used = self.is_used(now);
@@ -280,10 +298,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn path_tried(&mut self, now: Timestamp, channel: ChannelId, path: PathId) {
         let id = self.by_channel.get(&channel).copied();
         let Some(peer) = id.and_then(|id| self.peers.get_mut(&id)).filter(|_| !self.is_relayed_only) else { return };
-        let is_early = peer.direct.asked_back_at.is_some_and(|at| now.since(at) < ASK_BACK);
-        let is_link = self.links.contains_key(&LinkId(path.0));
-        if peer.route.is_some() && is_link && !is_early {
-            peer.direct.asked_back_at = Some(now);
+        if peer.route.is_some() && self.links.contains_key(&LinkId(path.0)) && peer.direct.is_tried(now, LinkId(path.0))
+        {
             self.endpoint.try_path(channel, path);
         }
     }

@@ -91,6 +91,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 Hop { id: peer, is_relay: false, place: None, unit: None, state, error: None }
             }
         };
+        if let Some(link) = known.and_then(|known| known.direct.way()).and_then(|link| self.links.get(&link)) {
+            last.place = link.observed.map(|place| format!("udp://{place}"));
+            last.unit = Some(link.queue.unit());
+        }
         if known.and_then(|known| known.channel).is_some_and(|channel| self.endpoint.is_open(channel)) {
             last.state = HopState::Open;
         }

@@ -13,13 +13,15 @@ use crate::tools::{root, run};
 /// Where the samples of the last report are kept.
 const KEPT: &str = "benches/samples.json";
 /// Whose floor is what: within one group, and for the same size.
-const FLOORS: [(&str, &str); 7] = [
+const FLOORS: [(&str, &str); 9] = [
     ("both sides", "its public-key operations"),
     ("seal and open", "raw AEAD in place"),
     ("direct", "rustls"),
     ("through a relay", "direct"),
     ("stream", "rustls"),
     ("stream through a relay", "stream"),
+    ("messages", "boringtun"),
+    ("stream", "boringtun"),
     ("send", "redb, groups"),
 ];
 

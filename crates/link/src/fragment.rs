@@ -9,7 +9,6 @@
 use alloc::{vec, vec::Vec};
 use core::time::Duration;
 
-use crc::{CRC_32_ISO_HDLC, Crc};
 use sealway_wire::{DecodeError, Reader, Reason, Timestamp};
 
 /// What a fragment begins with.
@@ -76,7 +75,7 @@ impl<'a> Fragment<'a> {
     /// The number of a frame that may be sent again in the same octets: what has come of one time completes the other.
     #[must_use]
     pub fn id_of(frame: &[u8]) -> u32 {
-        Crc::<u32>::new(&CRC_32_ISO_HDLC).checksum(frame)
+        crc32fast::hash(frame)
     }
 
     /// The fragments of a frame, of datagrams of at most `mtu` octets, all but the last of the same size.

@@ -10,12 +10,11 @@
 
 use alloc::vec::Vec;
 
-use crc::{CRC_16_IBM_SDLC, CRC_32_ISO_HDLC, Crc};
+use crc::{CRC_16_IBM_SDLC, Crc};
 
 use crate::Frames;
 
 const CRC_16: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_SDLC);
-const CRC_32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// Which CRC stands behind each frame, big-endian. The longest frame of the line decides it, so that both ends agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +36,7 @@ impl Check {
     fn append(self, frame: &mut Vec<u8>) {
         match self {
             Self::Crc16 => frame.extend_from_slice(&CRC_16.checksum(frame).to_be_bytes()),
-            Self::Crc32 => frame.extend_from_slice(&CRC_32.checksum(frame).to_be_bytes()),
+            Self::Crc32 => frame.extend_from_slice(&crc32fast::hash(frame).to_be_bytes()),
         }
     }
 
@@ -50,7 +49,7 @@ impl Check {
             }
             Self::Crc32 => {
                 let (frame, crc) = octets.split_last_chunk()?;
-                (CRC_32.checksum(frame) == u32::from_be_bytes(*crc)).then_some(frame)
+                (crc32fast::hash(frame) == u32::from_be_bytes(*crc)).then_some(frame)
             }
         }
     }

@@ -1,12 +1,11 @@
 //! Setting a gateway up, and the links that come to it.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use sealway_link::{FrameLink, Listener, Transport};
+use sealway_link::{FrameLink, Listener, Places, Transport};
 use sealway_wire::Address;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
@@ -139,7 +138,7 @@ async fn run(
         accepting.spawn(accept(listener));
     }
     let mut bridges = JoinSet::new();
-    let mut by_source: HashMap<u64, usize> = HashMap::new();
+    let mut places = Places::new(MAX_LINKS, MAX_LINKS_OF_SOURCE);
     loop {
         tokio::select! {
             // Also when the handle is gone.
@@ -149,13 +148,11 @@ async fn run(
                 accepting.spawn(accept(listener));
                 let Some(link) = accepted else { continue };
                 let source = link.source();
-                let of_source = by_source.get(&source).copied().unwrap_or(0);
-                if bridges.len() >= MAX_LINKS || of_source >= MAX_LINKS_OF_SOURCE {
+                if !places.take(Some(source)) {
                     counters.refused_links.fetch_add(1, Relaxed);
-                    tracing::warn!(links = bridges.len(), of_source, "too many links; one is turned away");
+                    tracing::warn!(links = places.taken(), "too many links, or too many of one source; one is turned away");
                     continue;
                 }
-                by_source.insert(source, of_source + 1);
                 let (up, counters, stopped) = (up.clone(), counters.clone(), stopped.clone());
                 bridges.spawn(async move {
                     counters.links.fetch_add(1, Relaxed);
@@ -165,13 +162,7 @@ async fn run(
                 });
             }
             Some(ended) = bridges.join_next() => {
-                let left = ended.ok().and_then(|source| by_source.get_mut(&source).map(|count| (source, count)));
-                if let Some((source, count)) = left {
-                    *count -= 1;
-                    if *count == 0 {
-                        by_source.remove(&source);
-                    }
-                }
+                ended.into_iter().for_each(|source| places.give_back(Some(source)));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sealway_link::{FrameLink, LinkError, LinkErrorKind, Transport};
+use sealway_link::{FrameLink, LinkError, LinkErrorKind, Places, Transport};
 
 use crate::gateway::speaker;
 
@@ -30,10 +30,8 @@ pub(crate) struct Up {
     waiting: Mutex<Waiting>,
 }
 
-#[derive(Default)]
 struct Waiting {
-    all: usize,
-    by_source: HashMap<u64, usize>,
+    places: Places,
     /// When the relay has answered last, by the number of the address.
     answered: HashMap<usize, Instant>,
 }
@@ -46,32 +44,21 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut waiting = self.up.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.all -= 1;
-        if let Some(count) = waiting.by_source.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.by_source.remove(&self.source);
-            }
-        }
+        self.up.waiting.lock().unwrap_or_else(PoisonError::into_inner).places.give_back(Some(self.source));
     }
 }
 
 impl Up {
     pub(crate) fn new(transports: Vec<Arc<dyn Transport>>, addresses: Vec<String>) -> Self {
-        Self { transports, addresses, first: AtomicUsize::new(0), waiting: Mutex::default() }
+        let places = Places::new(MAX_WAITING, MAX_WAITING_OF_SOURCE);
+        let waiting = Mutex::new(Waiting { places, answered: HashMap::new() });
+        Self { transports, addresses, first: AtomicUsize::new(0), waiting }
     }
 
     /// A place for a link of this source, if there is one.
     pub(crate) fn wait(self: &Arc<Self>, source: u64) -> Option<Place> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_source = waiting.by_source.get(&source).copied().unwrap_or(0);
-        if waiting.all >= MAX_WAITING || of_source >= MAX_WAITING_OF_SOURCE {
-            return None;
-        }
-        waiting.all += 1;
-        waiting.by_source.insert(source, of_source + 1);
-        Some(Place { up: self.clone(), source })
+        waiting.places.take(Some(source)).then(|| Place { up: self.clone(), source })
     }
 
     /// A link to the relay, over the first of its addresses that gives one, and the number of that.

@@ -21,6 +21,7 @@ pub mod fragment;
 mod frames;
 pub mod line;
 mod link;
+mod places;
 pub mod recovery;
 
 pub use capabilities::{LinkCapabilities, Ordering};
@@ -28,3 +29,4 @@ pub use error::{LinkError, LinkErrorKind};
 pub use faults::{Faults, Faulty};
 pub use frames::Frames;
 pub use link::{BoxFuture, Branch, FrameLink, Listener, Transport};
+pub use places::Places;

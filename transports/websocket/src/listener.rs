@@ -1,13 +1,12 @@
 //! Waiting for connections.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener};
+use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener, Places};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -43,8 +42,8 @@ pub(crate) struct Setup {
 pub struct WebSocketListener {
     listener: TcpListener,
     setup: Arc<Setup>,
-    upgrades: JoinSet<(u64, Result<WebSocketLink, LinkError>)>,
-    by_source: HashMap<u64, usize>,
+    upgrades: JoinSet<(Option<u64>, Result<WebSocketLink, LinkError>)>,
+    places: Places,
 }
 
 impl std::fmt::Debug for WebSocketListener {
@@ -55,34 +54,23 @@ impl std::fmt::Debug for WebSocketListener {
 
 impl WebSocketListener {
     pub(crate) fn new(listener: TcpListener, setup: Arc<Setup>) -> Self {
-        Self { listener, setup, upgrades: JoinSet::new(), by_source: HashMap::new() }
+        let places = Places::new(MAX_UPGRADES, MAX_UPGRADES_OF_SOURCE);
+        Self { listener, setup, upgrades: JoinSet::new(), places }
     }
 
     /// Begins with a connection. It takes its time beside the others: who is slow holds nobody up.
     fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
         let address = peer.ip().to_canonical();
-        let source = sealway_ip::source(address);
-        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
-        let has_share = of_source >= MAX_UPGRADES_OF_SOURCE && !self.setup.trusted.contains(&address);
-        if has_share || self.upgrades.len() >= MAX_UPGRADES {
+        let source = (!self.setup.trusted.contains(&address)).then(|| sealway_ip::source(address));
+        if !self.places.take(source) {
             tracing::debug!(%peer, "too many connections are being upgraded; one is turned away");
             return;
         }
-        self.by_source.insert(source, of_source + 1);
         let setup = self.setup.clone();
         self.upgrades.spawn(async move {
             let upgraded = timeout(setup.limit, setup.upgrade(stream, address, peer)).await;
             (source, upgraded.unwrap_or_else(|_| Err(LinkError::new(LinkErrorKind::TimedOut, peer))))
         });
-    }
-
-    fn is_over(&mut self, source: u64) {
-        if let Some(count) = self.by_source.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&source);
-            }
-        }
     }
 }
 
@@ -170,11 +158,11 @@ impl Listener for WebSocketListener {
                     }
                     Some(upgraded) = self.upgrades.join_next() => match upgraded {
                         Ok((source, Ok(link))) => {
-                            self.is_over(source);
+                            self.places.give_back(source);
                             return Ok(Box::new(link) as _);
                         }
                         Ok((source, Err(error))) => {
-                            self.is_over(source);
+                            self.places.give_back(source);
                             tracing::debug!(%error, "a connection has not become a WebSocket");
                         }
                         Err(error) => tracing::error!(%error, "an upgrade has failed"),

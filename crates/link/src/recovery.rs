@@ -1,5 +1,5 @@
 //! Packets over a medium that loses some: numbered, acknowledged, sent again a bounded number of times, and no more of them at
-//! once than the medium takes. Loss detection and congestion control are those of RFC 9002, the search for the longest packet
+//! once than the medium takes. Loss detection is that of RFC 9002, congestion control that of RFC 9438, the search for the longest packet
 //! is that of RFC 8899; there is no order, and no promise: a frame that is lost again and again is given up, for its sender
 //! repeats what matters.
 //!
@@ -474,7 +474,8 @@ impl Recovery {
                 if packet.is_probe {
                     self.probed(now, packet.octets.len(), true);
                 } else {
-                    self.congestion.acknowledged(packet.octets.len(), packet.sent, packet.was_full, self.unit);
+                    let way = (self.unit, self.round_trip.smoothed());
+                    self.congestion.acknowledged((now, packet.sent), packet.octets.len(), packet.was_full, way);
                 }
                 self.recycle(packet.octets);
             }

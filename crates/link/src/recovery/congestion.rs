@@ -4,47 +4,117 @@ use core::time::Duration;
 
 use sealway_wire::Timestamp;
 
-/// `NewReno` as RFC 9002 section 7 has it: it takes what a TCP flow takes beside it, and no more.
+/// CUBIC, RFC 9438, with what RFC 9002 says of packets instead of segments: it takes what a TCP flow takes beside it, and no more.
+/// Losses lower the window to seven tenths; then it grows by a cubic of the time since, or as Reno's would where that is more.
 #[derive(Debug)]
 pub(super) struct Congestion {
-    window: usize,
-    threshold: usize,
-    /// Octets that have arrived since the window grew by a packet.
-    arrived: usize,
+    window: u64,
+    threshold: u64,
+    /// Before the last loss: where the cubic has its flat part, and where the estimate of Reno's window begins to grow as fast as
+    /// that.
+    plateau: u64,
+    before: u64,
+    /// Of the growth since the last loss; none while the window is not what limits.
+    epoch: Option<Epoch>,
+    /// Parts of an octet that the window has grown by.
+    rest: u64,
     /// What was sent before is the same loss.
     recovery_began: Option<Timestamp>,
 }
 
+#[derive(Debug)]
+struct Epoch {
+    began: Timestamp,
+    /// Milliseconds until the window is what it was.
+    until_plateau: u64,
+    /// Reno's window, in parts of 256 of an octet.
+    estimate: u64,
+}
+
 /// Packets that the window begins with, and never falls below: RFC 9002 section 7.2.
-const FIRST: usize = 10;
-const LEAST: usize = 2;
+const FIRST: u64 = 10;
+const LEAST: u64 = 2;
 /// Nobody needs more: 16 MiB are a gigabit a second over 130 ms.
-const MOST: usize = 16 * 1024 * 1024;
+const MOST: u64 = 16 * 1024 * 1024;
+/// Cubic milliseconds in which the window grows by a packet: 1 / C, with C = 0.4 a cubic second.
+const CUBE: u64 = 2_500_000_000;
+/// 3 (1 - beta) / (1 + beta), with beta = 0.7, of 256 parts: as fast as Reno's window grows that halves at a loss.
+const RENO: u64 = 135;
+
+/// The largest number whose cube is not larger.
+fn cube_root(number: u64) -> u64 {
+    let (mut low, mut high) = (0, 2_642_245);
+    while low < high {
+        let middle = u64::midpoint(low, high + 1);
+        if middle.pow(3) <= number {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    low
+}
 
 impl Congestion {
     pub(super) const fn new(packet: usize) -> Self {
-        Self { window: FIRST * packet, threshold: usize::MAX, arrived: 0, recovery_began: None }
+        let window = FIRST * packet as u64;
+        let (plateau, before) = (0, 0);
+        Self { window, threshold: u64::MAX, plateau, before, epoch: None, rest: 0, recovery_began: None }
     }
 
-    pub(super) const fn window(&self) -> usize {
-        self.window
+    /// Octets.
+    pub(super) fn window(&self) -> usize {
+        usize::try_from(self.window).unwrap_or(usize::MAX)
     }
 
     /// So many octets have arrived, of a packet of that time. They open the window only if it was what held us back.
-    pub(super) fn acknowledged(&mut self, octets: usize, sent: Timestamp, was_full: bool, packet: usize) {
-        if !was_full || self.recovery_began.is_some_and(|began| sent <= began) {
+    pub(super) fn acknowledged(
+        &mut self,
+        (now, sent): (Timestamp, Timestamp),
+        octets: usize,
+        was_full: bool,
+        (packet, round_trip): (usize, Duration),
+    ) {
+        if self.recovery_began.is_some_and(|began| sent <= began) {
             return;
         }
-        if self.window < self.threshold {
+        let octets = octets as u64;
+        if !was_full {
+            // The time in which nothing was asked of the path does not count.
+            self.epoch = None;
+        } else if self.window < self.threshold {
             self.window += octets;
         } else {
-            self.arrived += octets;
-            if self.arrived >= self.window {
-                self.arrived -= self.window;
-                self.window += packet;
-            }
+            self.grow(now, octets, packet as u64, round_trip);
         }
         self.window = self.window.min(MOST);
+    }
+
+    /// RFC 9438 sections 4.2 to 4.5.
+    fn grow(&mut self, now: Timestamp, octets: u64, packet: u64, round_trip: Duration) {
+        let Self { window, plateau, before, epoch, rest, .. } = self;
+        let epoch = epoch.get_or_insert_with(|| {
+            *plateau = (*plateau).max(*window);
+            let packets = CUBE.saturating_mul(*plateau - *window) / packet.max(1);
+            Epoch { began: now, until_plateau: cube_root(packets), estimate: *window << 8 }
+        });
+        let speed = if epoch.estimate >> 8 < *before { RENO } else { 256 };
+        epoch.estimate += speed * packet * octets / (*window).max(1);
+        let at = |time: Duration| {
+            let time = i64::try_from(time.as_millis()).unwrap_or(i64::MAX).min(1_000_000);
+            let distance = time.saturating_sub_unsigned(epoch.until_plateau).clamp(-1_000_000, 1_000_000);
+            let growth = i128::from(distance).pow(3) * i128::from(packet) / i128::from(CUBE);
+            u64::try_from(i128::from(*plateau) + growth).unwrap_or(0)
+        };
+        let age = now.since(epoch.began);
+        let reno = epoch.estimate >> 8;
+        if at(age) < reno {
+            *window = (*window).max(reno);
+            return;
+        }
+        let target = at(age + round_trip).clamp(*window, *window * 3 / 2);
+        let gain = (target - *window) * octets + *rest;
+        (*window, *rest) = (*window + gain / *window, gain % *window);
     }
 
     /// A packet of that time was lost.
@@ -53,14 +123,18 @@ impl Congestion {
             return;
         }
         self.recovery_began = Some(now);
-        self.window = (self.window / 2).max(LEAST * packet);
+        // One that has not come back to where it was leaves more to the others: RFC 9438 section 4.7.
+        self.plateau = if self.window < self.plateau { self.window * 17 / 20 } else { self.window };
+        self.before = self.window;
+        self.window = (self.window * 7 / 10).max(LEAST * packet as u64);
         self.threshold = self.window;
+        self.epoch = None;
     }
 
     /// Nothing has arrived for several timeouts: RFC 9002 section 7.6.
     pub(super) fn collapse(&mut self, packet: usize) {
-        self.window = LEAST * packet;
-        self.recovery_began = None;
+        self.window = LEAST * packet as u64;
+        (self.recovery_began, self.epoch) = (None, None);
     }
 }
 
@@ -118,5 +192,91 @@ impl Pacer {
                 Err(now.after(wait))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    const PACKET: usize = 1000;
+    const ROUND_TRIP: Duration = Duration::from_millis(100);
+
+    fn seconds(number: u64) -> Timestamp {
+        Timestamp::from_micros(number * 1_000_000)
+    }
+
+    /// The window after each of so many round trips in which all of it arrives, in packets.
+    fn grown(congestion: &mut Congestion, from: Timestamp, round_trips: u32) -> Vec<usize> {
+        let mut windows = Vec::new();
+        for number in 1..=round_trips {
+            let now = from.after(ROUND_TRIP * number);
+            for _ in 0..congestion.window() / PACKET {
+                congestion.acknowledged((now, now), PACKET, true, (PACKET, ROUND_TRIP));
+            }
+            windows.push(congestion.window() / PACKET);
+        }
+        windows
+    }
+
+    #[test]
+    fn roots_of_cubes() {
+        for number in [0, 1, 2, 100, 2_642_245] {
+            let cube = u64::pow(number, 3);
+            assert_eq!(cube_root(cube), number);
+            assert_eq!(cube_root(cube + 1), number.max(1));
+        }
+        assert_eq!(cube_root(u64::MAX), 2_642_245);
+    }
+
+    #[test]
+    fn the_window_doubles_until_something_is_lost_and_is_back_where_it_was_when_the_cubic_says() {
+        let mut congestion = Congestion::new(PACKET);
+        assert_eq!(grown(&mut congestion, seconds(0), 7), [20, 40, 80, 160, 320, 640, 1280]);
+        congestion.lost(seconds(1), seconds(1), PACKET);
+        assert_eq!(congestion.window(), 896_000);
+        // What was sent before is the same loss.
+        congestion.lost(seconds(2), seconds(1), PACKET);
+        assert_eq!(congestion.window(), 896_000);
+        // RFC 9438, equation 2: K is the cube root of 384 / 0.4, 9.86 s.
+        let windows = grown(&mut congestion, seconds(2), 200);
+        assert!((1275..=1281).contains(&windows[98]), "{}", windows[98]);
+        // It is flat there, and steep before and after.
+        assert!(windows[98] - windows[88] <= 5 && windows[10] - windows[0] > 50 && windows[190] - windows[180] > 50);
+        assert!(windows.is_sorted());
+    }
+
+    #[test]
+    fn on_short_ways_it_grows_as_reno_does() {
+        let mut congestion = Congestion::new(PACKET);
+        congestion.lost(seconds(1), seconds(1), PACKET);
+        assert_eq!(congestion.window() / PACKET, 7);
+        // 10 ms a round trip: the cubic has hardly begun after 0.2 s.
+        for number in 1..=20_u32 {
+            let now = seconds(2).after(Duration::from_millis(10) * number);
+            for _ in 0..congestion.window() / PACKET {
+                congestion.acknowledged((now, now), PACKET, true, (PACKET, Duration::from_millis(10)));
+            }
+        }
+        // Six round trips at 0.53 of a packet, and then one each: RFC 9438, section 4.3.
+        assert!((19..=23).contains(&(congestion.window() / PACKET)), "{}", congestion.window());
+    }
+
+    #[test]
+    fn one_that_is_not_back_leaves_room_and_one_that_is_not_used_does_not_grow() {
+        let mut congestion = Congestion::new(PACKET);
+        grown(&mut congestion, seconds(0), 5);
+        congestion.lost(seconds(1), seconds(1), PACKET);
+        congestion.lost(seconds(2), seconds(2), PACKET);
+        assert_eq!(congestion.plateau, 224_000 * 17 / 20);
+        let before = congestion.window();
+        for _ in 0..1000 {
+            congestion.acknowledged((seconds(9), seconds(9)), PACKET, false, (PACKET, ROUND_TRIP));
+        }
+        assert_eq!(congestion.window(), before);
+        congestion.collapse(PACKET);
+        assert_eq!(congestion.window(), 2 * PACKET);
     }
 }

@@ -10,6 +10,8 @@
 //! how many handshakes the relay has seen: one of each machine, whatever happens to its address meanwhile. Where the NATs let the
 //! two reach each other directly they have to; where they do not, everything goes over the relay.
 
+mod fairness;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -30,8 +32,9 @@ const FORWARDED_PORT: u16 = 7002;
 const LINES: usize = 200;
 /// So long it is watched that no direct way is found where there is none.
 const WATCHED: Duration = Duration::from_secs(3);
-/// What the program logs when a direct way was found.
-const FOUND: &str = "reached without the relay";
+/// What the program logs when a direct way was found, and when it has ended.
+const FOUND: &str = " reached without the relay ";
+const LOST: &str = " not reached without the relay";
 /// After so long what has not come is lost.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -110,6 +113,9 @@ pub(crate) fn run_all(is_whole: bool) -> Result<(), String> {
         let expected = if case.is_direct() { "directly" } else { "relay" };
         let is_wrong = lost + doubled > 0 || way != expected || (case.loss == 0 && handshakes > 2 + more);
         wrong += u32::from(is_wrong);
+    }
+    if is_whole {
+        fairness::run_all(&fairness::PATHS)?;
     }
     if wrong == 0 {
         Ok(())
@@ -284,22 +290,25 @@ impl Lab {
         self.folder.join(format!("{side}.log"))
     }
 
-    /// Waits until both machines have found a direct way so many times, where there is one, and watches that they do not where there
-    /// is none. Returns which way the two send.
-    fn way(&self, times: usize) -> Result<&'static str, String> {
+    /// Waits until both machines send to each other directly, where there is such a way, and watches that they do not where there is
+    /// none. Returns which way the two send.
+    fn way(&self) -> Result<&'static str, String> {
         let began = Instant::now();
         let limit = if self.case.is_direct() { PATIENCE } else { WATCHED };
         while began.elapsed() < limit {
-            let found = |side| {
-                let log = fs::read_to_string(self.log_of(side)).map_err(|error| error.to_string())?;
-                Ok::<_, String>(log.matches(FOUND).count() >= times)
-            };
-            if found("a")? && found("b")? {
+            if self.is_direct("a")? && self.is_direct("b")? {
                 return Ok("directly");
             }
             thread::sleep(Duration::from_millis(50));
         }
         Ok("relay")
+    }
+
+    /// Whether what a machine has logged last is that it has found the direct way.
+    fn is_direct(&self, side: &str) -> Result<bool, String> {
+        let log = fs::read_to_string(self.log_of(side)).map_err(|error| error.to_string())?;
+        let last = log.lines().rev().find(|line| line.contains(FOUND) || line.contains(LOST));
+        Ok(last.is_some_and(|line| !line.contains(LOST)))
     }
 
     fn identity(&self, name: &str, more: &[&str]) -> Result<(), String> {
@@ -328,7 +337,7 @@ impl Lab {
         let [a, b] = &mut ends;
         a.hear(&mut came[0], half, began)?;
         b.hear(&mut came[1], half, began)?;
-        let mut way = self.way(1)?;
+        let mut way = self.way()?;
         self.happen()?;
         let [a, b] = &mut ends;
         [&mut *a, &mut *b].into_iter().try_for_each(|end| end.say(half..LINES))?;
@@ -336,8 +345,14 @@ impl Lab {
         b.hear(&mut came[1], LINES, began)?;
         let seconds = began.elapsed().as_secs_f64();
         if self.case.incident == Incident::Cut {
+            if self.is_direct("a")? || self.is_direct("b")? {
+                return Err("a way that is cut is taken for one".to_string());
+            }
             within("nat-a", "nft flush chain ip lab hole")?;
-            way = self.way(2)?;
+        }
+        // It is found again, and one that was not there has not come about.
+        if way == "directly" {
+            way = self.way()?;
         }
         let handshakes = self.handshakes()?;
         let arrived: usize = came.iter().map(BTreeMap::len).sum();
@@ -411,6 +426,10 @@ impl Running {
         let Some(input) = &mut self.child.stdin else { return Err("a process takes no lines".into()) };
         let text: String = numbers.map(|number| format!("line {number} {}\n", "x".repeat(number % 100))).collect();
         input.write_all(text.as_bytes()).and_then(|()| input.flush()).map_err(|error| error.to_string())
+    }
+
+    fn next_line(&self) -> Result<String, String> {
+        self.lines.recv_timeout(PATIENCE).map_err(|_| "a process says nothing".to_string())
     }
 
     /// Counts lines until there are so many different ones, or the time is over.

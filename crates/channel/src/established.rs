@@ -26,6 +26,8 @@ const ACK_RECORDS: u32 = 64;
 const PROBE_PAUSE: Duration = Duration::from_millis(500);
 /// Paths of the shell's choice that may be under trial at once: the oldest gives way.
 const TRIALS: usize = 32;
+/// PATHs that wait to be answered: those beyond are asked again.
+const REPLIES: usize = 4;
 /// An ACK that tells of committed messages waits only so long for more of them.
 const COMMIT_DELAY: Duration = Duration::from_millis(10);
 
@@ -84,8 +86,8 @@ pub(crate) struct Established<P: CryptoProvider> {
     no_probe_before: Timestamp,
     /// Paths that the shell wants to know of whether they lead to the peer.
     trials: Vec<Probe>,
-    /// A PATH that is to be answered, and where.
-    path_reply: Option<(PathId, [u8; 8])>,
+    /// PATHs that are to be answered, and where: one a path.
+    path_replies: Vec<(PathId, [u8; 8])>,
     /// Where START goes once, because S1.3 was repeated from there: anybody may have repeated it.
     start_path: Option<PathId>,
 }
@@ -113,7 +115,7 @@ impl<P: CryptoProvider> Established<P> {
             probe: None,
             no_probe_before: now,
             trials: Vec::new(),
-            path_reply: None,
+            path_replies: Vec::new(),
             start_path: None,
         }
     }
@@ -252,7 +254,9 @@ impl<P: CryptoProvider> Established<P> {
 
     /// A challenge has come on `path`.
     pub(crate) fn challenged(&mut self, path: PathId, challenge: [u8; 8]) {
-        self.path_reply = Some((path, challenge));
+        self.path_replies.retain(|(replied, _)| *replied != path);
+        self.path_replies.truncate(REPLIES - 1);
+        self.path_replies.push((path, challenge));
         // Each wants to go where the other comes from: one of the two stays, or they would change places for ever.
         if path == self.path && self.session.role() == Role::Initiator {
             self.probe = None;
@@ -260,8 +264,8 @@ impl<P: CryptoProvider> Established<P> {
     }
 
     /// The answer to a challenge that is to be sent now, and where; it counts as sent.
-    pub(crate) const fn take_path_reply(&mut self) -> Option<(PathId, [u8; 8])> {
-        self.path_reply.take()
+    pub(crate) fn take_path_reply(&mut self) -> Option<(PathId, [u8; 8])> {
+        self.path_replies.pop()
     }
 
     /// A challenge was answered on `path`. Returns whether it was ours: our records leave there now.
@@ -302,7 +306,7 @@ impl<P: CryptoProvider> Established<P> {
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         let start = (!self.own_start.acknowledged).then_some(self.own_start.repeat.next);
         let is_due = self.probe.iter().chain(&self.trials).any(|probe| probe.is_due);
-        let path = self.path_reply.is_some() || is_due;
+        let path = !self.path_replies.is_empty() || is_due;
         let path = path.then_some(Timestamp::from_micros(0));
         let said = start.into_iter().chain(self.ack_at).chain(path).filter(|_| self.unsaved == 0);
         said.chain(self.ends_at()).min()

@@ -28,5 +28,5 @@ pub use capabilities::{LinkCapabilities, Ordering};
 pub use error::{LinkError, LinkErrorKind};
 pub use faults::{Faults, Faulty};
 pub use frames::Frames;
-pub use link::{BoxFuture, Branch, FrameLink, Listener, Transport};
+pub use link::{BoxFuture, Branch, Branched, FrameLink, Listener, Transport};
 pub use places::Places;

@@ -15,6 +15,9 @@ use crate::{Frames, LinkCapabilities, LinkError};
 /// A future on the heap: for connecting and accepting, which are rare.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// A socket of which several links leave, and who waits for those of others there.
+pub type Branched = (Arc<dyn Branch>, Option<Box<dyn Listener>>);
+
 /// Carries whole frames both ways.
 ///
 /// Notes for implementers: every `poll_*` may be dropped and called again without losing or doubling a frame, and none
@@ -35,9 +38,9 @@ pub trait FrameLink: Send {
     }
 
     /// The socket beneath a link that was connected, for links to other places from the same address, and a listener for those
-    /// that others begin there, with records of a session and nothing else. None where there is no such thing, or it was taken
-    /// already.
-    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
+    /// that others begin there: none where an earlier link of the same socket has given it away. Only before anything else is
+    /// done with the link.
+    fn branch(&mut self) -> Option<Branched> {
         None
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct SendQueue {
     frames: Mutex<Frames>,
     filled: Notify,
     closing: AtomicBool,
+    /// What is queued is not wanted any more.
+    aborted: Notify,
     /// The driver found it full, and waits.
     wanted: AtomicBool,
     /// Wakes the driver when a queue that it wanted has room.
@@ -77,6 +79,7 @@ impl SendQueue {
             frames: Mutex::new(Frames::new()),
             filled: Notify::new(),
             closing: AtomicBool::new(false),
+            aborted: Notify::new(),
             wanted: AtomicBool::new(false),
             room,
             heard: AtomicBool::new(false),
@@ -147,6 +150,11 @@ impl SendQueue {
         self.filled.notify_one();
     }
 
+    /// The link ends at once.
+    pub(crate) fn abort(&self) {
+        self.aborted.notify_one();
+    }
+
     fn take(&self, into: &mut Frames) {
         std::mem::swap(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner), into);
         if self.wanted.swap(false, Ordering::AcqRel) {
@@ -167,7 +175,10 @@ pub(crate) async fn run(
     events: EventSenders,
     limit: Option<(Clock, Rate)>,
 ) {
-    let error = serve(id, &mut link, &queue, &events, limit).await.err();
+    let error = tokio::select! {
+        served = serve(id, &mut link, &queue, &events, limit) => served.err(),
+        () = queue.aborted.notified() => None,
+    };
     // Behind its last frames. The driver may be gone: then nobody wants to know.
     let events = if queue.is_proved() { events.links } else { events.strangers };
     let _ = events.send(LinkEvent::Ended { link: id, error }).await;

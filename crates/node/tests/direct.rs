@@ -9,9 +9,10 @@ use machines::{
     Machine, TestVault, meet, numbers, receive, run_relay, send_all,
     switch::{Switch, Switched},
 };
-use sealway_identity::Card;
+use sealway_identity::{Card, Policy};
 use sealway_node::{Builder, Channel, Node};
 use sealway_udp::Udp;
+use tokio::net::UdpSocket;
 
 const ANY_PORT: &str = "udp://127.0.0.1:0";
 /// What happens at all happens sooner.
@@ -52,6 +53,8 @@ async fn until_direct(nodes: &[Node; 2], channels: &mut [Channel; 2], count: u64
 
 struct Scene {
     relay: Node,
+    card: Card,
+    machines: [Machine; 2],
     nodes: [Node; 2],
     channels: [Channel; 2],
     switch: Switch,
@@ -64,7 +67,7 @@ async fn scene() -> Scene {
     let switch = Switch::default();
     let nodes = [builder(&left, &switch).start().await.unwrap(), builder(&right, &switch).start().await.unwrap()];
     let channels = meet([(&left, &card), (&right, &card)], [&nodes[0], &nodes[1]]).await;
-    Scene { relay: relay_node, nodes, channels, switch }
+    Scene { relay: relay_node, card, machines: [left, right], nodes, channels, switch }
 }
 
 #[tokio::test]
@@ -89,7 +92,7 @@ async fn two_clients_find_the_way_to_each_other_and_need_the_relay_no_more() {
 
 #[tokio::test]
 async fn a_direct_way_that_ends_costs_no_message_and_is_found_again() {
-    let Scene { nodes, mut channels, switch, .. } = scene().await;
+    let Scene { nodes, mut channels, switch, relay: _relay, .. } = scene().await;
     until_direct(&nodes, &mut channels, 1).await;
     {
         let [there, back] = &mut channels;
@@ -136,4 +139,68 @@ async fn who_wants_only_relays_is_reached_over_them_alone() {
         round_trip(&mut other).await;
     }
     assert_eq!((direct_peers(&middle_node).await, direct_peers(&closed_node).await), (1, 0));
+}
+
+#[tokio::test]
+async fn who_starts_again_is_found_again_and_nothing_is_lost_meanwhile() {
+    let Scene { card, machines: [left, right], nodes, mut channels, switch, relay } = scene().await;
+    until_direct(&nodes, &mut channels, 1).await;
+    let [left_node, right_node] = nodes;
+    let [there, back] = channels;
+    drop(back);
+    right_node.shutdown().await;
+    let waiting: Vec<_> = numbers(100);
+    send_all(&there, &waiting).await;
+    let right_node = builder(&right, &switch).start().await.unwrap();
+    right_node.attach(&card).await.unwrap();
+    let left_card = left.card_behind(&card);
+    let mut back = right_node.open(&left_card, Policy::only(&left_card)).await.unwrap();
+    assert_eq!(soon(receive(&mut back, 100)).await, waiting);
+    until_direct(&[left_node, right_node], &mut [there, back], 1).await;
+    relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn nobody_gets_a_handshake_answered_where_a_client_only_calls() {
+    let Scene { nodes, mut channels, machines: [_, right], relay, .. } = scene().await;
+    until_direct(&nodes, &mut channels, 1).await;
+    let route = nodes[0].route(channels[0].peer()).await.unwrap();
+    let place = route.last().unwrap().place.clone().unwrap();
+    let target = place.trim_start_matches("udp://").to_string();
+    // What somebody with the card would send there.
+    let trap = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let card = right.card_at(&format!("udp://{}", trap.local_addr().unwrap()));
+    let caller = Machine::new();
+    let calling = caller.builder().start().await.unwrap();
+    let _channel = calling.open(&card, Policy::only(&card)).await.unwrap();
+    let mut datagrams = Vec::new();
+    let mut buffer = [0; 2048];
+    while datagrams.iter().map(Vec::len).sum::<usize>() < 1246 {
+        let len = soon(trap.recv(&mut buffer)).await.unwrap();
+        datagrams.push(buffer[..len].to_vec());
+    }
+    let before = nodes[1].statistics().await.unwrap();
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    stranger.connect(&target).await.unwrap();
+    // Looks like a record: it makes a link.
+    stranger.send(&[0x94; 40]).await.unwrap();
+    soon(async {
+        while nodes[1].statistics().await.unwrap().refused_frames == before.refused_frames {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let between = nodes[1].statistics().await.unwrap();
+    for datagram in &datagrams {
+        stranger.send(datagram).await.unwrap();
+    }
+    soon(async {
+        while nodes[1].statistics().await.unwrap().refused_frames == between.refused_frames {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(nodes[1].statistics().await.unwrap().half_open_handshakes, 0);
+    assert!(stranger.try_recv(&mut buffer).is_err(), "nothing came back");
+    relay.shutdown().await;
 }

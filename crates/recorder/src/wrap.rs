@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use sealway_link::{BoxFuture, Branch, FrameLink, Frames, LinkCapabilities, LinkError, Listener, Transport};
+use sealway_link::{BoxFuture, Branch, Branched, FrameLink, Frames, LinkCapabilities, LinkError, Listener, Transport};
 use sealway_wire::Address;
 
 use crate::{Recorder, file::Direction};
@@ -45,11 +45,12 @@ impl FrameLink for RecordedLink {
         self.link.observed()
     }
 
-    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
+    fn branch(&mut self) -> Option<Branched> {
         let (branch, listener) = self.link.branch()?;
         let recorder = self.recorder.clone();
         let recorded = RecordedBranch { branch, recorder: recorder.clone() };
-        Some((Arc::new(recorded), Box::new(RecordedListener { listener, recorder })))
+        let listener = listener.map(|listener| Box::new(RecordedListener { listener, recorder }) as _);
+        Some((Arc::new(recorded), listener))
     }
 
     fn set_heard(&mut self) {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use sealway_link::{BoxFuture, Branch, FrameLink, LinkError, LinkErrorKind, Listener};
+use sealway_link::{BoxFuture, Branch, Branched, FrameLink, LinkError, LinkErrorKind, Listener};
 
 use crate::{
     link::UdpLink,
@@ -25,15 +25,11 @@ struct UdpBranch {
 }
 
 /// The branch of a link, and what comes to its socket from others.
-pub(crate) fn of(
-    open: &Arc<Open>,
-    peer: SocketAddr,
-    idle_timeout: Duration,
-    arrivals: Arrivals,
-) -> (Arc<dyn Branch>, Box<dyn Listener>) {
+pub(crate) fn of(open: &Arc<Open>, peer: SocketAddr, idle_timeout: Duration, arrivals: Option<Arrivals>) -> Branched {
     let open = Arc::downgrade(open);
     let branch = UdpBranch { open: open.clone(), peer, idle_timeout };
-    (Arc::new(branch), Box::new(Beside { open, arrivals, idle_timeout }))
+    let listener = arrivals.map(|arrivals| Box::new(Beside { open, arrivals, idle_timeout }) as _);
+    (Arc::new(branch), listener)
 }
 
 fn is_gone() -> LinkError {

@@ -22,7 +22,7 @@ mod socket;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -40,13 +40,21 @@ pub struct Udp {
     idle_timeout: Duration,
     local: Option<IpAddr>,
     port: u16,
+    /// The socket of that port.
+    shared: Arc<Mutex<Weak<Open>>>,
     /// Connections made so far: each begins with another address of a name.
     turn: Arc<AtomicUsize>,
 }
 
 impl Default for Udp {
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(90), local: None, port: 0, turn: Arc::default() }
+        Self {
+            idle_timeout: Duration::from_secs(90),
+            local: None,
+            port: 0,
+            shared: Arc::default(),
+            turn: Arc::default(),
+        }
     }
 }
 
@@ -57,7 +65,8 @@ impl Udp {
         Self { local: Some(address), ..self }
     }
 
-    /// Connects from this port if it is free, and from any other if it is not: for machines to which a router forwards it.
+    /// Connects from this port, all connections from one socket; from any other port if somebody else has it. For machines to
+    /// which a router forwards it.
     #[must_use]
     pub fn from_local_port(self, port: u16) -> Self {
         Self { port, ..self }
@@ -67,6 +76,27 @@ impl Udp {
     #[must_use]
     pub fn with_idle_timeout(self, limit: Duration) -> Self {
         Self { idle_timeout: limit, ..self }
+    }
+
+    /// A socket for a connection: that of the given port, if there is one, and it is free or ours already.
+    fn open_at(&self, local: IpAddr) -> std::io::Result<(Arc<Open>, Option<Arrivals>)> {
+        let open = |port| socket::open(SocketAddr::new(local, port), false);
+        let with = |(open, arrivals)| (open, Some(arrivals));
+        if self.port == 0 {
+            return open(0).map(with);
+        }
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |open: &Arc<Open>| open.socket.is_ipv6() == local.is_ipv6();
+        if let Some(open) = shared.upgrade().filter(fits) {
+            return Ok((open, None));
+        }
+        match open(self.port) {
+            Ok((open, arrivals)) => {
+                *shared = Arc::downgrade(&open);
+                Ok((open, Some(arrivals)))
+            }
+            Err(_) => open(0).map(with),
+        }
     }
 
     async fn connect_to(&self, address: &NetAddress<'_>) -> Result<UdpLink, LinkError> {
@@ -79,14 +109,11 @@ impl Udp {
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let local = self.local.filter(|local| local.is_ipv4() == target.is_ipv4()).unwrap_or(any);
-        // The port of an earlier link may still be in use.
-        let given = (self.port != 0).then(|| socket::open(SocketAddr::new(local, self.port), false));
-        let opened = given.and_then(Result::ok).map_or_else(|| socket::open(SocketAddr::new(local, 0), false), Ok);
-        let (open, arrivals) = opened.map_err(|error| sealway_ip::failure(error, address))?;
+        let (open, arrivals) = self.open_at(local).map_err(|error| sealway_ip::failure(error, address))?;
+        // The last link to there may still be ending.
         let inbox = open.socket.add(target, None).ok_or_else(unreachable)?;
         let mut link = UdpLink::new(open, inbox, target, self.idle_timeout)?;
-        // Nobody else is listened to, unless somebody takes it.
-        link.set_arrivals(arrivals);
+        link.set_beside(arrivals);
         Ok(link)
     }
 }

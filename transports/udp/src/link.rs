@@ -12,7 +12,7 @@ use std::{
 };
 
 use sealway_link::{
-    BoxFuture, Branch, FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind, Listener,
+    BoxFuture, Branched, FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind,
     fragment::{FRAGMENT, Fragment, Reassembler},
     recovery::{ACKNOWLEDGEMENT, OVERHEAD, PACKET, Recovery},
 };
@@ -86,8 +86,13 @@ pub struct UdpLink {
     timer: Pin<Box<Sleep>>,
     idle: Pin<Box<Sleep>>,
     linger: Option<Pin<Box<Sleep>>>,
-    /// What others send to the socket of a link that was connected.
-    arrivals: Option<Arrivals>,
+    /// For links beside this one, if it was connected: until it is used.
+    beside: Option<Beside>,
+}
+
+/// What others send to a socket, if this link is the first on it.
+pub(crate) struct Beside {
+    pub(crate) arrivals: Option<Arrivals>,
 }
 
 impl UdpLink {
@@ -124,12 +129,12 @@ impl UdpLink {
             timer: Box::pin(sleep(Duration::ZERO)),
             idle: Box::pin(sleep(idle_timeout)),
             linger: None,
-            arrivals: None,
+            beside: None,
         })
     }
 
-    pub(crate) fn set_arrivals(&mut self, arrivals: Arrivals) {
-        self.arrivals = Some(arrivals);
+    pub(crate) fn set_beside(&mut self, arrivals: Option<Arrivals>) {
+        self.beside = Some(Beside { arrivals });
     }
 
     /// Lets so many octets more leave to a peer whom nobody knows.
@@ -218,6 +223,8 @@ impl UdpLink {
 
     /// Sends what may leave, and waits for the time of what may not.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        // Nobody has asked for it: what comes from others is not kept.
+        self.beside = None;
         loop {
             if let Some(writable) = &mut self.writable {
                 ready!(writable.as_mut().poll(cx)).map_err(|error| sealway_ip::failure(error, self.peer))?;
@@ -352,8 +359,9 @@ impl FrameLink for UdpLink {
         Some(SocketAddr::new(self.peer.ip().to_canonical(), self.peer.port()))
     }
 
-    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
-        self.arrivals.take().map(|arrivals| branch::of(&self.open, self.peer, self.idle_timeout, arrivals))
+    fn branch(&mut self) -> Option<Branched> {
+        let beside = std::mem::take(&mut self.beside)?;
+        Some(branch::of(&self.open, self.peer, self.idle_timeout, beside.arrivals))
     }
 
     fn set_heard(&mut self) {

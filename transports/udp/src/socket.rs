@@ -132,6 +132,10 @@ impl Socket {
         self.io.local_addr()
     }
 
+    pub(crate) const fn is_ipv6(&self) -> bool {
+        self.is_ipv6
+    }
+
     /// The address as the socket writes it: one that carries IPv6 has IPv4 mapped into it. None: it does not reach it.
     pub(crate) fn reaches(&self, address: SocketAddr) -> Option<SocketAddr> {
         match address {

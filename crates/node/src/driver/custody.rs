@@ -140,6 +140,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         self.notice_return(now, id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        // What a relay says, or does not, tells nothing of who is reached without it.
+        if peer.direct.way().is_some() {
+            return;
+        }
         if peer.away.mailbox.is_some() && peer.away.since.is_none() {
             tracing::debug!(peer = %id.short(), "away: what is for it is left at the relay");
             peer.away.since = Some(now);

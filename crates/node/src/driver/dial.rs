@@ -64,6 +64,10 @@ pub(super) struct Link {
     pub(super) unproved: Option<Timestamp>,
     /// From where frames come, where others can send there, too.
     pub(super) observed: Option<SocketAddr>,
+    /// It leaves from the socket of the link of that dial, and carries records alone.
+    pub(super) beside: Option<usize>,
+    /// The peer to whom it leads, or may.
+    pub(super) leads_to: Option<IdentityId>,
     /// Nothing is lost or altered on it.
     is_reliable: bool,
     /// Somebody who is not on the path can send in another's name.
@@ -176,7 +180,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             loop {
                 match listener.accept().await {
                     Ok(link) => {
-                        if reports.send(Report::Accepted { link }).await.is_err() {
+                        if reports.send(Report::Accepted { link, beside: None }).await.is_err() {
                             return;
                         }
                     }
@@ -338,7 +342,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.dials[dial].error = Some(error.to_string());
                 self.retry_later(now, dial);
             }
-            Report::Accepted { link } => {
+            Report::Accepted { link, beside } => {
                 if !link.capabilities().allows_s1 {
                     self.statistics.refused_links += 1;
                     tracing::error!("a constrained link carries no S1 handshake: its peer has to be paired (C1)");
@@ -351,6 +355,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
                 let link = self.add_link(link, None);
                 self.expect_proof(now, link);
+                self.links.get_mut(&link).into_iter().for_each(|link| link.beside = beside);
             }
         }
     }
@@ -372,8 +377,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if !link.capabilities().forgeable_source {
             return false;
         }
-        let is_worthless =
-            |link: &Link| link.is_forgeable && !link.has_greeted && (!has_share || link.source == source);
+        let is_worthless = |link: &Link| {
+            let is_tried = link.leads_to.is_some();
+            link.is_forgeable && !link.has_greeted && !is_tried && (!has_share || link.source == source)
+        };
         let oldest = waiting().find(|(_, link)| is_worthless(link)).map(|(id, _)| *id);
         oldest.into_iter().for_each(|oldest| self.drop_link(now, oldest));
         oldest.is_some()
@@ -425,27 +432,35 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             return;
         }
         let Some(attachment) = self.dials[index].attachment() else { return };
-        let Some((branch, mut listener)) = link.branch() else { return };
+        let Some((branch, listener)) = link.branch() else { return };
         attachment.branch = Some(branch);
+        // The socket of an earlier link has its listener still.
+        let Some(mut listener) = listener else { return };
         let reports = self.senders.reports.clone();
         self.tasks.spawn(async move {
             // The listener ends with the socket.
             while let Ok(link) = listener.accept().await {
-                if reports.send(Report::Accepted { link }).await.is_err() {
+                if reports.send(Report::Accepted { link, beside: Some(index) }).await.is_err() {
                     return;
                 }
             }
         });
     }
 
-    /// A link to where a peer may be. None: too many are being tried.
-    pub(super) fn add_tried_link(&mut self, now: Timestamp, link: Box<dyn FrameLink>) -> Option<LinkId> {
-        if self.unproved.len() >= MAX_UNPROVED {
-            return None;
+    /// A link to where a peer may be, from the socket of the link of a dial.
+    pub(super) fn add_tried_link(
+        &mut self,
+        now: Timestamp,
+        link: Box<dyn FrameLink>,
+        beside: usize,
+        peer: IdentityId,
+    ) -> LinkId {
+        let id = self.add_link(link, None);
+        self.expect_proof(now, id);
+        if let Some(link) = self.links.get_mut(&id) {
+            (link.beside, link.leads_to) = (Some(beside), Some(peer));
         }
-        let link = self.add_link(link, None);
-        self.expect_proof(now, link);
-        Some(link)
+        id
     }
 
     /// Somebody has to authenticate on the link in time.
@@ -500,6 +515,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             paired,
             unproved: None,
             observed: link.observed(),
+            beside: None,
+            leads_to: None,
             is_reliable: capabilities.ordering == Ordering::Reliable,
             is_forgeable: capabilities.forgeable_source,
             has_greeted: false,
@@ -570,6 +587,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.link_ended(now, link);
     }
 
+    /// Ends a link at once: what is queued on it is lost.
+    pub(super) fn abort_link(&mut self, now: Timestamp, link: LinkId) {
+        if let Some(link) = self.links.get(&link) {
+            link.queue.abort();
+        }
+        self.link_ended(now, link);
+    }
+
     fn link_ended(&mut self, now: Timestamp, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
         if let Some(deadline) = link.unproved {
@@ -583,7 +608,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(peer) = link.paired {
             self.paired_link_ended(peer, id);
         }
-        if link.observed.is_some() {
+        if link.beside.is_some() {
             self.direct_link_ended(now, id);
         }
         let Some(index) = link.dial else { return };

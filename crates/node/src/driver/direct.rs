@@ -12,7 +12,7 @@ use sealway_channel::{ChannelId, PathId};
 use sealway_vault::Vault;
 use sealway_wire::{IdentityId, Timestamp};
 
-use super::{Driver, frames::as_flow};
+use super::{Driver, dial::Link, frames::as_flow};
 use crate::links::LinkId;
 
 /// Who exchanges messages only for so long is not worth a direct way.
@@ -24,13 +24,16 @@ const PAUSES: [Duration; 4] =
     [Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(300)];
 /// The same, after a direct way has ceased to answer.
 const PAUSE_AFTER_LOSS: Duration = Duration::from_secs(5);
-/// The peer has attempts made no more often.
+/// A peer, and a relay by what it says of us, has attempts made no more often.
 const TRIAL_PAUSE: Duration = Duration::from_secs(3);
 /// How often each address is asked, and how soon after the first time: the delay doubles.
 const TRIES: u32 = 7;
 const FIRST_TRY: Duration = Duration::from_millis(100);
-/// Ways that are tried at once, of one peer.
-const MAX_TRIED: usize = 16;
+/// Links to one peer beside its relay's at once, and those of which no answer has come yet, of all peers.
+const MAX_LINKS: usize = 12;
+const MAX_UNANSWERED: usize = 256;
+/// Of those links so many are kept that have answered.
+const MAX_ANSWERED: usize = 4;
 /// A direct way is asked for a sign of life so long after the last one if a message was exchanged meanwhile, and otherwise. RFC 4787
 /// lets a NAT forget after two minutes; many do after 30 seconds.
 const CHECK: Duration = Duration::from_secs(2);
@@ -49,9 +52,8 @@ pub(super) struct Direct {
     /// When the peer is to be asked where it can be reached, and how often it was asked in vain.
     ask_at: Option<Timestamp>,
     asked: usize,
-    /// When it was last told where we can be.
-    told_at: Option<Timestamp>,
-    /// When ways were last tried, and those that are being tried now.
+    /// When it has last had us try ways, by naming them and by trying one, and those that are being tried now.
+    named_at: Option<Timestamp>,
     tried_at: Option<Timestamp>,
     trial: Option<Trial>,
     asked_back_at: Option<Timestamp>,
@@ -67,7 +69,8 @@ struct Trial {
 
 struct Way {
     link: LinkId,
-    answered_at: Timestamp,
+    /// When something has last come of the peer on it.
+    heard_at: Timestamp,
     check_at: Timestamp,
     unanswered: u32,
 }
@@ -78,7 +81,7 @@ impl Direct {
         self.used_at = Some(now);
         match &mut self.way {
             // What was sent may have been lost: that is found out soon.
-            Some(way) if way.unanswered == 0 => way.check_at = way.check_at.min(way.answered_at.after(CHECK)),
+            Some(way) if way.unanswered == 0 => way.check_at = way.check_at.min(way.heard_at.after(CHECK)),
             Some(_) => {}
             None => self.ask_at = self.ask_at.or(Some(now.after(WORTHWHILE))),
         }
@@ -97,6 +100,13 @@ impl Direct {
     /// The link on which we send, if it is one without a relay.
     pub(super) fn way(&self) -> Option<LinkId> {
         self.way.as_ref().map(|way| way.link)
+    }
+
+    /// Something of the peer has come on a link. What it says may wait behind much else, and so may what it is asked.
+    pub(super) fn heard(&mut self, now: Timestamp, link: LinkId) {
+        if let Some(way) = self.way.as_mut().filter(|way| way.link == link) {
+            (way.heard_at, way.check_at, way.unanswered) = (now, now.after(CHECK_IDLE), 0);
+        }
     }
 
     /// The next question is due; the one after it is later.
@@ -126,22 +136,56 @@ impl Direct {
         trial.links.clone()
     }
 
+    /// Takes note that the peer has ways tried. Returns whether that is too soon after the last time.
+    fn is_named_again(&mut self, now: Timestamp) -> bool {
+        let is_early = self.named_at.is_some_and(|at| now.since(at) < TRIAL_PAUSE);
+        if !is_early {
+            self.named_at = Some(now);
+        }
+        is_early
+    }
+
+    /// Has ways tried, beside those that are.
+    fn try_links(&mut self, now: Timestamp, links: Vec<LinkId>) {
+        let before = self.trial.take().map_or_else(Vec::new, |trial| trial.links);
+        let mut all = links;
+        all.extend(before.into_iter().filter(|link| !all.contains(link)).collect::<Vec<_>>());
+        all.truncate(MAX_LINKS);
+        self.trial = (!all.is_empty()).then_some(Trial { links: all, next: now, tries: 0 });
+    }
+
     /// The peer tries a link. Returns whether it is asked back on it now. As long as there is no way it is asked again: the answer may
     /// be lost, and the peer has no reason to try once more when it has its own.
     fn is_tried(&mut self, now: Timestamp, link: LinkId) -> bool {
         let is_early = |at: Option<Timestamp>, pause| at.is_some_and(|at| now.since(at) < pause);
-        match &mut self.trial {
-            Some(trial) if trial.links.contains(&link) || trial.links.len() >= MAX_TRIED => {}
-            Some(trial) => trial.links.push(link),
-            None if self.way.is_none() && !is_early(self.tried_at, TRIAL_PAUSE) => {
-                self.tried_at = Some(now);
-                self.trial = Some(Trial { links: vec![link], next: now.after(FIRST_TRY), tries: 1 });
-            }
-            None => {}
+        let is_known = self.trial.as_ref().is_some_and(|trial| trial.links.contains(&link));
+        if self.way.is_none() && !is_known && !is_early(self.tried_at, TRIAL_PAUSE) {
+            self.tried_at = Some(now);
+            self.try_links(now, vec![link]);
         }
         let asks_back = !is_early(self.asked_back_at, ASK_BACK);
         self.asked_back_at = if asks_back { Some(now) } else { self.asked_back_at };
         asks_back
+    }
+
+    /// A new session knows nothing of the way: it has to answer anew.
+    fn prove_again(&mut self, now: Timestamp) {
+        if let Some(way) = self.way.take() {
+            self.try_links(now, vec![way.link]);
+        }
+    }
+
+    /// We are seen elsewhere.
+    fn moved(&mut self, now: Timestamp) {
+        self.doubt(now);
+        self.asked = 0;
+        let pause = if self.named_at.is_some_and(|at| now.since(at) < TRIAL_PAUSE) { TRIAL_PAUSE } else { WORTHWHILE };
+        self.ask_at = self.ask_at.map(|at| at.min(now.after(pause)));
+    }
+
+    /// The way may have ended.
+    fn doubt(&mut self, now: Timestamp) {
+        self.way.iter_mut().filter(|way| way.unanswered == 0).for_each(|way| way.check_at = now);
     }
 
     /// Whether something is done about the way now.
@@ -161,7 +205,7 @@ impl Direct {
 
     /// The peer has answered on a link. Returns whether that is the one on which we send from now on.
     fn answered(&mut self, now: Timestamp, link: LinkId) -> bool {
-        let answered = Way { link, answered_at: now, check_at: now.after(CHECK_IDLE), unanswered: 0 };
+        let answered = Way { link, heard_at: now, check_at: now.after(CHECK_IDLE), unanswered: 0 };
         match &mut self.way {
             Some(way) if way.link == link => {
                 *way = answered;
@@ -178,6 +222,13 @@ impl Direct {
     }
 }
 
+/// Where we can be reached, as far as we know.
+#[derive(Clone, Copy)]
+struct Own {
+    local: Option<SocketAddr>,
+    seen: SocketAddr,
+}
+
 /// What is due for a direct way.
 enum Check {
     Nothing,
@@ -189,7 +240,9 @@ enum Check {
 }
 
 /// Whether an address that a peer has named may be sent to: one of a kind that we have, too, and not our own.
-fn may_be_tried(address: SocketAddr, own: &[SocketAddr]) -> bool {
+///
+/// `local` is what the machine itself says, the other what a relay says of us.
+fn may_be_tried(address: SocketAddr, own: Own) -> bool {
     let ip = address.ip();
     let (is_local, is_everybody) = match ip {
         std::net::IpAddr::V4(ip) => (ip.is_link_local(), ip.is_broadcast() || ip.octets()[0] == 0),
@@ -197,8 +250,8 @@ fn may_be_tried(address: SocketAddr, own: &[SocketAddr]) -> bool {
     };
     let is_place = !ip.is_unspecified() && !ip.is_multicast() && !is_local && !is_everybody;
     // Nobody has us talk to what listens on this machine alone.
-    let is_ours = !ip.is_loopback() || own.iter().any(|own| own.ip().is_loopback());
-    is_place && is_ours && !own.contains(&address)
+    let is_ours = !ip.is_loopback() || own.local.is_some_and(|local| local.ip().is_loopback());
+    is_place && is_ours && own.local != Some(address) && own.seen != address
 }
 
 impl<V: Vault + Clone + 'static> Driver<V> {
@@ -227,22 +280,24 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    /// Where we can be reached, as far as we know: over the relay of the flow to a peer.
-    fn own_candidates(&self, id: IdentityId) -> Vec<SocketAddr> {
-        let index = self.peers.get(&id).and_then(|peer| peer.route).and_then(as_flow).map(|(index, _)| index);
-        let beside = index.and_then(|index| self.dials.get(index)).and_then(super::dial::Dial::beside);
-        let Some((branch, seen)) = beside else { return Vec::new() };
-        let local = branch.address().filter(|local| *local != seen);
-        local.into_iter().chain([seen]).collect()
+    /// The dial of the relay over which the flow to a peer leads.
+    fn dial_of(&self, id: IdentityId) -> Option<usize> {
+        self.peers.get(&id).and_then(|peer| peer.route).and_then(as_flow).map(|(index, _)| index)
     }
 
+    fn own_candidates(&self, id: IdentityId) -> Option<Own> {
+        let (branch, seen) = self.dials.get(self.dial_of(id)?)?.beside()?;
+        Some(Own { local: branch.address(), seen })
+    }
+
+    /// Says over the flow, which always leads there, where we can be reached.
     fn tell_candidates(&mut self, now: Timestamp, id: IdentityId, channel: ChannelId, answer_wanted: bool) {
-        let own = self.own_candidates(id);
-        let Some(peer) = self.peers.get_mut(&id).filter(|_| !own.is_empty()) else { return };
-        peer.direct.told_at = Some(now);
+        let Some(Own { local, seen }) = self.own_candidates(id) else { return };
+        let Some(route) = self.peers.get(&id).and_then(|peer| peer.route) else { return };
+        let own: Vec<SocketAddr> = local.into_iter().filter(|local| *local != seen).chain([seen]).collect();
         let mut frame = std::mem::take(&mut self.scratch.inner);
         match self.endpoint.seal_candidates(now, channel, &own, answer_wanted, &mut frame) {
-            Ok(outgoing) => self.transmit(now, outgoing.path, &frame[..outgoing.len]),
+            Ok(outgoing) => self.transmit(now, route, &frame[..outgoing.len]),
             Err(error) => tracing::debug!(%error, "a peer is not told where it can reach us"),
         }
         self.scratch.inner = frame;
@@ -256,77 +311,99 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         addresses: &[SocketAddr],
         wanted: bool,
     ) {
-        let id = self.by_channel.get(&channel).copied();
-        let Some(id) = id.filter(|id| self.peers.contains_key(id) && !self.is_relayed_only) else { return };
-        let own = self.own_candidates(id);
-        let Some(peer) = self.peers.get_mut(&id).filter(|_| !own.is_empty()) else { return };
-        let is_early = |at: Option<Timestamp>, pause| at.is_some_and(|at| now.since(at) < pause);
-        // The answer to our question is no question.
-        if wanted && !is_early(peer.direct.told_at, FIRST_TRY) {
-            self.tell_candidates(now, id, channel, false);
-        }
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if peer.direct.way.is_some() || (peer.direct.trial.is_none() && is_early(peer.direct.tried_at, TRIAL_PAUSE)) {
+        if self.is_relayed_only {
             return;
         }
-        let known = peer.direct.trial.take().map_or_else(Vec::new, |trial| trial.links);
-        let mut links = known.clone();
-        for address in addresses.iter().filter(|address| may_be_tried(**address, &own)) {
-            let there = self.link_to(now, id, *address).filter(|link| !links.contains(link));
-            links.extend(there.filter(|_| known.len() < MAX_TRIED));
+        let Some(id) = self.by_channel.get(&channel).copied() else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // With whom nothing is exchanged, it is not told where we are, and nothing is done for it.
+        if !peer.direct.is_used(now) || peer.direct.is_named_again(now) {
+            return;
         }
-        if let Some(peer) = self.peers.get_mut(&id).filter(|_| !links.is_empty()) {
-            peer.direct.tried_at = Some(now);
-            peer.direct.trial = Some(Trial { links, next: now, tries: 0 });
+        if wanted {
+            // Who asks has no way, and may have had one.
+            peer.direct.doubt(now);
+            self.tell_candidates(now, id, channel, false);
+        } else if peer.direct.way.is_some() {
+            return;
+        }
+        let Some(own) = self.own_candidates(id) else { return };
+        let mut links = Vec::new();
+        for address in addresses.iter().filter(|address| may_be_tried(**address, own)) {
+            links.extend(self.link_to(now, id, *address));
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.direct.try_links(now, links);
         }
         self.handle_direct(now, id);
     }
 
     /// A link to an address that a peer has named, from the socket that leads to the relay of its flow.
     fn link_to(&mut self, now: Timestamp, id: IdentityId, address: SocketAddr) -> Option<LinkId> {
-        let there = self.links.iter().find(|(_, link)| link.observed == Some(address)).map(|(id, _)| *id);
-        if there.is_some() {
-            return there;
+        let index = self.dial_of(id)?;
+        let there = self.links.iter().find(|(_, link)| {
+            link.observed == Some(address) && link.beside == Some(index) && link.leads_to.is_none_or(|to| to == id)
+        });
+        if let Some((there, _)) = there {
+            return Some(*there);
         }
-        let (index, _) = self.peers.get(&id).and_then(|peer| peer.route).and_then(as_flow)?;
+        let is_tried = |link: &&Link| link.leads_to.is_some() && link.unproved.is_some();
+        let of_peer = self.links.values().filter(|link| link.leads_to == Some(id)).count();
+        if of_peer >= MAX_LINKS || self.links.values().filter(is_tried).count() >= MAX_UNANSWERED {
+            return None;
+        }
         let (branch, _) = self.dials.get(index)?.beside()?;
         let link = branch.connect(address).inspect_err(|error| tracing::debug!(%error, "no way to a peer")).ok()?;
-        self.add_tried_link(now, link)
+        Some(self.add_tried_link(now, link, index, id))
+    }
+
+    /// Whether a link may be a way to a peer: it leaves from the socket that leads to the relay of its flow, and leads to nobody else.
+    fn may_lead_to(&self, link: LinkId, id: IdentityId) -> bool {
+        let found = self.links.get(&link).filter(|found| found.beside.is_some() && found.beside == self.dial_of(id));
+        found.is_some_and(|found| found.leads_to.is_none_or(|to| to == id))
     }
 
     /// The peer tries a way that may lead here: whether it leads there is asked on the same.
     pub(super) fn path_tried(&mut self, now: Timestamp, channel: ChannelId, path: PathId) {
         let id = self.by_channel.get(&channel).copied();
-        let Some(peer) = id.and_then(|id| self.peers.get_mut(&id)).filter(|_| !self.is_relayed_only) else { return };
-        if peer.route.is_some() && self.links.contains_key(&LinkId(path.0)) && peer.direct.is_tried(now, LinkId(path.0))
-        {
+        let Some(id) = id.filter(|id| !self.is_relayed_only && self.may_lead_to(LinkId(path.0), *id)) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.direct.is_tried(now, LinkId(path.0)) {
             self.endpoint.try_path(channel, path);
         }
     }
 
     /// A way leads to the peer and back.
     pub(super) fn path_answered(&mut self, now: Timestamp, channel: ChannelId, path: PathId) {
-        let (id, link) = (self.by_channel.get(&channel).copied(), LinkId(path.0));
-        let Some(peer) = id.and_then(|id| self.peers.get_mut(&id)) else { return };
-        let Some(found) = self.links.get_mut(&link) else { return };
+        let link = LinkId(path.0);
+        let id = self.by_channel.get(&channel).copied();
+        let Some(id) = id.filter(|id| self.may_lead_to(link, *id)) else { return };
+        let (Some(peer), Some(found)) = (self.peers.get_mut(&id), self.links.get_mut(&link)) else { return };
         // Whoever named the address: somebody with the keys of the session is there.
-        found.has_greeted = true;
+        (found.has_greeted, found.leads_to) = (true, Some(id));
         if let Some(deadline) = found.unproved.take() {
             self.unproved.remove(&(deadline, link));
         }
         found.queue.set_proved();
         if peer.direct.answered(now, link) {
-            tracing::info!(peer = %peer.id.short(), place = ?found.observed, "reached without the relay");
+            tracing::info!(peer = %id.short(), place = ?found.observed, "reached without the relay");
             self.statistics.direct_ways += 1;
             peer.wake();
             self.endpoint.reroute(channel, path);
         }
+        let way = peer.direct.way();
+        let is_kept = |(link, found): &(&LinkId, &Link)| {
+            found.leads_to == Some(id) && found.unproved.is_none() && Some(**link) != way
+        };
+        let mut answered: Vec<LinkId> = self.links.iter().filter(is_kept).map(|(link, _)| *link).collect();
+        answered.sort_unstable_by(|left, right| right.cmp(left));
+        answered.into_iter().skip(MAX_ANSWERED).for_each(|oldest| self.drop_link(now, oldest));
     }
 
     /// Sends over the relay again. What went the direct way and was not acknowledged, if it `is_lost`, too.
     fn leave_direct(&mut self, now: Timestamp, id: IdentityId, is_lost: bool) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(way) = peer.direct.way.take() else { return };
+        let way = peer.direct.way.take();
         if let (Some(channel), Some(route)) = (peer.channel, peer.route) {
             self.endpoint.pin_path(channel, route);
         }
@@ -336,21 +413,26 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             peer.direct.ask_at = Some(now.after(PAUSE_AFTER_LOSS));
         }
         peer.wake();
-        self.drop_link(now, way.link);
+        // What waits there goes over the relay now, and the address is to be free for another try.
+        way.into_iter().for_each(|way| self.abort_link(now, way.link));
     }
 
     /// A link is gone: those whom it led to are sent to over the relay.
     pub(super) fn direct_link_ended(&mut self, now: Timestamp, link: LinkId) {
-        let over = |peer: &&super::peer::Peer| peer.direct.way() == Some(link);
-        let lost: Vec<IdentityId> = self.peers.values().filter(over).map(|peer| peer.id).collect();
-        lost.into_iter().for_each(|id| self.leave_direct(now, id, true));
+        let channels: Vec<_> =
+            self.peers.values().filter_map(|peer| peer.route.and(Some((peer.id, peer.channel?)))).collect();
+        for (id, channel) in channels {
+            let is_way = self.peers.get(&id).is_some_and(|peer| peer.direct.way() == Some(link));
+            if is_way || self.endpoint.path(channel) == Some(PathId(link.0)) {
+                self.leave_direct(now, id, true);
+            }
+        }
     }
 
-    /// A new session with a peer begins on the flow; the direct way is not worse for it.
-    pub(super) fn keep_direct(&mut self, channel: ChannelId, id: IdentityId) {
-        let way = self.peers.get(&id).and_then(|peer| peer.direct.way());
-        if let Some(link) = way.filter(|link| self.links.contains_key(link)) {
-            self.endpoint.reroute(channel, PathId(link.0));
+    /// A new session with a peer begins on the flow, until the way has answered under it.
+    pub(super) fn prove_direct(&mut self, now: Timestamp, id: IdentityId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.direct.prove_again(now);
         }
     }
 
@@ -362,11 +444,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         // What was tried in vain may succeed from there, and a way from where we were may have ended.
         for peer in self.peers.values_mut() {
             let is_over = peer.route.and_then(as_flow).is_some_and(|(over, _)| over == index);
-            if is_over && peer.direct.used_at.is_some() {
-                peer.direct.asked = 0;
-                let soon = now.after(WORTHWHILE);
-                peer.direct.ask_at = peer.direct.ask_at.map(|at| at.min(soon));
-                peer.direct.way.iter_mut().for_each(|way| way.check_at = now);
+            if is_over && peer.direct.is_used(now) {
+                peer.direct.moved(now);
             }
         }
     }
@@ -385,7 +464,8 @@ mod tests {
     #[test]
     fn only_places_are_tried_that_may_be_the_peers() {
         // Specification: [M54].
-        let own = addresses(&["192.168.1.2:7000", "203.0.113.1:7000"]);
+        let [local, seen] = ["192.168.1.2:7000", "203.0.113.1:7000"].map(|text| text.parse().unwrap());
+        let own = Own { local: Some(local), seen };
         let refused = [
             "0.0.0.0:1",
             "0.1.2.3:1",
@@ -400,13 +480,16 @@ mod tests {
             "[ff02::1]:1",
         ];
         for address in addresses(&refused) {
-            assert!(!may_be_tried(address, &own), "{address}");
+            assert!(!may_be_tried(address, own), "{address}");
         }
         for address in addresses(&["192.168.1.2:7001", "192.168.1.3:7000", "203.0.113.1:7001", "[2001:db8::1]:1"]) {
-            assert!(may_be_tried(address, &own), "{address}");
+            assert!(may_be_tried(address, own), "{address}");
         }
         // Where all is on one machine, that machine is where peers are.
-        assert!(may_be_tried("127.0.0.1:80".parse().unwrap(), &addresses(&["127.0.0.1:81"])));
+        let here = "127.0.0.1:81".parse().unwrap();
+        assert!(may_be_tried("127.0.0.1:80".parse().unwrap(), Own { local: Some(here), seen: here }));
+        // A relay's word is not enough for that.
+        assert!(!may_be_tried("127.0.0.1:80".parse().unwrap(), Own { seen: here, ..own }));
     }
 
     fn seconds(number: u64) -> Timestamp {
@@ -427,6 +510,33 @@ mod tests {
         }
         assert_eq!(asked, [1, 11, 41, 101, 401, 701]);
         assert_eq!(direct.next_timeout(), None, "nobody is woken for who says nothing");
+    }
+
+    #[test]
+    fn a_way_on_which_anything_comes_is_not_given_up() {
+        let mut direct = Direct::default();
+        direct.used(seconds(0));
+        direct.answered(seconds(0), LinkId(1));
+        for second in 0..100 {
+            direct.used(seconds(second));
+            direct.heard(seconds(second), LinkId(1));
+            assert!(!matches!(direct.take_due_check(seconds(second)), Check::Lost));
+        }
+        direct.heard(seconds(101), LinkId(2));
+        let lost = (100..110).find(|second| {
+            direct.used(seconds(*second));
+            matches!(direct.take_due_check(seconds(*second)), Check::Lost)
+        });
+        assert_eq!(lost, Some(104), "another link is another link");
+    }
+
+    #[test]
+    fn a_peer_that_names_addresses_again_and_again_is_not_followed() {
+        let mut direct = Direct::default();
+        let named = (0..100_u64).filter(|tenth| !direct.is_named_again(Timestamp::from_micros(tenth * 100_000)));
+        assert_eq!(named.count(), 4, "in ten seconds");
+        direct.try_links(seconds(0), (0..100).map(LinkId).collect());
+        assert_eq!(direct.take_due_trial(seconds(0)).len(), MAX_LINKS);
     }
 
     #[test]

@@ -54,6 +54,10 @@ pub(super) fn seal_hop_frame<V: Vault + Clone + 'static>(
     })
 }
 
+fn is_record(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| RecordHeader::is_data(*first))
+}
+
 impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn handle_frames(&mut self, now: Timestamp, link: LinkId, mut frames: Frames) {
         // Who has authenticated on a link is not made to share what others at its address may spend.
@@ -62,24 +66,34 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             None if found.paired.is_some() => found.source,
             None => Source::proven(!link.0),
         };
-        let Some((source, paired)) = self.links.get(&link).map(|found| (source(found), found.paired)) else { return };
+        let Some(found) = self.links.get(&link) else { return };
+        let (source, paired, is_beside, leads_to) =
+            (source(found), found.paired, found.beside.is_some(), found.leads_to);
+        let mut is_heard = false;
         for index in 0..frames.len() {
             let Some(frame) = frames.get_mut(index) else { break };
             match paired {
                 Some(peer) => self.handle_paired_frame(now, peer, source, frame),
-                None if Fragment::is_one(frame) => {
-                    if let Some(mut whole) = self.reassemble(now, link, frame) {
-                        self.handle_frame(now, PathId(link.0), source, &mut whole);
-                    }
-                }
-                None => self.handle_frame(now, PathId(link.0), source, frame),
+                None if Fragment::is_one(frame) => match self.reassemble(now, link, frame) {
+                    // Handshakes go where peers can be called.
+                    Some(whole) if is_beside && !is_record(&whole) => self.statistics.refused_frames += 1,
+                    Some(mut whole) => is_heard |= self.handle_frame(now, PathId(link.0), source, &mut whole),
+                    None => {}
+                },
+                None if is_beside && !is_record(frame) => self.statistics.refused_frames += 1,
+                None => is_heard |= self.handle_frame(now, PathId(link.0), source, frame),
             }
+        }
+        if let Some(peer) = leads_to.filter(|_| is_heard).and_then(|peer| self.peers.get_mut(&peer)) {
+            peer.direct.heard(now, link);
         }
     }
 
-    fn handle_frame(&mut self, now: Timestamp, path: PathId, source: Source, frame: &mut [u8]) {
+    /// Returns whether the frame is one of those that it says it is.
+    fn handle_frame(&mut self, now: Timestamp, path: PathId, source: Source, frame: &mut [u8]) -> bool {
         let kind = frame.first().copied().unwrap_or(0);
         let received = self.endpoint.handle_frame(now, path, source, frame);
+        let is_genuine = received.is_ok();
         // Nobody else has anything to prove: the links of others are not looked up for each frame.
         if !self.unproved.is_empty()
             && received.is_ok()
@@ -128,6 +142,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 tracing::debug!(%error, "a frame was refused");
             }
         }
+        is_genuine
     }
 
     // ---- as a client of a relay ----

@@ -55,9 +55,20 @@ use crate::{
 
 /// What tasks of the driver report, beside the links.
 pub(crate) enum Report {
-    Connected { dial: usize, link: Box<dyn FrameLink>, place: String },
-    NotConnected { dial: usize, error: LinkError },
-    Accepted { link: Box<dyn FrameLink> },
+    Connected {
+        dial: usize,
+        link: Box<dyn FrameLink>,
+        place: String,
+    },
+    NotConnected {
+        dial: usize,
+        error: LinkError,
+    },
+    /// `beside`: at the socket of the link of that dial.
+    Accepted {
+        link: Box<dyn FrameLink>,
+        beside: Option<usize>,
+    },
 }
 
 /// Everything of a node.
@@ -390,7 +401,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 } else {
                     self.prove_link(channel);
                     self.peer_opened(now, channel, &peer, context);
-                    self.keep_direct(channel, peer.id());
+                    self.prove_direct(now, peer.id());
                 }
             }
             Event::Renewed { channel, peer } => {
@@ -401,7 +412,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 } else {
                     self.prove_link(channel);
                     self.peer_renewed(now, channel, &peer);
-                    self.keep_direct(channel, peer.id());
+                    self.prove_direct(now, peer.id());
                 }
             }
             Event::Moved { channel, path } => {

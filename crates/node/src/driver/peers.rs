@@ -17,6 +17,7 @@ use super::{
     Driver,
     custody::Pushed,
     dial::Purpose,
+    direct::Direct,
     frames::{flow_path, is_flow_over},
     peer::Peer,
 };
@@ -473,7 +474,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let Some(id) = self.by_channel.remove(&channel) else { return };
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.channel = None;
+            (peer.channel, peer.direct) = (None, Direct::default());
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use sealway_link::{BoxFuture, Branch, FrameLink, Frames, LinkCapabilities, LinkError, Listener, Transport};
+use sealway_link::{BoxFuture, Branch, Branched, FrameLink, Frames, LinkCapabilities, LinkError, Listener, Transport};
 use sealway_udp::Udp;
 use sealway_wire::Address;
 
@@ -94,10 +94,11 @@ impl FrameLink for Cut {
         self.link.observed()
     }
 
-    fn branch(&mut self) -> Option<(Arc<dyn Branch>, Box<dyn Listener>)> {
+    fn branch(&mut self) -> Option<Branched> {
         let (branch, listener) = self.link.branch()?;
         let switch = self.switch.clone();
-        let listener = Box::new(Beside { inner: listener, switch: switch.clone() });
+        let beside = |listener| Box::new(Beside { inner: listener, switch: switch.clone() }) as _;
+        let listener = listener.map(beside);
         Some((Arc::new(Beside { inner: branch, switch }), listener))
     }
 

@@ -162,6 +162,7 @@ async fn who_starts_again_is_found_again_and_nothing_is_lost_meanwhile() {
 
 #[tokio::test]
 async fn nobody_gets_a_handshake_answered_where_a_client_only_calls() {
+    // Specification: [M55].
     let Scene { nodes, mut channels, machines: [_, right], relay, .. } = scene().await;
     until_direct(&nodes, &mut channels, 1).await;
     let route = nodes[0].route(channels[0].peer()).await.unwrap();

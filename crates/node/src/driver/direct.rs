@@ -12,7 +12,7 @@ use sealway_channel::{ChannelId, PathId};
 use sealway_vault::Vault;
 use sealway_wire::{IdentityId, Timestamp};
 
-use super::{Driver, dial::Link, frames::as_flow};
+use super::{Driver, frames::as_flow, link::Link};
 use crate::links::LinkId;
 
 /// Who exchanges messages only for so long is not worth a direct way.

@@ -12,7 +12,7 @@ use sealway_wire::{
     hop::{HopFrame, Registration, Verdict},
 };
 
-use super::{Driver, Scratch, custody::Pushed, dial::Link, peers::Stored};
+use super::{Driver, Scratch, custody::Pushed, link::Link, peers::Stored};
 use crate::links::LinkId;
 
 /// A path is a link, by its number, or a flow: this bit, the number of the dial, and the number of the flow.

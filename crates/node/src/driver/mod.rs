@@ -1,6 +1,9 @@
 //! The driver: the one task that owns the state machines.
 //!
-//! * [`dial`]: links: connecting, listening, and what becomes of them.
+//! * [`admission`]: who is admitted, when that changes.
+//! * [`attachment`]: the relays that we are attached to.
+//! * [`dial`]: connecting, and staying connected.
+//! * [`link`]: links: listening, strangers, and what becomes of them.
 //! * [`fragments`]: frames that come in several datagrams.
 //! * [`direct`]: the way to a peer without the relay.
 //! * [`frames`]: frames in and out, and the hop protocol.
@@ -11,12 +14,15 @@
 //! * [`probe`]: how far the way to somebody is open.
 //! * [`letters`]: what is sealed to a peer with whom there is no session; prekeys.
 
+mod admission;
+mod attachment;
 mod custody;
 mod dial;
 mod direct;
 mod fragments;
 mod frames;
 mod letters;
+mod link;
 mod paired;
 mod peer;
 mod peers;
@@ -41,7 +47,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{dial::Dial, dial::Link, paired::Paired, peer::Peer, peers::Stored, probe::Ping};
+use self::{dial::Dial, link::Link, paired::Paired, peer::Peer, peers::Stored, probe::Ping};
 use crate::{
     RelayConfig,
     clock::Clock,

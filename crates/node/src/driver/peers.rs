@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sealway_channel::{ChannelId, Context, MAX_RECORD, PathId, Record, StateError};
+use sealway_channel::{ChannelId, Context, PathId, Record, StateError};
 use sealway_identity::{Card, Mailbox, PayloadParts, Policy};
 use sealway_routing::{Batch, Delivery, Deposited, Intake, Marks, Push, Question, SendOptions, SessionId, StoreError};
 use sealway_vault::Vault;
 use sealway_wire::{
     BoxName, Cid, IdentityId, Instance, Lane, MessageId, PrekeyId, Timestamp,
-    content::{CloseReason, Committed, Reliable},
+    content::{Committed, Reliable},
     hop::Verdict,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -21,7 +21,7 @@ use super::{
     frames::{flow_path, is_flow_over},
     peer::Peer,
 };
-use crate::{NodeError, Progress, Receipt, handle::Channel, links::LinkId, shared::Told, writer::Completed};
+use crate::{NodeError, Progress, Receipt, handle::Channel, shared::Told, writer::Completed};
 
 /// When nothing at all was heard of the peer for so long although messages are under way, a new session is made.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -476,38 +476,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(peer) = self.peers.get_mut(&id) {
             (peer.channel, peer.direct) = (None, Direct::default());
         }
-    }
-
-    /// Admits these, and those to whom we have opened a channel; the others are cut off.
-    pub(super) fn accept_only(&mut self, now: Timestamp, mut policy: Policy) {
-        let opened = self.peers.values().filter(|peer| peer.card.is_some()).map(|peer| peer.id);
-        opened.chain(self.dials.iter().map(|dial| dial.card.id())).for_each(|id| policy.admit(id));
-        let known = self.served.keys().chain(self.by_channel.keys());
-        let is_out = |channel: &&ChannelId| {
-            let peer = self.endpoint.peer(**channel);
-            peer.is_some_and(|peer| !policy.decide(&peer).is_allow())
-        };
-        let out: Vec<ChannelId> = known.filter(is_out).copied().collect();
-        self.endpoint.set_accepted(policy);
-        out.into_iter().for_each(|channel| self.cut_off(now, channel));
-        self.admit_at_relays(now);
-    }
-
-    /// Ends everything with a peer that is not admitted any more.
-    pub(super) fn cut_off(&mut self, now: Timestamp, channel: ChannelId) {
-        let peer = self.endpoint.peer(channel).map(|id| id.short().to_string());
-        tracing::info!(?peer, "not admitted any more");
-        let path = self.endpoint.path(channel).map(|path| LinkId(path.0)).filter(|link| self.links.contains_key(link));
-        let link = self.served.get(&channel).copied().or(path);
-        self.endpoint.close(channel, CloseReason::Policy);
-        // CLOSE leaves before what ends the link.
-        let mut frame = vec![0; MAX_RECORD + 64];
-        while let Some(outgoing) = self.endpoint.poll_transmit(now, &mut frame) {
-            self.transmit(now, outgoing.path, &frame[..outgoing.len]);
-        }
-        self.endpoint.forget(channel);
-        self.peer_closed(channel);
-        link.into_iter().for_each(|link| self.drop_link(now, link));
     }
 
     // ---- records ----

@@ -27,8 +27,9 @@ cargo xtask vectors                      writes docs/vectors anew, and from them
 cargo xtask hostile [--long]             attacks a relay at full size, and holds the honest pair's rate against half of it
 cargo xtask simulate [--long | SEED]     simulates constrained pairings, 100,000 seeds of network, clock and power; 10,000,000; or one
                                          seed again
-cargo xtask netlab                       runs two machines behind NATs, in namespaces: mappings, loss, MTU, addresses that change; as root;
-                                         and how flows over UDP share a path with one over TCP
+cargo xtask netlab [fairness]            runs two machines behind NATs, in namespaces: mappings, loss, MTU, addresses that change; as root;
+                                         and how flows over UDP share a path with one over TCP, which it
+                                         does alone if asked for
 cargo xtask model                        runs the symbolic models in docs/models with Verifpal, which it installs with nightly
 cargo xtask fuzz [--seconds N]           runs every fuzz target for so long (30), with nightly and cargo-fuzz";
 
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         },
         Some((&"model", [])) => models::run(),
         Some((&"netlab", [])) => netlab::run_all(true),
+        Some((&"netlab", ["fairness"])) => netlab::run_fairness(),
         Some((&"fuzz", [])) => fuzz::run(30),
         Some((&"fuzz", [option, seconds])) if *option == "--seconds" => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),

@@ -89,6 +89,16 @@ pub(crate) fn run_all(is_whole: bool) -> Result<(), String> {
         println!("network namespaces cannot be made here: nothing is run (root, iproute2 and nftables are needed)");
         return Ok(());
     }
+    run_pairs(is_whole)?;
+    if is_whole { run_fairness() } else { fairness::run_all("debug", &fairness::SHORT) }
+}
+
+/// How paths are shared, alone.
+pub(crate) fn run_fairness() -> Result<(), String> {
+    fairness::run_all("release", &fairness::PATHS)
+}
+
+fn run_pairs(is_whole: bool) -> Result<(), String> {
     run(&["cargo", "build", "--quiet", "--package", "sealway-cli"])?;
     println!(
         "NAT a       NAT b       loss  MTU   incident       way       handshakes  arrived  lost  doubled  seconds"
@@ -113,9 +123,6 @@ pub(crate) fn run_all(is_whole: bool) -> Result<(), String> {
         let expected = if case.is_direct() { "directly" } else { "relay" };
         let is_wrong = lost + doubled > 0 || way != expected || (case.loss == 0 && handshakes > 2 + more);
         wrong += u32::from(is_wrong);
-    }
-    if is_whole {
-        fairness::run_all(&fairness::PATHS)?;
     }
     if wrong == 0 {
         Ok(())

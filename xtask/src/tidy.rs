@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sealway-link", &["sealway-wire"]),
     ("sealway-ip", &["sealway-link", "sealway-wire"]),
     ("sealway-tcp", &["sealway-ip", "sealway-link", "sealway-wire"]),
-    ("sealway-serial", &["sealway-link", "sealway-wire"]),
+    ("sealway-serial", &["sealway-link", "sealway-repeat", "sealway-wire"]),
     ("sealway-websocket", &["sealway-ip", "sealway-link", "sealway-wire"]),
     ("sealway-udp", &["sealway-ip", "sealway-link", "sealway-wire"]),
     ("sealway-crypto-rustcrypto", &["sealway-vault"]),
@@ -53,6 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sealway-recorder", &["sealway-link", "sealway-wire"]),
+    ("sealway-repeat", &["sealway-link", "sealway-wire"]),
     ("sealway-gateway", &["sealway-link", "sealway-wire"]),
     ("sealway-cli", &["sealway"]),
     (

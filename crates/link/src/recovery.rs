@@ -187,6 +187,16 @@ impl Recovery {
         }
     }
 
+    /// For a link that nobody else uses, of packets of `unit` octets: `window` octets are under way at once, whatever gets lost, and
+    /// as fast as the link takes them. `round_trip` is assumed until it is known; none: a third of a second. `number` is drawn at
+    /// random.
+    #[must_use]
+    pub fn between_two(now: Timestamp, unit: usize, window: usize, round_trip: Option<Duration>, number: u32) -> Self {
+        let round_trip = round_trip.map_or_else(RoundTrip::new, RoundTrip::of);
+        let congestion = Congestion::fixed(window.max(unit));
+        Self { congestion, round_trip, ..Self::new(now, unit, &[], number) }
+    }
+
     /// Somebody whom we know has been heard at the other end: from now on it gets acknowledgements. What came before in his name,
     /// anybody may have sent.
     pub fn set_proved(&mut self) {
@@ -317,7 +327,9 @@ impl Recovery {
             return false;
         }
         let pace = (self.congestion.window(), self.round_trip.smoothed(), self.unit);
-        if let Err(at) = self.pacer.take(now, len, pace) {
+        if let Err(at) = self.pacer.take(now, len, pace)
+            && !self.congestion.is_fixed()
+        {
             self.paced_until = Some(at);
             return false;
         }

@@ -105,6 +105,8 @@ pub struct SerialAddress<'a> {
     pub flow: Flow,
     /// The longest frame in octets that goes over the line in one piece; none: as the rate suggests.
     pub mtu: Option<NonZeroU16>,
+    /// What the line loses is sent again: both ends have to be told so.
+    pub repeats: bool,
 }
 
 /// Where a machine can be reached, in the only textual form that there is for it.
@@ -121,7 +123,7 @@ impl<'a> Address<'a> {
     ///
     /// # Errors
     /// Names the part that is wrong: `address scheme`, `address host`, `address port`, `address path`; of a serial line
-    /// `address device`, `address option`, `address baud`, `address flow` or `address mtu`.
+    /// `address device`, `address option`, `address baud`, `address flow`, `address mtu` or `address repeat`.
     pub fn parse(text: &'a str) -> Result<Self, DecodeError> {
         match text.strip_prefix("serial:") {
             Some(rest) => SerialAddress::parse(rest).map(Self::Serial),
@@ -177,7 +179,15 @@ impl<'a> SerialAddress<'a> {
             Some(None) => return Err(malformed("address mtu")),
             mtu => mtu.flatten(),
         };
-        if rest.next().is_some() { Err(malformed("address option")) } else { Ok(Self { device, baud, flow, mtu }) }
+        let repeats = match option("repeat=") {
+            None => false,
+            Some("on") => true,
+            Some(_) => return Err(malformed("address repeat")),
+        };
+        if rest.next().is_some() {
+            return Err(malformed("address option"));
+        }
+        Ok(Self { device, baud, flow, mtu, repeats })
     }
 }
 
@@ -193,7 +203,8 @@ impl fmt::Display for SerialAddress<'_> {
         if self.flow == Flow::Hardware {
             f.write_str("&flow=hardware")?;
         }
-        self.mtu.map_or(Ok(()), |mtu| write!(f, "&mtu={mtu}"))
+        self.mtu.map_or(Ok(()), |mtu| write!(f, "&mtu={mtu}"))?;
+        if self.repeats { f.write_str("&repeat=on") } else { Ok(()) }
     }
 }
 
@@ -310,6 +321,8 @@ mod tests {
             ("serial:/dev/ttyUSB0?baud=9600&flow=software", "address flow"),
             ("serial:/dev/ttyUSB0?baud=9600&mtu=0", "address mtu"),
             ("serial:/dev/ttyUSB0?baud=9600&mtu=65536", "address mtu"),
+            ("serial:/dev/ttyUSB0?baud=9600&repeat=off", "address repeat"),
+            ("serial:/dev/ttyUSB0?baud=9600&repeat=on&mtu=64", "address option"),
         ] {
             assert_eq!(Address::parse(text).map_err(|error| error.field), Err(field), "{text}");
         }

@@ -193,7 +193,7 @@ proptest! {
     }
 
     #[test]
-    fn serial_addresses(text in "serial:[a-zA-Z0-9/]{0,9}(\\?baud=[0-9]{1,7}(&flow=(hardware|none))?(&mtu=[0-9]{1,6})?)?") {
+    fn serial_addresses(text in "serial:[a-zA-Z0-9/]{0,9}(\\?baud=[0-9]{1,7}(&flow=(hardware|none))?(&mtu=[0-9]{1,6})?(&repeat=(on|off))?)?") {
         if let Ok(address) = Address::parse(&text) {
             prop_assert_eq!(address.to_string(), text);
         }
@@ -376,6 +376,7 @@ fn an_address_is_written_as_it_was_read() {
         "wss://relay.example:443/sealway/v1",
         "serial:COM3?baud=9600",
         "serial:/dev/serial/by-id/usb-1234?baud=921600&flow=hardware&mtu=250",
+        "serial:/dev/ttyS0?baud=9600&mtu=250&repeat=on",
     ] {
         let address = Address::parse(text).unwrap();
         assert_eq!(address.to_string(), text);

@@ -1,14 +1,14 @@
 //! Sealway frames over serial lines.
 //!
-//! * Addresses: `serial:/dev/ttyUSB0?baud=115200`, with `&flow=hardware` and `&mtu=2048` behind it where they are wanted. They name a
-//!   line of the own machine: on a card they would mean nothing.
+//! * Addresses: `serial:/dev/ttyUSB0?baud=115200`, with `&flow=hardware`, `&mtu=2048` and `&repeat=on` behind it where they are
+//!   wanted. They name a line of the own machine: on a card they would mean nothing.
 //! * 8 data bits, no parity, one stop bit. Software flow control would eat octets of the frames, and is off. DTR and RTS are raised
 //!   where there are such lines.
 //! * Framing: `sealway_link::line`, COBS with a CRC: a receiver is in step again at the next frame after whatever the line did.
 //!   Both ends use the same rate and the same `mtu`.
 //! * `mtu` is the longest frame that goes in one piece, by default what the line carries in a quarter of a second and 1300 octets at
 //!   least. Longer ones, up to 20480 octets, go in fragments.
-//! * What the line loses, nobody repeats here: the channel above does.
+//! * What the line loses the channel above sends again, or the line itself, with `repeat=on` at both ends: `sealway_repeat`.
 //! * A device that is unplugged ends the link. A listener waits until it is there again; a node that connects tries again.
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod link;
 use std::{io, num::NonZeroU32, sync::Arc, time::Duration};
 
 use sealway_link::{BoxFuture, FrameLink, LinkError, LinkErrorKind, Listener, Transport};
+use sealway_repeat::Repeated;
 use sealway_wire::{Address, Flow, SerialAddress};
 use tokio::sync::Semaphore;
 use tokio_serial::{ErrorKind, FlowControl, SerialPort, SerialPortBuilderExt, SerialStream};
@@ -64,7 +65,7 @@ impl Serial {
     #[must_use]
     pub fn with_stream(&self, stream: SerialStream, baud: NonZeroU32, mtu: Option<std::num::NonZeroU16>) -> SerialLink {
         let device = stream.name().unwrap_or_else(|| "a serial line".into());
-        let address = SerialAddress { device: &device, baud, flow: Flow::None, mtu };
+        let address = SerialAddress { device: &device, baud, flow: Flow::None, mtu, repeats: false };
         SerialLink::new(stream, self.use_of(&address))
     }
 
@@ -100,6 +101,12 @@ fn open(address: &SerialAddress<'_>) -> Result<SerialStream, LinkError> {
     Ok(stream)
 }
 
+/// The link, which sends again what is lost, if it `repeats`.
+fn as_told(link: SerialLink, repeats: bool) -> Result<Box<dyn FrameLink>, LinkError> {
+    let link = Box::new(link);
+    if repeats { Ok(Box::new(Repeated::new(link)?)) } else { Ok(link) }
+}
+
 /// The address, if it is one of this medium.
 const fn place<'a>(address: &'a Address<'a>) -> Option<&'a SerialAddress<'a>> {
     match address {
@@ -116,16 +123,16 @@ impl Transport for Serial {
     fn connect<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn FrameLink>, LinkError>> {
         Box::pin(async move {
             let address = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
-            Ok(Box::new(self.open(address)?) as _)
+            as_told(self.open(address)?, address.repeats)
         })
     }
 
     fn listen<'a>(&'a self, address: &'a Address<'a>) -> BoxFuture<'a, Result<Box<dyn Listener>, LinkError>> {
         Box::pin(async move {
             let place = place(address).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, address))?;
-            let SerialAddress { device, baud, flow, mtu } = *place;
+            let SerialAddress { device, baud, flow, mtu, repeats } = *place;
             let stream = Some(open(place)?);
-            let line = Line { device: device.into(), baud, flow, mtu };
+            let line = Line { device: device.into(), baud, flow, mtu, repeats };
             let turn = Arc::new(Semaphore::new(1));
             Ok(Box::new(SerialListener { transport: self.clone(), line, stream, turn, is_away: false }) as _)
         })
@@ -138,11 +145,13 @@ struct Line {
     baud: NonZeroU32,
     flow: Flow,
     mtu: Option<std::num::NonZeroU16>,
+    repeats: bool,
 }
 
 impl Line {
     fn address(&self) -> SerialAddress<'_> {
-        SerialAddress { device: &self.device, baud: self.baud, flow: self.flow, mtu: self.mtu }
+        let Self { device, baud, flow, mtu, repeats } = self;
+        SerialAddress { device, baud: *baud, flow: *flow, mtu: *mtu, repeats: *repeats }
     }
 }
 
@@ -186,7 +195,7 @@ impl Listener for SerialListener {
                 {
                     self.is_away = false;
                     let with = Use { turn: Some(turn), ..self.transport.use_of(&self.line.address()) };
-                    return Ok(Box::new(SerialLink::new(stream, with)) as _);
+                    return as_told(SerialLink::new(stream, with), self.line.repeats);
                 }
                 self.stream = None;
             }

@@ -5,6 +5,7 @@
 use std::{num::NonZeroU32, os::unix::fs::symlink, path::Path};
 
 use sealway_link::{FrameLink, LinkErrorKind, Transport, fragment::Fragment, line::LineEncoder};
+use sealway_repeat::Repeated;
 use sealway_serial::{MTU, Serial, SerialLink};
 use sealway_testkit::links::{End, conform, numbered};
 use sealway_wire::Address;
@@ -30,6 +31,68 @@ async fn a_serial_line_is_a_link() {
         })
         .await;
     }
+}
+
+fn repeated(stream: SerialStream, mtu: u16) -> Box<dyn FrameLink> {
+    Box::new(Repeated::new(Box::new(Serial::default().with_stream(stream, BAUD, mtu.try_into().ok()))).unwrap())
+}
+
+#[tokio::test]
+async fn a_line_that_repeats_is_a_link() {
+    for mtu in [250, 2880] {
+        conform(async || {
+            let (master, slave) = SerialStream::pair().unwrap();
+            [master, slave].map(|stream| repeated(stream, mtu))
+        })
+        .await;
+    }
+}
+
+/// Carries octets one way, and changes one in so many.
+async fn noisy(mut from: tokio::io::ReadHalf<SerialStream>, mut to: tokio::io::WriteHalf<SerialStream>, every: usize) {
+    let mut buffer = [0; 500];
+    let mut passed = 0;
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        for octet in &mut buffer[..count] {
+            passed += 1;
+            *octet ^= u8::from(passed % every == 0) << 3;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_repeats_gets_everything_through_noise() {
+    let pairs = [SerialStream::pair().unwrap(), SerialStream::pair().unwrap()];
+    let [(left, one), (right, other)] = pairs;
+    let ((from_one, to_one), (from_other, to_other)) = (tokio::io::split(one), tokio::io::split(other));
+    tokio::spawn(noisy(from_one, to_other, 1009));
+    tokio::spawn(noisy(from_other, to_one, 997));
+    let [mut left, mut right] = [left, right].map(|stream| End::new(repeated(stream, 300)));
+    let sent: Vec<_> = (0..300).map(|number| numbered(number, 200)).collect();
+    let sending = async {
+        for frame in &sent {
+            left.send(frame).await.unwrap();
+        }
+        // What was lost last is sent again when it is found out.
+        loop {
+            let _ = left.recv().await;
+        }
+    };
+    let mut missing: std::collections::BTreeSet<Vec<u8>> = sent.iter().cloned().collect();
+    let receiving = async {
+        while !missing.is_empty() {
+            let frame = right.recv().await.unwrap().unwrap();
+            missing.remove(&frame);
+        }
+    };
+    tokio::select! {
+        () = receiving => {}
+        () = sending => {}
+    }
+    assert!(missing.is_empty());
 }
 
 #[tokio::test]

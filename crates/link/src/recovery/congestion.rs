@@ -8,6 +8,7 @@ use sealway_wire::Timestamp;
 /// Losses lower the window to seven tenths; then it grows by a cubic of the time since, or as Reno's would where that is more.
 #[derive(Debug)]
 pub(super) struct Congestion {
+    is_fixed: bool,
     window: u64,
     threshold: u64,
     /// Before the last loss: where the cubic has its flat part, and where the estimate of Reno's window begins to grow as fast as
@@ -59,7 +60,25 @@ impl Congestion {
     pub(super) const fn new(packet: usize) -> Self {
         let window = FIRST * packet as u64;
         let (plateau, before) = (0, 0);
-        Self { window, threshold: u64::MAX, plateau, before, epoch: None, rest: 0, recovery_began: None }
+        Self {
+            is_fixed: false,
+            window,
+            threshold: u64::MAX,
+            plateau,
+            before,
+            epoch: None,
+            rest: 0,
+            recovery_began: None,
+        }
+    }
+
+    /// A window that nothing changes, for a link that nobody else uses.
+    pub(super) const fn fixed(window: usize) -> Self {
+        Self { is_fixed: true, window: window as u64, ..Self::new(0) }
+    }
+
+    pub(super) const fn is_fixed(&self) -> bool {
+        self.is_fixed
     }
 
     /// Octets.
@@ -75,7 +94,7 @@ impl Congestion {
         was_full: bool,
         (packet, round_trip): (usize, Duration),
     ) {
-        if self.recovery_began.is_some_and(|began| sent <= began) {
+        if self.is_fixed || self.recovery_began.is_some_and(|began| sent <= began) {
             return;
         }
         let octets = octets as u64;
@@ -119,7 +138,7 @@ impl Congestion {
 
     /// A packet of that time was lost.
     pub(super) fn lost(&mut self, now: Timestamp, sent: Timestamp, packet: usize) {
-        if self.recovery_began.is_some_and(|began| sent <= began) {
+        if self.is_fixed || self.recovery_began.is_some_and(|began| sent <= began) {
             return;
         }
         self.recovery_began = Some(now);
@@ -133,6 +152,9 @@ impl Congestion {
 
     /// Nothing has arrived for several timeouts: RFC 9002 section 7.6.
     pub(super) fn collapse(&mut self, packet: usize) {
+        if self.is_fixed {
+            return;
+        }
         self.window = LEAST * packet as u64;
         (self.recovery_began, self.epoch) = (None, None);
     }

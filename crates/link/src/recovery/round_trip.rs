@@ -17,14 +17,13 @@ pub(super) struct RoundTrip {
 }
 
 impl RoundTrip {
-    pub(super) const fn new() -> Self {
-        Self {
-            latest: INITIAL,
-            least: INITIAL,
-            smoothed: INITIAL,
-            variation: Duration::from_millis(167),
-            sampled: false,
-        }
+    pub(super) fn new() -> Self {
+        Self::of(INITIAL)
+    }
+
+    /// What is assumed before the first sample.
+    pub(super) fn of(assumed: Duration) -> Self {
+        Self { latest: assumed, least: assumed, smoothed: assumed, variation: assumed / 2, sampled: false }
     }
 
     /// A packet was acknowledged that long after it left, and the peer says that it waited so long with that.

@@ -302,11 +302,17 @@ impl<P: CryptoProvider> Established<P> {
         self.retire_at.into_iter().chain(unconfirmed).min()
     }
 
+    /// Whether a PATH or an answer to one is to leave.
+    pub(crate) fn has_path_to_say(&self) -> bool {
+        !self.path_replies.is_empty()
+            || self.probe.as_ref().is_some_and(|probe| probe.is_due)
+            || self.trials.iter().any(|trial| trial.is_due)
+    }
+
     /// When it has something to say by itself, or ends.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         let start = (!self.own_start.acknowledged).then_some(self.own_start.repeat.next);
-        let is_due = self.probe.iter().chain(&self.trials).any(|probe| probe.is_due);
-        let path = !self.path_replies.is_empty() || is_due;
+        let path = self.has_path_to_say();
         let path = path.then_some(Timestamp::from_micros(0));
         let said = start.into_iter().chain(self.ack_at).chain(path).filter(|_| self.unsaved == 0);
         said.chain(self.ends_at()).min()

@@ -104,7 +104,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 }
             }
             // Before START has left nothing else does.
-            if established.unsaved == 0 && established.start_was_sent() {
+            if established.has_path_to_say() && established.unsaved == 0 && established.start_was_sent() {
                 let reply = established.take_path_reply().map(|(path, octets)| (path, Content::PathReply(octets)));
                 let probe = || established.take_due_probe(now).map(|(path, octets)| (path, Content::Path(octets)));
                 let due = reply.or_else(probe);

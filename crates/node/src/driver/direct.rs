@@ -159,7 +159,7 @@ impl Direct {
     fn is_tried(&mut self, now: Timestamp, link: LinkId) -> bool {
         let is_early = |at: Option<Timestamp>, pause| at.is_some_and(|at| now.since(at) < pause);
         let is_known = self.trial.as_ref().is_some_and(|trial| trial.links.contains(&link));
-        if self.way.is_none() && !is_known && !is_early(self.tried_at, TRIAL_PAUSE) {
+        if self.way.is_none() && self.is_used(now) && !is_known && !is_early(self.tried_at, TRIAL_PAUSE) {
             self.tried_at = Some(now);
             self.try_links(now, vec![link]);
         }

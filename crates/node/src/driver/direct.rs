@@ -386,7 +386,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         found.queue.set_proved();
         if peer.direct.answered(now, link) {
-            tracing::info!(peer = %id.short(), place = ?found.observed, "reached without the relay");
+            tracing::info!(peer = %id.short(), place = found.observed.map(tracing::field::display), "reached without the relay");
             self.statistics.direct_ways += 1;
             peer.wake();
             self.endpoint.reroute(channel, path);

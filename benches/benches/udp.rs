@@ -26,7 +26,7 @@ use sealway_benches::{
     machine::{Failure, Talk},
     message::{measure, stream, talk},
 };
-use sealway_node::{Node, Stream};
+use sealway_node::{Datagrams, Node, NodeError, Stream};
 use tokio::{io::Interest, net::UdpSocket, runtime::Runtime, sync::Notify};
 
 /// Datagrams that are under way at once: as many as messages of a channel, and no more octets than a receiver's system keeps.
@@ -215,7 +215,40 @@ async fn connected() -> Result<Connected, Failure> {
     Ok(((from, to), [listening, calling]))
 }
 
-/// Sends `count` datagrams, and takes them at the other end.
+/// Sends `count` datagrams from node to node, and takes them at the other end.
+async fn own_datagrams(
+    ends: (Datagrams, Datagrams),
+    body: Arc<Vec<u8>>,
+    count: u64,
+) -> Result<(Datagrams, Datagrams), Failure> {
+    let (from, mut to) = ends;
+    let arrived = Arrived::default();
+    let (told, window) = (arrived.clone(), window(body.len()));
+    let expected = body.len();
+    let sends = tokio::spawn(async move {
+        let mut sent = 0;
+        while told.count() < count {
+            sent = told.wait(sent, if sent < count { window } else { 0 }).await;
+            if sent < count {
+                from.send(&body).await?;
+                sent += 1;
+            }
+        }
+        Ok::<_, NodeError>(from)
+    });
+    let receives = tokio::spawn(async move {
+        for _ in 0..count {
+            let Some(datagram) = to.recv().await else { return Err(NodeError::Closed) };
+            assert_eq!(datagram.len(), expected);
+            arrived.add(1);
+        }
+        Ok::<_, NodeError>(to)
+    });
+    let (from, to) = tokio::try_join!(sends, receives)?;
+    Ok((from?, to?))
+}
+
+/// Sends `count` datagrams over a connection of quinn's, and takes them at the other end.
 async fn datagrams(connected: Connected, body: Arc<Vec<u8>>, count: u64) -> Result<Connected, Failure> {
     let ((from, to), endpoints) = connected;
     let arrived = Arrived::default();
@@ -261,6 +294,8 @@ fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> 
         (Some((from.into_stream(), to.into_stream())), nodes)
     };
     let (mut streamed, _nodes) = streams(runtime.block_on(Talk::at(at, |sender| sender))?);
+    let (from, to, _datagram_nodes) = runtime.block_on(Talk::at(at, |sender| sender))?.into_parts();
+    let mut ends = Some((from.datagrams(), to.datagrams()));
     let mut tunnels = Some(runtime.block_on(async { tunnel() })?);
     let mut quic = Some(runtime.block_on(connected())?);
     let mut group = criterion.benchmark_group("udp");
@@ -273,6 +308,11 @@ fn compare(criterion: &mut Criterion, runtime: &Runtime) -> Result<(), Failure> 
         group.bench_function(BenchmarkId::new("messages", size), |bencher| {
             bencher.iter_custom(|iterations| {
                 measure(runtime, &mut messages, (iterations, batch), |pair, count| talk(pair, body.clone(), count))
+            });
+        });
+        group.bench_function(BenchmarkId::new("datagrams", size), |bencher| {
+            bencher.iter_custom(|iterations| {
+                measure(runtime, &mut ends, (iterations, batch), |ends, count| own_datagrams(ends, body.clone(), count))
             });
         });
         group.bench_function(BenchmarkId::new("stream", size), |bencher| {

@@ -501,12 +501,16 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     }
 
     /// Seals a datagram of the application for the live lane. `out` has to be longer by
-    /// [`MAX_HEADER_LEN`](sealway_wire::constrained::MAX_HEADER_LEN) and 8. Returns the record's length.
+    /// [`MAX_HEADER_LEN`](sealway_wire::constrained::MAX_HEADER_LEN) and 8; with padding, where it travels typed, as for
+    /// [`seal`](Self::seal). Returns the record's length.
     ///
     /// # Errors
     /// [`SendError::NotOpen`] without a session, or before the state with it has been written; [`SendError::LaneStopped`]
     /// after 2^16 records; if it or `out` has the wrong length.
     pub fn seal_datagram(&mut self, body: &[u8], out: &mut [u8]) -> Result<usize, SendError> {
+        if self.padding != Padding::None {
+            return self.seal(Lane::Live, &Content::Data(body), out);
+        }
         self.seal_plaintext(Lane::Live, Plaintext::Datagram(body), out).map(|sealed| sealed.len)
     }
 

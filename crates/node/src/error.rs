@@ -23,6 +23,10 @@ pub enum NodeError {
     Open(OpenError),
     /// The message was not taken.
     Push(PushError),
+    /// There is no session with the peer, or no link that leads there: a datagram is not kept until there is.
+    NotOpen,
+    /// As many datagrams wait as may. Waiting for room is for `send`.
+    Full,
     /// The card names no relay that this node is attached to, and no address.
     NoRoute,
     /// The card has no address to connect to.
@@ -31,7 +35,7 @@ pub enum NodeError {
     Box(Registration),
     /// There is a handle of this channel already, or the message was done with before.
     InUse,
-    /// The message is longer than a record takes.
+    /// The message or datagram is longer than it may be.
     TooLong {
         /// The limit in octets.
         limit: usize,
@@ -67,7 +71,7 @@ impl NodeError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Link(error) => error.is_retryable(),
-            Self::Store(_) | Self::Entropy => true,
+            Self::Store(_) | Self::Entropy | Self::NotOpen | Self::Full => true,
             _ => false,
         }
     }
@@ -87,6 +91,8 @@ impl fmt::Display for NodeError {
                 write!(f, "a message of {got} octets, the limit is {limit}")
             }
             Self::Push(_) => f.write_str("the message was not taken"),
+            Self::NotOpen => f.write_str("there is no session with the peer, or no link that leads there"),
+            Self::Full => f.write_str("as many datagrams wait as may"),
             Self::NoRoute => f.write_str("the card names no relay that this node is attached to, and no address"),
             Self::NoAddress => f.write_str("the card has no address to connect to"),
             Self::Box(Registration::Taken) => f.write_str("another client of the relay owns our box"),

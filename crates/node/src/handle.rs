@@ -10,7 +10,7 @@ use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
-    Builder, Hop, Keys, NodeError, PairedPeer, Receipt, Statistics, Stream,
+    Builder, Datagrams, Hop, Keys, NodeError, PairedPeer, Receipt, Statistics, Stream,
     shared::{Queue, Shared},
 };
 
@@ -372,6 +372,12 @@ impl Channel {
     #[must_use]
     pub fn into_stream(self) -> Stream {
         Stream::start(self)
+    }
+
+    /// A handle for datagrams, beside the messages: what is sent once, and may be lost.
+    #[must_use]
+    pub fn datagrams(&self) -> Datagrams {
+        Datagrams::new(self.shared.clone())
     }
 
     /// The peer's identity.

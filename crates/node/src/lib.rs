@@ -14,6 +14,7 @@
 mod builder;
 mod clock;
 pub mod danger;
+mod datagrams;
 mod driver;
 mod error;
 mod handle;
@@ -29,6 +30,7 @@ mod stream;
 mod writer;
 
 pub use builder::{Builder, Keys, RelayConfig};
+pub use datagrams::Datagrams;
 pub use error::NodeError;
 pub use handle::{Channel, Message, Node};
 pub use pairing::PairedPeer;

@@ -9,15 +9,19 @@ use std::{
     },
 };
 
+use sealway_channel::MAX_CONTENT;
 use sealway_routing::{Batch, Delivered, Inbox, MAX_MESSAGE, Outbox, SendOptions, Table};
 use sealway_wire::{IdentityId, Instance, MessageId};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::{NodeError, Progress, Receipt, handle::Command, receipt::Teller};
+use crate::{NodeError, Progress, Receipt, datagrams::DatagramQueue, handle::Command, receipt::Teller};
 
 /// What a peer's outbox takes before senders wait: units of 256 octets, so many.
 const OUTBOX_UNITS: u32 = 64 * 1024 * 4;
 const UNIT: usize = 256;
+
+/// The longest datagram: where lengths are hidden it needs a type of one octet.
+const MAX_DATAGRAM: usize = MAX_CONTENT - 1;
 
 /// What a message of so many octets takes of its peer's outbox.
 fn units(octets: usize) -> u32 {
@@ -40,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) common: Arc<Common>,
     outgoing: Mutex<Outgoing>,
     incoming: Mutex<Incoming>,
+    pub(crate) datagrams_out: DatagramQueue,
+    pub(crate) datagrams_in: DatagramQueue,
     /// Room in the outbox: each message holds its part until it is committed.
     room: Arc<Semaphore>,
     /// The driver was told to look after the peer, and has not begun.
@@ -50,6 +56,9 @@ pub(crate) struct Shared {
     was_used: AtomicBool,
     /// The longest message that the outbox takes.
     longest: AtomicUsize,
+    longest_datagram: AtomicUsize,
+    /// Datagrams can be sent now.
+    takes_datagrams: AtomicBool,
 }
 
 /// What of the queue to a handle both its ends know. One end writes that it waits and reads how full it is, the other the
@@ -174,11 +183,15 @@ impl Shared {
             common,
             outgoing: Mutex::new(Outgoing { outbox, pending: HashMap::new(), is_closed: false }),
             incoming: Mutex::new(Incoming { inbox: Inbox::new(peer), committed: Vec::new(), is_closed: false }),
+            datagrams_out: DatagramQueue::new(),
+            datagrams_in: DatagramQueue::new(),
             room: Arc::new(Semaphore::new(OUTBOX_UNITS as usize)),
             is_told: AtomicBool::new(false),
             has_met: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
             longest: AtomicUsize::new(MAX_MESSAGE),
+            longest_datagram: AtomicUsize::new(MAX_DATAGRAM),
+            takes_datagrams: AtomicBool::new(false),
         }
     }
 
@@ -249,7 +262,18 @@ impl Shared {
         }
     }
 
-    fn tell(&self) {
+    /// The longest datagram that can be sent to the peer, in octets.
+    pub(crate) fn longest_datagram(&self) -> usize {
+        self.longest_datagram.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a session with the peer, and a link that leads there.
+    pub(crate) fn takes_datagrams(&self) -> bool {
+        self.takes_datagrams.load(Ordering::Acquire)
+    }
+
+    /// Has the driver look after the peer.
+    pub(crate) fn tell(&self) {
         if !self.is_told.swap(true, Ordering::AcqRel) {
             let command = Command::Awake { peer: self.peer };
             if self.common.commands.try_send(command).is_err() {
@@ -279,13 +303,18 @@ impl Shared {
         self.was_used.swap(false, Ordering::Relaxed)
     }
 
-    /// Messages go in records that carry so many octets.
+    pub(crate) fn set_takes_datagrams(&self, takes: bool) {
+        self.takes_datagrams.store(takes, Ordering::Release);
+    }
+
+    /// Messages and datagrams go in records that carry so many octets.
     ///
     /// # Errors
     /// How many they would have to carry: more, for any, or for what waits.
     pub(crate) fn set_content(&self, content: usize) -> Result<(), usize> {
         let longest = self.outgoing().outbox.set_content(content)?;
         self.longest.store(longest, Ordering::Relaxed);
+        self.longest_datagram.store(content.min(MAX_DATAGRAM), Ordering::Relaxed);
         Ok(())
     }
 
@@ -338,6 +367,8 @@ impl Shared {
     /// The driver has ended: who waits learns it.
     pub(crate) fn end(&self) {
         self.close();
+        self.datagrams_out.end();
+        self.datagrams_in.end();
         // In this order: what is given up must not look like what was committed.
         self.room.close();
         self.outgoing().pending.clear();

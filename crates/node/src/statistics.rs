@@ -106,6 +106,10 @@ statistics! {
     delivered_messages: Counter,
     /// Messages that had been committed before and came again.
     repeated_messages: Counter,
+    /// Datagrams handed to the application.
+    delivered_datagrams: Counter,
+    /// Datagrams of the application that had no way to the peer any more, and datagrams of peers that nobody took.
+    dropped_datagrams: Counter,
     /// Frames that a relay has taken into custody.
     kept_frames: Counter,
     /// Frames that a relay has not taken into custody: quotas, boxes that there are not, a disk that failed.

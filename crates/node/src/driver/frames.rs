@@ -126,7 +126,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 match record {
                     Record::Datagram(octets) if is_hop && on_link => self.handle_hop_frame(now, channel, octets),
                     Record::Datagram(octets) if is_served && on_link => self.relay_frame(now, channel, octets),
-                    // Peers send messages, relays and their clients send datagrams.
+                    Record::Datagram(octets) if !is_hop && !is_served => self.datagram_came(now, channel, octets),
                     Record::Message { .. } | Record::Committed(_) if !is_hop && !is_served => {
                         self.handle_record(now, channel, record);
                     }
@@ -374,8 +374,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.statistics.dropped_frames += u64::from(!pushed);
     }
 
-    /// Whether an outbox may send on a path now.
-    pub(super) fn has_room(&mut self, path: PathId) -> bool {
+    /// The link that a path leads over now, if there is one.
+    pub(super) fn link_of(&mut self, path: PathId) -> Option<&Link> {
         let link = match as_flow(path) {
             None => Some(LinkId(path.0)),
             Some((index, _)) => {
@@ -387,6 +387,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 channel.and_then(|channel| self.endpoint.path(channel)).map(|path| LinkId(path.0))
             }
         };
-        link.and_then(|link| self.links.get(&link)).is_some_and(|link| link.queue.has_room())
+        link.and_then(|link| self.links.get(&link))
+    }
+
+    /// Whether an outbox may send on a path now.
+    pub(super) fn has_room(&mut self, path: PathId) -> bool {
+        self.link_of(path).is_some_and(|link| link.queue.has_room())
     }
 }

@@ -275,8 +275,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     pub(super) fn link_ended(&mut self, now: Timestamp, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
-        if let Some(deadline) = link.unproved {
-            self.unproved.remove(&(deadline, id));
+        match link.unproved {
+            Some(deadline) => drop(self.unproved.remove(&(deadline, id))),
+            // What waits for it waits in vain.
+            None => self.common.wake.notify_one(),
         }
         let clients: Vec<ChannelId> =
             self.served.iter().filter(|(_, served)| **served == id).map(|(channel, _)| *channel).collect();

@@ -5,6 +5,7 @@
 //! * [`dial`]: connecting, and staying connected.
 //! * [`link`]: links: listening, strangers, and what becomes of them.
 //! * [`fragments`]: frames that come in several datagrams.
+//! * [`datagrams`]: what is sent once.
 //! * [`direct`]: the way to a peer without the relay.
 //! * [`frames`]: frames in and out, and the hop protocol.
 //! * [`paired`]: peers behind constrained links.
@@ -17,6 +18,7 @@
 mod admission;
 mod attachment;
 mod custody;
+mod datagrams;
 mod dial;
 mod direct;
 mod fragments;

@@ -146,8 +146,28 @@ impl<V: Vault + Clone + 'static> Paired<V> {
         self.is_touched = true;
     }
 
-    fn may_send(&self, now: Timestamp) -> bool {
+    pub(super) fn may_send(&self, now: Timestamp) -> bool {
         self.link.is_some() && !self.is_blocked && self.waking.is_open(now)
+    }
+
+    /// The link on which datagrams leave now, if the peer is awake and answers.
+    pub(super) fn datagram_link(&self, now: Timestamp) -> Option<LinkId> {
+        self.link.filter(|_| self.waking.is_open(now) && self.pairing.is_open() && !self.is_probing())
+    }
+
+    /// Seals a datagram of the application, and returns the record's length.
+    pub(super) fn seal_datagram(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<usize, SendError> {
+        self.is_touched = true;
+        self.pairing.seal_datagram(datagram, out)
+    }
+
+    /// A datagram has come. Many of them are acknowledged, for their sender numbers its records by what it knows to have arrived;
+    /// one by one they are not, for a slow link would carry as many acknowledgements.
+    fn datagram_came(&mut self, now: Timestamp) {
+        self.arrived += 1;
+        if self.arrived >= ACK_MESSAGES {
+            self.tell_by(now);
+        }
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
@@ -428,10 +448,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             ConstrainedRecord::Typed(_, Content::Ack(Ack { committed: Some(committed), .. })) => {
                 self.take_record(now, id, Record::Committed(committed), None);
             }
-            // Peers of a node send messages.
-            ConstrainedRecord::Datagram(_) | ConstrainedRecord::Typed(_, Content::Data(_)) => {
-                self.statistics.refused_frames += 1;
+            ConstrainedRecord::Datagram(octets) | ConstrainedRecord::Typed(Lane::Live, Content::Data(octets)) => {
+                paired.datagram_came(now);
+                self.take_datagram(now, id, octets);
             }
+            // What a relay keeps may come again.
+            ConstrainedRecord::Typed(Lane::Stored, Content::Data(_)) => self.statistics.refused_frames += 1,
             _ => {}
         }
     }
@@ -571,6 +593,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Sends messages of the outbox, as long as the device is awake and its link takes them.
     pub(super) fn send_paired(&mut self, now: Timestamp, id: IdentityId) {
+        self.send_paired_datagrams(now, id);
         let (Some(paired), Some(peer)) = (self.paired.get_mut(&id), self.peers.get_mut(&id)) else { return };
         let shared = peer.shared.clone();
         let link = paired.link.filter(|_| paired.may_send(now) && paired.pairing.is_open());

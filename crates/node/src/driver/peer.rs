@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sealway_channel::{ChannelId, Context, PathId};
 use sealway_identity::Card;
+use sealway_link::Frames;
 use sealway_routing::Delivery;
 use sealway_wire::{IdentityId, Instance, Lane, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,9 @@ pub(super) struct Peer {
     /// A message is being written as handed over: the next one waits, for the order.
     pub(super) handing_over: bool,
     pub(super) context: watch::Sender<Option<Context>>,
+    /// Datagrams to it that are being sent, and how many of them were.
+    pub(super) datagrams: Frames,
+    pub(super) datagrams_sent: usize,
     /// On which lane it is sent to at present.
     pub(super) lane: Lane,
     /// When to tell the peer what has arrived of a run of it and waits here, and how much of that it does not know.
@@ -88,6 +92,8 @@ impl Peer {
             application: None,
             handing_over: false,
             context: watch::channel(None).0,
+            datagrams: Frames::new(),
+            datagrams_sent: 0,
             lane: Lane::Live,
             holding: None,
             arrived: 0,

@@ -476,6 +476,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(peer) = self.peers.get_mut(&id) {
             (peer.channel, peer.direct) = (None, Direct::default());
         }
+        self.drop_datagrams(id);
     }
 
     // ---- records ----
@@ -528,6 +529,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 let batch = self.peer_committed(now, id, &committed).unwrap_or_default();
                 self.write(batch, Stored::Removed);
             }
+            // None is kept by a relay, or goes in a letter.
             Record::Datagram(_) => {}
         }
     }
@@ -642,6 +644,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.shared.set_met(has_met);
         let shared = peer.shared.clone();
         if is_away {
+            self.drop_datagrams(id);
             return self.deposit_due(now, id);
         }
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -649,7 +652,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             peer.away.report_at = None;
             peer.away.paused = None;
         }
-        let Some(channel) = channel else { return self.block(id) };
+        let Some(channel) = channel else {
+            self.drop_datagrams(id);
+            return self.block(id);
+        };
+        self.send_datagrams(now, id, channel);
         let mut frame = std::mem::take(&mut self.scratch.inner);
         let mut is_used = false;
         for sent in 0.. {

@@ -22,6 +22,19 @@ impl Frames {
         self.ends.push(self.octets.len());
     }
 
+    /// Appends a frame of at most `space` octets, which `write` writes into as many zeros and tells the length of. If it fails,
+    /// nothing is appended.
+    ///
+    /// # Errors
+    /// What `write` fails with.
+    pub fn push_with<E>(&mut self, space: usize, write: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
+        let start = self.octets.len();
+        self.octets.resize(start + space, 0);
+        let written = write(self.octets.get_mut(start..).unwrap_or_default());
+        self.octets.truncate(start + written.as_ref().map_or(0, |len| (*len).min(space)));
+        written.map(|_| self.ends.push(self.octets.len()))
+    }
+
     /// Number of frames.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -88,6 +101,16 @@ mod tests {
         frames.push(b"four");
         frames.truncate(3);
         assert_eq!((frames.len(), frames.octets()), (3, 8));
+        assert_eq!(frames.push_with(9, |_| Err(7)), Err(7));
+        assert_eq!((frames.len(), frames.octets()), (3, 8));
+        let four = |space: &mut [u8]| {
+            assert_eq!(space, [0; 9]);
+            space[..4].copy_from_slice(b"four");
+            Ok::<_, ()>(4)
+        };
+        assert_eq!(frames.push_with(9, four), Ok(()));
+        assert_eq!((frames.len(), frames.octets(), frames.get(3)), (4, 12, Some(b"four".as_slice())));
+        frames.truncate(3);
         assert_eq!(
             [frames.get(0), frames.get(1), frames.get(2), frames.get(3)],
             [Some(b"one".as_slice()), Some(b"".as_slice()), Some(b"three".as_slice()), None]

@@ -243,24 +243,24 @@ impl Recovery {
 
     /// Takes a frame for sending, of at least one octet. `false`: too much waits already, or it is longer than 65,535 octets,
     /// and it was not taken.
-    pub fn take(&mut self, now: Timestamp, frame: &[u8]) -> bool {
+    pub fn take(&mut self, frame: &[u8]) -> bool {
         if frame.is_empty() || !self.has_room() {
             return false;
         }
-        self.add_cut(now, frame)
+        self.add_cut(frame)
     }
 
     /// Adds a frame or a fragment, cut into fragments if it has to be.
-    fn add_cut(&mut self, now: Timestamp, frame: &[u8]) -> bool {
+    fn add_cut(&mut self, frame: &[u8]) -> bool {
         if frame.len() <= self.longest() {
-            self.add(now, frame);
+            self.add(frame);
             return true;
         }
         let mut datagram = Vec::new();
         let longest = self.longest();
         let mut add = |fragment: Fragment<'_>| {
             fragment.encode(&mut datagram);
-            self.add(now, &datagram);
+            self.add(&datagram);
         };
         if let Ok(fragment) = Fragment::decode(frame) {
             fragment.split(longest).for_each(add);
@@ -272,10 +272,10 @@ impl Recovery {
         true
     }
 
-    fn add(&mut self, now: Timestamp, frame: &[u8]) {
+    fn add(&mut self, frame: &[u8]) {
         let Ok(len) = u16::try_from(frame.len()) else { return };
         if self.open.len() + FRAME_HEADER + frame.len() > self.unit {
-            self.close(now);
+            self.close();
         }
         if self.open.is_empty() {
             self.open = self.spare.pop().unwrap_or_default();
@@ -287,11 +287,13 @@ impl Recovery {
     }
 
     /// Nothing is added to the packet that was begun.
-    fn close(&mut self, now: Timestamp) {
+    fn close(&mut self) {
         if !self.open.is_empty() {
             let octets = core::mem::take(&mut self.open);
             self.ready_octets += octets.len();
-            self.ready.push_back(Packet { octets, times: 0, first: now, sent: now, was_full: false, is_probe: false });
+            // When it leaves is told when it does.
+            let sent = self.last_sent;
+            self.ready.push_back(Packet { octets, times: 0, first: sent, sent, was_full: false, is_probe: false });
         }
     }
 
@@ -313,13 +315,13 @@ impl Recovery {
             self.received.encode(delay, out);
             return true;
         }
-        self.close(now);
+        self.close();
         self.paced_until = None;
         if self.probe(now, out) {
             return true;
         }
         while self.ready.front().is_some_and(|packet| packet.octets.len() > self.unit) {
-            self.cut_again(now);
+            self.cut_again();
         }
         let Some(len) = self.ready.front().map(|packet| packet.octets.len()) else { return false };
         let fits = self.octets_under_way + len <= self.congestion.window();
@@ -404,16 +406,16 @@ impl Recovery {
     }
 
     /// The frames of the first packet that waits, in shorter packets.
-    fn cut_again(&mut self, now: Timestamp) {
+    fn cut_again(&mut self) {
         let Some(packet) = self.ready.pop_front() else { return };
         self.ready_octets -= packet.octets.len();
         let mut waiting = core::mem::take(&mut self.ready);
         let mut frames = Frames::new();
         unpack(packet.octets.get(PACKET_HEADER..).unwrap_or_default(), &mut frames);
         for frame in (0..frames.len()).filter_map(|index| frames.get(index)) {
-            self.add_cut(now, frame);
+            self.add_cut(frame);
         }
-        self.close(now);
+        self.close();
         self.ready.append(&mut waiting);
     }
 

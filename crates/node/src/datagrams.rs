@@ -150,7 +150,11 @@ impl Datagrams {
     /// [`NodeError::NotOpen`] while there is no session with the peer or no link that leads there: nothing is kept until there is.
     /// [`NodeError::TooLong`], [`NodeError::Closed`].
     pub async fn send(&self, datagram: &[u8]) -> Result<(), NodeError> {
-        self.shared.datagrams_out.wait_for(|| self.offer(datagram).transpose()).await
+        // Waiting costs more than most of what is done here.
+        match self.offer(datagram).transpose() {
+            Some(done) => done,
+            None => self.shared.datagrams_out.wait_for(|| self.offer(datagram).transpose()).await,
+        }
     }
 
     /// The same without waiting.

@@ -119,18 +119,33 @@ impl SendQueue {
 
     /// Queues a frame. `false`: there is no room; it was not taken.
     pub(crate) fn push(&self, frame: &[u8]) -> bool {
+        self.add(frame.len(), |frames| frames.push(frame)).is_some()
+    }
+
+    /// Queues a frame of at most `space` octets that `write` writes, as [`Frames::push_with`] has it. None: there is no room; it
+    /// was not asked.
+    pub(crate) fn push_with<E>(
+        &self,
+        space: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Option<Result<(), E>> {
+        self.add(space, |frames| frames.push_with(space, write))
+    }
+
+    fn add<T>(&self, octets: usize, add: impl FnOnce(&mut Frames) -> T) -> Option<T> {
         let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        if frames.octets() + frame.len() > self.limit {
-            return false;
+        if frames.octets() + octets > self.limit {
+            return None;
         }
         let was_empty = frames.is_empty();
-        frames.push(frame);
+        let added = add(&mut frames);
+        let is_first = was_empty && !frames.is_empty();
         drop(frames);
         // Who has been woken for the first takes the others along.
-        if was_empty {
+        if is_first {
             self.filled.notify_one();
         }
-        true
+        Some(added)
     }
 
     /// Whether a peer's outbox may add to the queue: half of it stays free for what cannot wait. If not, the driver is

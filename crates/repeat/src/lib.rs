@@ -234,8 +234,7 @@ impl FrameLink for Repeated {
                 return Poll::Pending;
             }
         }
-        let now = self.now();
-        if self.recovery.take(now, frame) {
+        if self.recovery.take(frame) {
             Poll::Ready(Ok(()))
         } else {
             Poll::Ready(Err(self.error(LinkErrorKind::Framing)))

@@ -479,7 +479,7 @@ pub fn link(octets: &[u8]) {
         let octets = schedule.octets();
         match step % 8 {
             0 => machine.set_proved(),
-            1 => drop(machine.take(now, octets)),
+            1 => drop(machine.take(octets)),
             2 => decoder.decode(octets, &mut frames),
             3 => {
                 if let Some(whole) = Fragment::decode(octets).ok().and_then(|it| reassembler.handle(now, &it)) {

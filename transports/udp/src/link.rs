@@ -420,8 +420,7 @@ impl FrameLink for UdpLink {
                 return Poll::Pending;
             }
         }
-        let now = self.now();
-        self.recovery.take(now, frame);
+        self.recovery.take(frame);
         Poll::Ready(Ok(()))
     }
 

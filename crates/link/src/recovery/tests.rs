@@ -287,7 +287,7 @@ fn an_outage_is_told_by_its_length() {
     assert!(network.ends[0].is_settled());
     let mtu = core::mem::replace(&mut network.path.mtu, 0);
     let now = network.now;
-    assert!(network.ends[0].take(now, &[1; 100]));
+    assert!(network.ends[0].take(&[1; 100]));
     network.run_for(Duration::from_secs(5));
     assert!(network.ends[0].silent_since().is_some_and(|since| since > now));
     network.path.mtu = mtu;
@@ -296,7 +296,7 @@ fn an_outage_is_told_by_its_length() {
     assert_eq!((network.ends[0].counts().given_up, network.ends[0].silent_since()), (0, None));
     network.path.mtu = 0;
     let now = network.now;
-    assert!(network.ends[0].take(now, &[2; 100]));
+    assert!(network.ends[0].take(&[2; 100]));
     network.run_for(Duration::from_secs(15));
     let silence = network.ends[0].silent_since().map(|since| network.now.since(since));
     assert!(silence.is_some_and(|silence| silence > Duration::from_secs(10)), "{silence:?}");
@@ -327,7 +327,7 @@ fn any_octets_are_taken_or_dropped() {
         // Near what is under way, so that it is not only refused.
         let near = received::truncate(end.next_number.wrapping_sub(chance.draw() % 20)).to_be_bytes();
         datagram.get_mut(1..5).into_iter().for_each(|place| place.copy_from_slice(&near));
-        end.take(now, &datagram);
+        end.take(&datagram);
         end.handle(now, &datagram, &mut Frames::new());
         end.poll_transmit(now, &mut Vec::new());
     }

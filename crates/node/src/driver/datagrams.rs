@@ -2,15 +2,18 @@
 
 use sealway_channel::ChannelId;
 use sealway_vault::Vault;
-use sealway_wire::{IdentityId, Timestamp, constrained::MAX_RECORD};
+use sealway_wire::{IdentityId, MAX_HEADER_LEN, TAG_LEN, Timestamp, constrained::MAX_RECORD};
 
-use super::Driver;
+use super::{Driver, frames::as_flow};
+use crate::links::LinkId;
 
 /// What one turn sends of a peer's datagrams at most, so that its messages and the other peers get their part of the link.
 const TURN: usize = 512;
 const TURN_OCTETS: usize = 64 * 1024;
 /// After so many octets it is looked whether the way has room: half of its queue is kept free.
 const LOOK_OCTETS: usize = 16 * 1024;
+/// What a record has beside a datagram, at most: header and tag.
+const OVERHEAD: usize = MAX_HEADER_LEN + TAG_LEN;
 
 impl<V: Vault + Clone + 'static> Driver<V> {
     /// A datagram of a peer has come.
@@ -50,7 +53,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let shared = peer.shared.clone();
         let (mut datagrams, mut sent) = (std::mem::take(&mut peer.datagrams), peer.datagrams_sent);
         let mut frame = std::mem::take(&mut self.scratch.inner);
-        let (mut count, mut octets, mut looked) = (0, 0, None);
+        let (mut count, mut octets, mut looked, mut queue) = (0, 0, None, None);
         loop {
             if sent == datagrams.len() {
                 sent = 0;
@@ -70,16 +73,29 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     self.peers.get_mut(&id).into_iter().for_each(|peer| peer.blocked = true);
                     break;
                 }
+                // Of a link of its own. Nothing moves the channel to another path meanwhile.
+                let link =
+                    path.filter(|path| as_flow(*path).is_none()).and_then(|path| self.links.get(&LinkId(path.0)));
+                queue = link.map(|link| link.queue.clone());
             }
             let Some(datagram) = datagrams.get(sent) else { break };
             (sent, count, octets) = (sent + 1, count + 1, octets + datagram.len());
-            match self.endpoint.seal_datagram(now, channel, datagram, &mut frame) {
-                Ok(outgoing) => self.transmit(now, outgoing.path, &frame[..outgoing.len]),
-                Err(error) => {
-                    tracing::debug!(%error, "a datagram was not sealed");
-                    self.statistics.dropped_datagrams += 1;
+            let endpoint = &mut self.endpoint;
+            let is_sent = match &queue {
+                Some(queue) => {
+                    let seal =
+                        |out: &mut [u8]| endpoint.seal_datagram(now, channel, datagram, out).map(|sealed| sealed.len);
+                    matches!(queue.push_with(datagram.len() + OVERHEAD, seal), Some(Ok(())))
                 }
-            }
+                None => match endpoint.seal_datagram(now, channel, datagram, &mut frame) {
+                    Ok(outgoing) => {
+                        self.transmit(now, outgoing.path, &frame[..outgoing.len]);
+                        true
+                    }
+                    Err(_) => false,
+                },
+            };
+            self.statistics.dropped_datagrams += u64::from(!is_sent);
         }
         self.scratch.inner = frame;
         let Some(peer) = self.peers.get_mut(&id) else { return };

@@ -65,6 +65,29 @@ pub(crate) struct EventSenders {
     pub(crate) links: mpsc::Sender<LinkEvent>,
     /// All others: of these the driver serves one a turn, so that sessions do not wait for what strangers have it compute.
     pub(crate) strangers: mpsc::Sender<LinkEvent>,
+    pub(crate) buffers: Buffers,
+}
+
+/// Buffers for what links receive. A link has one only while it has received something, for most of many are silent.
+#[derive(Clone, Default)]
+pub(crate) struct Buffers(Arc<Mutex<Vec<Frames>>>);
+
+/// How many wait for use at most.
+const BUFFERS: usize = 16;
+
+impl Buffers {
+    fn take(&self) -> Frames {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Gives a buffer back. What is in it is forgotten.
+    pub(crate) fn put(&self, mut frames: Frames) {
+        frames.clear();
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < BUFFERS {
+            spare.push(frames);
+        }
+    }
 }
 
 /// Octets in the queue of a link that is fast.
@@ -254,13 +277,16 @@ async fn serve(
             in_line = in_line && served.as_mut().poll(cx).is_pending();
             // One frame of a stranger may cost as much as hundreds of a session.
             let octets = if queue.is_proved() { RECEIVE_LIMIT } else { 1 };
-            if receiving
-                && pause.is_none()
-                && !in_line
-                && let Poll::Ready(received) = link.poll_recv(cx, &mut incoming, octets)
-            {
-                receiving = received?;
-                return Poll::Ready(Ok(()));
+            if receiving && pause.is_none() && !in_line {
+                incoming = events.buffers.take();
+                match link.poll_recv(cx, &mut incoming, octets) {
+                    Poll::Ready(received) => {
+                        receiving = received?;
+                        return Poll::Ready(Ok(()));
+                    }
+                    // Nothing has come: a link that is not ready has appended nothing.
+                    Poll::Pending => events.buffers.put(std::mem::take(&mut incoming)),
+                }
             }
             if sent == outgoing.len() && !is_idle {
                 return Poll::Ready(Ok(()));

@@ -302,6 +302,29 @@ async fn a_stream_crosses_small_frames() {
     }
 }
 
+/// Many more than may be unanswered, so that they are acknowledged; each is one frame.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn datagrams_cross_small_frames_both_ways() {
+    let (nodes, mut channels) = Scene::new(Faults::default(), 60).start().await;
+    exchange(&mut channels, 1).await;
+    let [device, server] = &channels;
+    let (from, mut to) = (device.datagrams(), server.datagrams());
+    // A frame less header, type and tag.
+    assert_eq!(from.max_len(), MTU - 18);
+    let got = from.send(&[0; MTU - 17]).await;
+    assert!(matches!(got, Err(NodeError::TooLong { limit: 33, got: 34 })), "{got:?}");
+    for number in 0..300_u32 {
+        let datagram = [&number.to_be_bytes(), [7; MTU - 22].as_slice()].concat();
+        from.send(&datagram).await.unwrap();
+        assert_eq!(to.recv().await, Some(datagram.as_slice()));
+    }
+    to.send(b"enough").await.unwrap();
+    let mut from = from;
+    assert_eq!(from.recv().await, Some(b"enough".as_slice()));
+    assert_eq!(nodes[0].statistics().await.unwrap().dropped_datagrams, 0);
+    exchange(&mut channels, 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_paired_is_an_error_that_says_why() {
     let mut scene = Scene::new(Faults::default(), 8);

@@ -122,7 +122,7 @@ impl Network {
         let until = self.now.after(time);
         loop {
             for end in self.ends.iter_mut().step_by(2) {
-                while end.take(self.now, &alloc::vec![7; size.min(end.longest())]) {}
+                while end.take(&alloc::vec![7; size.min(end.longest())]) {}
             }
             if !self.step(until) {
                 break;
@@ -146,7 +146,7 @@ fn what_is_lost_is_sent_again() {
         let mut sent = 0;
         while sent < 2000 {
             let frame = numbered(sent, sizes(sent));
-            if network.ends[0].take(network.now, &frame) {
+            if network.ends[0].take(&frame) {
                 sent += 1;
             } else {
                 let until = network.now.after(Duration::from_secs(60));
@@ -206,7 +206,7 @@ fn the_longest_packet_is_found_and_given_up_again() {
     let mut sent = 0;
     while sent < 1000 {
         let frame = numbered(sent, 700);
-        if network.ends[0].take(network.now, &frame) {
+        if network.ends[0].take(&frame) {
             sent += 1;
         } else {
             let until = network.now.after(Duration::from_secs(60));
@@ -295,7 +295,6 @@ fn an_outage_is_told_by_its_length() {
     assert!(network.ends[0].is_settled());
     assert_eq!((network.ends[0].counts().given_up, network.ends[0].silent_since()), (0, None));
     network.path.mtu = 0;
-    let now = network.now;
     assert!(network.ends[0].take(&[2; 100]));
     network.run_for(Duration::from_secs(15));
     let silence = network.ends[0].silent_since().map(|since| network.now.since(since));

@@ -84,6 +84,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 None => is_heard |= self.handle_frame(now, PathId(link.0), source, frame),
             }
         }
+        self.senders.events.buffers.put(frames);
         if let Some(peer) = leads_to.filter(|_| is_heard).and_then(|peer| self.peers.get_mut(&peer)) {
             peer.direct.heard(now, link);
         }

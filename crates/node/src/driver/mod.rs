@@ -55,7 +55,7 @@ use crate::{
     clock::Clock,
     danger::RelayTap,
     handle::{Channel, Command},
-    links::{EventSenders, LinkEvent, LinkId},
+    links::{Buffers, EventSenders, LinkEvent, LinkId},
     shared::Common,
     statistics::Statistics,
     writer::{Completed, Writer},
@@ -198,7 +198,8 @@ pub(crate) fn queues(
     let (link_sender, links) = mpsc::channel(256);
     let (stranger_sender, strangers) = mpsc::channel(256);
     let (report_sender, reports) = mpsc::channel(256);
-    let events = EventSenders { links: link_sender, strangers: stranger_sender };
+    let buffers = Buffers::default();
+    let events = EventSenders { links: link_sender, strangers: stranger_sender, buffers };
     (Senders { accepted, events, reports: report_sender }, Queues { commands, completed, links, strangers, reports })
 }
 

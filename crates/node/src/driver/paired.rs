@@ -347,7 +347,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(paired) = self.paired.get_mut(&id) else { return };
         paired.is_writing = false;
         match version {
-            Some(version) => paired.pairing.written(version),
+            Some(version) => {
+                paired.pairing.written(version);
+                // What has opened is told when a restart would know of it.
+                if paired.arrived >= ACK_MESSAGES {
+                    paired.tell_by(now);
+                }
+            }
             None => {
                 paired.pairing.not_written();
                 paired.write_at = Some(now.after(WRITE_AGAIN));

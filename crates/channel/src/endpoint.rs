@@ -488,11 +488,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     }
 
     /// Sends what follows of this session on a path that was [tried](Self::try_path), whatever path the peer's records come on.
-    /// Handshakes go on where they went.
+    /// Handshakes and other sessions go on where they went.
     pub fn reroute(&mut self, channel: ChannelId, path: PathId) {
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.is_pinned = true;
-            channel.sessions.iter_mut().for_each(|established| established.take_path(path));
+            channel.current().into_iter().for_each(|established| established.take_path(path));
         }
     }
 

@@ -3,7 +3,7 @@
 
 mod machines;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::Ipv4Addr, time::Duration};
 
 use machines::{
     Machine, TestVault, meet, numbers, receive, run_relay, send_all,
@@ -25,7 +25,8 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 fn builder(machine: &Machine, switch: &Switch) -> Builder<TestVault> {
     let keys = (machine.vault.clone(), machine.owner.clone());
     let node = Node::builder(keys).contact_box(machine.contact_box).store(machine.disk.clone());
-    node.transport(Switched(Udp::default(), switch.clone()))
+    let udp = Udp::default().from_local_address(Ipv4Addr::LOCALHOST.into());
+    node.transport(Switched(udp, switch.clone()))
 }
 
 /// A message each way.
@@ -111,6 +112,20 @@ async fn a_direct_way_that_ends_costs_no_message_and_is_found_again() {
         assert_eq!(received, messages);
     }
     until_direct(&nodes, &mut channels, 0).await;
+    switch.cut(false);
+    until_direct(&nodes, &mut channels, 1).await;
+}
+
+/// PATH passes, and what is longer does not.
+#[tokio::test]
+async fn a_way_that_answers_and_loses_messages_is_left() {
+    let Scene { nodes, mut channels, switch, relay: _relay, .. } = scene().await;
+    until_direct(&nodes, &mut channels, 1).await;
+    switch.pass_up_to(120);
+    let [there, back] = &mut channels;
+    let long = [vec![7; 400], vec![8; 20_000]];
+    send_all(there, &long).await;
+    assert_eq!(soon(receive(back, 2)).await, long);
     switch.cut(false);
     until_direct(&nodes, &mut channels, 1).await;
 }

@@ -248,6 +248,14 @@ impl Outbox {
         self.entries.values().next().is_some_and(|first| first.options.live_only)
     }
 
+    /// Since when the message goes unanswered that was sent live first, of those that were sent at least `times` times, have not
+    /// arrived and are kept by nobody.
+    #[must_use]
+    pub fn unanswered_since(&self, times: u32) -> Option<Timestamp> {
+        let is_lost = |sent: &&Sent| sent.lane == Lane::Live && sent.times >= times && !sent.held && !sent.in_custody;
+        self.entries.values().filter_map(|entry| entry.sent.as_ref()).filter(is_lost).map(|sent| sent.first).min()
+    }
+
     /// Octets of the messages that are kept.
     #[must_use]
     pub const fn octets(&self) -> usize {

@@ -46,8 +46,9 @@ impl Branch for UdpBranch {
         let any: IpAddr = if self.peer.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let asked = std::net::UdpSocket::bind((any, 0)).ok()?;
         asked.connect(self.peer).ok()?;
-        let local = asked.local_addr().ok()?;
-        Some(SocketAddr::new(local.ip().to_canonical(), bound.port()))
+        let local = asked.local_addr().ok()?.ip().to_canonical();
+        // One that is not bound to this machine alone is not for what listens on it alone.
+        (!local.is_loopback()).then(|| SocketAddr::new(local, bound.port()))
     }
 
     fn connect(&self, to: SocketAddr) -> Result<Box<dyn FrameLink>, LinkError> {

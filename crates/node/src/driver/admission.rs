@@ -26,8 +26,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Ends everything with a peer that is not admitted any more.
     pub(super) fn cut_off(&mut self, now: Timestamp, channel: ChannelId) {
-        let peer = self.endpoint.peer(channel).map(|id| id.short().to_string());
-        tracing::info!(?peer, "not admitted any more");
+        let peer = self.endpoint.peer(channel);
+        tracing::info!(peer = peer.map(|id| id.short().to_string()), "not admitted any more");
         let path = self.endpoint.path(channel).map(|path| LinkId(path.0)).filter(|link| self.links.contains_key(link));
         let link = self.served.get(&channel).copied().or(path);
         self.endpoint.close(channel, CloseReason::Policy);
@@ -39,5 +39,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.endpoint.forget(channel);
         self.peer_closed(channel);
         link.into_iter().for_each(|link| self.drop_link(now, link));
+        peer.into_iter().for_each(|peer| self.end_direct(now, peer));
     }
 }

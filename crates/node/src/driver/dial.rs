@@ -57,6 +57,11 @@ impl Dial {
         }
     }
 
+    /// Whether it leads to a relay at which we are attached.
+    pub(super) const fn is_attached(&self) -> bool {
+        matches!(&self.purpose, Purpose::Relay(attachment) if attachment.attached)
+    }
+
     /// The socket of the link to a relay, and where the relay sees it.
     pub(super) fn beside(&self) -> Option<(&Arc<dyn Branch>, SocketAddr)> {
         match &self.purpose {

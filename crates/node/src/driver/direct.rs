@@ -12,7 +12,7 @@ use sealway_channel::{ChannelId, PathId};
 use sealway_vault::Vault;
 use sealway_wire::{IdentityId, Timestamp};
 
-use super::{Driver, frames::as_flow, link::Link};
+use super::{Driver, dial::Dial, frames::as_flow, link::Link};
 use crate::links::LinkId;
 
 /// Who exchanges messages only for so long is not worth a direct way.
@@ -22,8 +22,19 @@ const IDLE: Duration = Duration::from_secs(120);
 /// How long after a vain attempt the next one follows.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(300)];
-/// The same, after a direct way has ceased to answer.
-const PAUSE_AFTER_LOSS: Duration = Duration::from_secs(5);
+/// The same, after a direct way has ceased to answer, for the ways in a row that did not last.
+const PAUSES_AFTER_LOSS: [Duration; 5] = [
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
+const LASTING: Duration = Duration::from_secs(60);
+/// A way that answers may still lose what is longer than a question: a message that was sent on it so often, for so long, has the way
+/// left, unless the peer has told of others meanwhile.
+const SENDS: u32 = 3;
+const STALLED: Duration = Duration::from_secs(8);
 /// A peer, and a relay by what it says of us, has attempts made no more often.
 const TRIAL_PAUSE: Duration = Duration::from_secs(3);
 /// How often each address is asked, and how soon after the first time: the delay doubles.
@@ -54,11 +65,17 @@ pub(super) struct Direct {
     asked: usize,
     /// When it has last had us try ways, by naming them and by trying one, and those that are being tried now.
     named_at: Option<Timestamp>,
+    /// When we were seen elsewhere.
+    moved_at: Option<Timestamp>,
     tried_at: Option<Timestamp>,
     trial: Option<Trial>,
-    asked_back_at: Option<Timestamp>,
+    /// Links on which the peer was asked back lately.
+    asked_back: Vec<(LinkId, Timestamp)>,
     /// The link on which we send.
     way: Option<Way>,
+    /// Ways in a row that did not last, and when the next may be taken.
+    losses: usize,
+    not_before: Option<Timestamp>,
 }
 
 struct Trial {
@@ -69,6 +86,9 @@ struct Trial {
 
 struct Way {
     link: LinkId,
+    /// Since when we send there, and when the peer has last told of messages of ours.
+    since: Timestamp,
+    progress_at: Timestamp,
     /// When something has last come of the peer on it.
     heard_at: Timestamp,
     check_at: Timestamp,
@@ -107,6 +127,39 @@ impl Direct {
         if let Some(way) = self.way.as_mut().filter(|way| way.link == link) {
             (way.heard_at, way.check_at, way.unanswered) = (now, now.after(CHECK_IDLE), 0);
         }
+    }
+
+    /// The peer tells of messages of ours that have come.
+    pub(super) fn progressed(&mut self, now: Timestamp) {
+        self.way.iter_mut().for_each(|way| way.progress_at = now);
+    }
+
+    /// Whether messages do not arrive on the way, although it answers: the oldest that was sent again and again is that old.
+    fn is_stalled(&self, now: Timestamp, unanswered_since: Option<Timestamp>) -> bool {
+        let since = self.way.as_ref().zip(unanswered_since).map(|(way, at)| at.max(way.progress_at));
+        since.is_some_and(|since| now.since(since) >= STALLED)
+    }
+
+    /// The way is left because it does not answer, or has `stalled`. Returns it.
+    fn lose(&mut self, now: Timestamp, stalled: bool) -> Option<Way> {
+        let way = self.way.take();
+        let has_lasted = way.as_ref().is_some_and(|way| now.since(way.since) >= LASTING);
+        self.losses = if has_lasted { 0 } else { self.losses };
+        let pause = PAUSES_AFTER_LOSS.get(self.losses).or(PAUSES_AFTER_LOSS.last()).copied().unwrap_or(IDLE);
+        let at = now.after(pause);
+        // It may come back at once where the network has changed. Where it came and went it is left alone for a while, whoever asks.
+        self.not_before = (stalled || self.losses > 0).then_some(at);
+        (self.ask_at, self.losses) = (Some(at), self.losses + 1);
+        way
+    }
+
+    fn may_take_a_way(&self, now: Timestamp) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// There is no other way for the time being: this one is asked on.
+    fn hold_on(&mut self, now: Timestamp) {
+        self.way.iter_mut().for_each(|way| (way.unanswered, way.check_at) = (1, now.after(CHECK)));
     }
 
     /// The next question is due; the one after it is later.
@@ -159,12 +212,16 @@ impl Direct {
     fn is_tried(&mut self, now: Timestamp, link: LinkId) -> bool {
         let is_early = |at: Option<Timestamp>, pause| at.is_some_and(|at| now.since(at) < pause);
         let is_known = self.trial.as_ref().is_some_and(|trial| trial.links.contains(&link));
-        if self.way.is_none() && self.is_used(now) && !is_known && !is_early(self.tried_at, TRIAL_PAUSE) {
+        let may_try = self.way.is_none() && self.is_used(now) && self.may_take_a_way(now);
+        if may_try && !is_known && !is_early(self.tried_at, TRIAL_PAUSE) {
             self.tried_at = Some(now);
             self.try_links(now, vec![link]);
         }
-        let asks_back = !is_early(self.asked_back_at, ASK_BACK);
-        self.asked_back_at = if asks_back { Some(now) } else { self.asked_back_at };
+        self.asked_back.retain(|(_, at)| now.since(*at) < ASK_BACK);
+        let asks_back = self.asked_back.len() < MAX_LINKS && self.asked_back.iter().all(|(asked, _)| *asked != link);
+        if asks_back {
+            self.asked_back.push((link, now));
+        }
         asks_back
     }
 
@@ -179,7 +236,9 @@ impl Direct {
     fn moved(&mut self, now: Timestamp) {
         self.doubt(now);
         self.asked = 0;
-        let pause = if self.named_at.is_some_and(|at| now.since(at) < TRIAL_PAUSE) { TRIAL_PAUSE } else { WORTHWHILE };
+        let is_recent = |at: Option<Timestamp>| at.is_some_and(|at| now.since(at) < TRIAL_PAUSE);
+        let pause = if is_recent(self.named_at) || is_recent(self.moved_at) { TRIAL_PAUSE } else { WORTHWHILE };
+        self.moved_at = Some(now);
         self.ask_at = self.ask_at.map(|at| at.min(now.after(pause)));
     }
 
@@ -205,16 +264,19 @@ impl Direct {
 
     /// The peer has answered on a link. Returns whether that is the one on which we send from now on.
     fn answered(&mut self, now: Timestamp, link: LinkId) -> bool {
-        let answered = Way { link, heard_at: now, check_at: now.after(CHECK_IDLE), unanswered: 0 };
+        let may_take = self.may_take_a_way(now);
         match &mut self.way {
             Some(way) if way.link == link => {
-                *way = answered;
+                self.heard(now, link);
                 false
             }
             // One that answers is not left.
-            Some(way) if way.unanswered <= 1 => false,
+            Some(way) if way.unanswered < UNANSWERED => false,
+            None if !may_take => false,
             _ => {
-                self.way = Some(answered);
+                let (since, progress_at, heard_at) = (now, now, now);
+                self.way =
+                    Some(Way { link, since, progress_at, heard_at, check_at: now.after(CHECK_IDLE), unanswered: 0 });
                 (self.trial, self.ask_at, self.asked) = (None, None, 0);
                 true
             }
@@ -269,11 +331,22 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.endpoint.try_path(channel, PathId(link.0));
             }
         }
+        let unanswered_since = peer.shared.outgoing().outbox.unanswered_since(SENDS);
+        if peer.direct.is_stalled(now, unanswered_since) {
+            tracing::info!(peer = %id.short(), "what is sent without the relay does not arrive");
+            self.lose_direct(now, id, true);
+        }
+        let has_other = self.dial_of(id).is_some_and(|index| self.dials.get(index).is_some_and(Dial::is_attached));
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         match peer.direct.take_due_check(now) {
             Check::Nothing => {}
             Check::Ask(link) => self.endpoint.try_path(channel, PathId(link.0)),
-            Check::Unused => self.leave_direct(now, id, false),
-            Check::Lost => self.leave_direct(now, id, true),
+            Check::Unused => {
+                let way = peer.direct.way.take();
+                self.leave_direct(now, id, way.map(|way| way.link));
+            }
+            Check::Lost if has_other => self.lose_direct(now, id, false),
+            Check::Lost => peer.direct.hold_on(now),
         }
         if self.peers.get_mut(&id).is_some_and(|peer| peer.direct.take_due_question(now)) {
             self.tell_candidates(now, id, channel, true);
@@ -295,12 +368,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some(Own { local, seen }) = self.own_candidates(id) else { return };
         let Some(route) = self.peers.get(&id).and_then(|peer| peer.route) else { return };
         let own: Vec<SocketAddr> = local.into_iter().filter(|local| *local != seen).chain([seen]).collect();
-        let mut frame = std::mem::take(&mut self.scratch.inner);
+        // The buffers of the driver may be in use: this is said in answer to what a frame has brought.
+        let mut frame = [0; 256];
         match self.endpoint.seal_candidates(now, channel, &own, answer_wanted, &mut frame) {
             Ok(outgoing) => self.transmit(now, route, &frame[..outgoing.len]),
             Err(error) => tracing::debug!(%error, "a peer is not told where it can reach us"),
         }
-        self.scratch.inner = frame;
     }
 
     /// The peer says where it may be reached.
@@ -385,10 +458,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.unproved.remove(&(deadline, link));
         }
         found.queue.set_proved();
-        if peer.direct.answered(now, link) {
+        let before = peer.direct.way();
+        let is_taken = peer.direct.answered(now, link);
+        if is_taken {
             tracing::info!(peer = %id.short(), place = found.observed.map(tracing::field::display), "reached without the relay");
             self.statistics.direct_ways += 1;
             peer.wake();
+            if before.is_some() {
+                peer.shared.outgoing().outbox.redirect();
+            }
             self.endpoint.reroute(channel, path);
         }
         let way = peer.direct.way();
@@ -397,24 +475,29 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         };
         let mut answered: Vec<LinkId> = self.links.iter().filter(is_kept).map(|(link, _)| *link).collect();
         answered.sort_unstable_by(|left, right| right.cmp(left));
-        answered.into_iter().skip(MAX_ANSWERED).for_each(|oldest| self.drop_link(now, oldest));
+        answered.into_iter().skip(MAX_ANSWERED - 1).for_each(|oldest| self.drop_link(now, oldest));
+        // What waits on a way that does not answer goes on the new one.
+        before.filter(|_| is_taken).into_iter().for_each(|before| self.abort_link(now, before));
     }
 
-    /// Sends over the relay again. What went the direct way and was not acknowledged, if it `is_lost`, too.
-    fn leave_direct(&mut self, now: Timestamp, id: IdentityId, is_lost: bool) {
+    /// The way does not answer, or has `stalled`: what went there and was not acknowledged goes over the relay, too.
+    fn lose_direct(&mut self, now: Timestamp, id: IdentityId, stalled: bool) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let way = peer.direct.way.take();
+        tracing::info!(peer = %id.short(), "not reached without the relay any more");
+        peer.shared.outgoing().outbox.redirect();
+        let way = peer.direct.lose(now, stalled);
+        self.leave_direct(now, id, way.map(|way| way.link));
+    }
+
+    /// Sends over the relay again, and ends the link of the way.
+    fn leave_direct(&mut self, now: Timestamp, id: IdentityId, way: Option<LinkId>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         if let (Some(channel), Some(route)) = (peer.channel, peer.route) {
             self.endpoint.pin_path(channel, route);
         }
-        if is_lost {
-            tracing::info!(peer = %id.short(), "not reached without the relay any more");
-            peer.shared.outgoing().outbox.redirect();
-            peer.direct.ask_at = Some(now.after(PAUSE_AFTER_LOSS));
-        }
         peer.wake();
         // What waits there goes over the relay now, and the address is to be free for another try.
-        way.into_iter().for_each(|way| self.abort_link(now, way.link));
+        way.into_iter().for_each(|way| self.abort_link(now, way));
     }
 
     /// A link is gone: those whom it led to are sent to over the relay.
@@ -424,9 +507,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         for (id, channel) in channels {
             let is_way = self.peers.get(&id).is_some_and(|peer| peer.direct.way() == Some(link));
             if is_way || self.endpoint.path(channel) == Some(PathId(link.0)) {
-                self.leave_direct(now, id, true);
+                self.lose_direct(now, id, false);
             }
         }
+    }
+
+    /// Ends all links to a peer beside those of relays.
+    pub(super) fn end_direct(&mut self, now: Timestamp, id: IdentityId) {
+        let leads_there = self.links.iter().filter(|(_, link)| link.leads_to == Some(id)).map(|(link, _)| *link);
+        let links: Vec<LinkId> = leads_there.collect();
+        links.into_iter().for_each(|link| self.drop_link(now, link));
     }
 
     /// A new session with a peer begins on the flow, until the way has answered under it.
@@ -528,6 +618,46 @@ mod tests {
             matches!(direct.take_due_check(seconds(*second)), Check::Lost)
         });
         assert_eq!(lost, Some(104), "another link is another link");
+    }
+
+    #[test]
+    fn ways_that_come_and_go_are_taken_less_and_less() {
+        let mut direct = Direct::default();
+        let (mut now, mut pauses) = (0, Vec::new());
+        for _ in 0..7 {
+            let from = now;
+            while !direct.answered(seconds(now), LinkId(1)) {
+                now += 1;
+            }
+            pauses.push(now - from);
+            now += 59;
+            assert!(direct.lose(seconds(now), true).is_some());
+        }
+        assert_eq!(pauses, [0, 5, 10, 30, 60, 300, 300]);
+        // One that has lasted is forgiven its end: at once if it has ended, soon if messages did not arrive.
+        now += 300;
+        assert!(direct.answered(seconds(now), LinkId(1)));
+        now += 60;
+        direct.lose(seconds(now), false);
+        assert!(direct.answered(seconds(now), LinkId(1)));
+    }
+
+    #[test]
+    fn a_way_on_which_messages_do_not_arrive_has_stalled() {
+        let mut direct = Direct::default();
+        assert!(!direct.is_stalled(seconds(100), Some(seconds(0))), "there is none");
+        direct.answered(seconds(10), LinkId(1));
+        for second in 10..100 {
+            direct.heard(seconds(second), LinkId(1));
+            assert!(!direct.is_stalled(seconds(second), None));
+        }
+        // Sent before it was taken, or on it.
+        assert!(!direct.is_stalled(seconds(17), Some(seconds(0))));
+        assert!(direct.is_stalled(seconds(18), Some(seconds(0))));
+        assert!(!direct.is_stalled(seconds(27), Some(seconds(20))));
+        direct.progressed(seconds(25));
+        assert!(!direct.is_stalled(seconds(32), Some(seconds(20))), "others arrive");
+        assert!(direct.is_stalled(seconds(33), Some(seconds(20))));
     }
 
     #[test]

@@ -543,6 +543,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     ) -> Option<Batch> {
         let peer = self.peers.get_mut(&id)?;
         peer.awake = true;
+        peer.direct.progressed(now);
         let mut outgoing = peer.shared.outgoing();
         let delivered = outgoing.outbox.committed(now, committed);
         Some(outgoing.settle(delivered, Progress::Delivered))

@@ -1,10 +1,10 @@
-//! UDP whose links beside those to relays can be cut.
+//! UDP whose links beside those to relays can be cut, for all frames or for long ones.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -13,17 +13,32 @@ use sealway_link::{BoxFuture, Branch, Branched, FrameLink, Frames, LinkCapabilit
 use sealway_udp::Udp;
 use sealway_wire::Address;
 
-/// While it is on, nothing comes or goes on a way without a relay.
-#[derive(Clone, Default)]
-pub(crate) struct Switch(Arc<AtomicBool>);
+/// The longest frame that passes on a way without a relay.
+#[derive(Clone)]
+pub(crate) struct Switch(Arc<AtomicUsize>);
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(usize::MAX)))
+    }
+}
 
 impl Switch {
     pub(crate) fn cut(&self, is_cut: bool) {
-        self.0.store(is_cut, Ordering::SeqCst);
+        self.pass_up_to(if is_cut { 0 } else { usize::MAX });
+    }
+
+    /// Frames of more octets are lost.
+    pub(crate) fn pass_up_to(&self, octets: usize) {
+        self.0.store(octets, Ordering::SeqCst);
+    }
+
+    fn passes(&self, frame: &[u8]) -> bool {
+        frame.len() <= self.0.load(Ordering::SeqCst)
     }
 
     fn is_cut(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        !self.passes(&[0])
     }
 }
 
@@ -122,7 +137,7 @@ impl FrameLink for Cut {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, frame: &[u8]) -> Poll<Result<(), LinkError>> {
-        if self.is_beside && self.switch.is_cut() {
+        if self.is_beside && !self.switch.passes(frame) {
             return Poll::Ready(Ok(()));
         }
         self.link.poll_send(cx, frame)

@@ -111,7 +111,7 @@ impl Udp {
         let local = self.local.filter(|local| local.is_ipv4() == target.is_ipv4()).unwrap_or(any);
         let (open, arrivals) = self.open_at(local).map_err(|error| sealway_ip::failure(error, address))?;
         // The last link to there may still be ending.
-        let inbox = open.socket.add(target, None).ok_or_else(unreachable)?;
+        let inbox = open.socket.claim(target).ok_or_else(unreachable)?;
         let mut link = UdpLink::new(open, inbox, target, self.idle_timeout)?;
         link.set_beside(arrivals);
         Ok(link)

@@ -44,6 +44,15 @@ struct Waiting {
 }
 
 impl Inbox {
+    fn new(local: Option<IpAddr>) -> Arc<Self> {
+        let waiting = Waiting { datagrams: Frames::new(), reader: None, limit: STRANGE };
+        Arc::new(Self { local, waiting: Mutex::new(waiting) })
+    }
+
+    fn is_proved(&self) -> bool {
+        self.lock().limit == INBOX
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,11 +164,20 @@ impl Socket {
     pub(crate) fn add(&self, peer: SocketAddr, local: Option<IpAddr>) -> Option<Arc<Inbox>> {
         match self.peers().entry(peer) {
             Entry::Occupied(_) => None,
-            Entry::Vacant(entry) => {
-                let waiting = Waiting { datagrams: Frames::new(), reader: None, limit: STRANGE };
-                Some(entry.insert(Arc::new(Inbox { local, waiting: Mutex::new(waiting) })).clone())
-            }
+            Entry::Vacant(entry) => Some(entry.insert(Inbox::new(local)).clone()),
         }
+    }
+
+    /// The same for somebody whom we have chosen: who is there already has to be known, or he makes room. A source is forged
+    /// easily, and nobody is kept from where we want to go by that.
+    pub(crate) fn claim(&self, peer: SocketAddr) -> Option<Arc<Inbox>> {
+        let mut peers = self.peers();
+        if peers.get(&peer).is_some_and(|inbox| inbox.is_proved()) {
+            return None;
+        }
+        let inbox = Inbox::new(None);
+        peers.insert(peer, inbox.clone());
+        Some(inbox)
     }
 
     pub(crate) fn remove(&self, peer: SocketAddr, inbox: &Arc<Inbox>) {

@@ -1,7 +1,11 @@
 //! Frames over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{future::poll_fn, net::UdpSocket, time::Duration};
+use std::{
+    future::poll_fn,
+    net::{Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use sealway_link::{FrameLink, Frames, LinkErrorKind, Listener, Transport};
 use sealway_testkit::links::{End, conform, numbered};
@@ -100,6 +104,37 @@ async fn what_nothing_begins_with_makes_no_link() {
     // The first link is that of what came last.
     let mut server = listener.accept().await.unwrap();
     assert_eq!(recv(&mut server).await.unwrap().get(0), Some(&[0x11, 9][..]));
+}
+
+/// All connections leave from one port: whoever forges an address there keeps nobody from it.
+#[tokio::test]
+async fn a_stranger_does_not_take_the_place_of_whom_we_call() {
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let udp = Udp::default().from_local_address(Ipv4Addr::LOCALHOST.into()).from_local_port(free);
+    let [relay, other] = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let connect = async |to: &UdpSocket| {
+        let address = format!("udp://{}", to.local_addr().unwrap());
+        udp.connect(&Address::parse(&address).unwrap()).await
+    };
+    // This one keeps the socket, and takes what comes from others.
+    let mut first = connect(&other).await.unwrap();
+    let (branch, listener) = first.branch().unwrap();
+    let own = branch.address().unwrap().port();
+    assert_eq!(own, free);
+    relay.send_to(&[0x80; 9], ("127.0.0.1", own)).unwrap();
+    let mut stranger = listener.unwrap().accept().await.unwrap();
+    recv(&mut stranger).await.unwrap();
+    let mut link = connect(&relay).await.unwrap();
+    link.set_proved();
+    // The end of the stranger's link is not that of the other.
+    drop(stranger);
+    relay.send_to(&[0x12; 9], ("127.0.0.1", own)).unwrap();
+    assert_eq!(recv(&mut link).await.unwrap().get(0), Some(&[0x12; 9][..]));
+    assert_eq!(
+        connect(&relay).await.err().map(|error| error.kind),
+        Some(LinkErrorKind::Unreachable),
+        "it is known there"
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use sealway_channel::ChannelId;
+use sealway_channel::{ChannelId, PathId};
 use sealway_identity::Card;
 use sealway_link::Branch;
 use sealway_routing::Client;
@@ -91,6 +91,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     pub(super) fn hop_opened(&mut self, now: Timestamp, channel: ChannelId) {
         let Some(index) = self.by_hop.get(&channel).copied() else { return };
         self.dials[index].keepalive_at = Some(now.after(KEEPALIVE));
+        self.stay_on_link(channel, index);
         let instance = self.endpoint.peer_instance(channel);
         if let Some(attachment) = self.dials[index].attachment() {
             attachment.client.reset();
@@ -99,10 +100,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.register(now, channel);
     }
 
+    /// A relay is where we have dialled: others who pass its records on from elsewhere are not followed there.
+    fn stay_on_link(&mut self, channel: ChannelId, index: usize) {
+        if let Some(link) = self.dials[index].link {
+            self.endpoint.pin_path(channel, PathId(link.0));
+        }
+    }
+
     /// New keys with a relay. If it has started anew meanwhile, it knows nothing of what the link's end would have told us of:
     /// labels, our box, what we left there.
     pub(super) fn hop_renewed(&mut self, now: Timestamp, channel: ChannelId) {
         let instance = self.endpoint.peer_instance(channel);
+        if let Some(index) = self.by_hop.get(&channel).copied() {
+            self.stay_on_link(channel, index);
+        }
         let dial = self.by_hop.get(&channel).and_then(|index| self.dials.get_mut(*index));
         let Some(dial) = dial else { return };
         let link = dial.link;

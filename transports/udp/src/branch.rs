@@ -24,8 +24,9 @@ struct UdpBranch {
     idle_timeout: Duration,
 }
 
-/// The branch of a link, and what comes to its socket from others.
-pub(crate) fn of(open: &Arc<Open>, peer: SocketAddr, idle_timeout: Duration, arrivals: Option<Arrivals>) -> Branched {
+/// The branch of a link, and what comes to its socket from others, if nobody else listens there.
+pub(crate) fn of(open: &Arc<Open>, peer: SocketAddr, idle_timeout: Duration) -> Branched {
+    let arrivals = open.listen();
     let open = Arc::downgrade(open);
     let branch = UdpBranch { open: open.clone(), peer, idle_timeout };
     let listener = arrivals.map(|arrivals| Box::new(Beside { open, arrivals, idle_timeout }) as _);

@@ -79,23 +79,22 @@ impl Udp {
     }
 
     /// A socket for a connection: that of the given port, if there is one, and it is free or ours already.
-    fn open_at(&self, local: IpAddr) -> std::io::Result<(Arc<Open>, Option<Arrivals>)> {
+    fn open_at(&self, local: IpAddr) -> std::io::Result<Arc<Open>> {
         let open = |port| socket::open(SocketAddr::new(local, port), false);
-        let with = |(open, arrivals)| (open, Some(arrivals));
         if self.port == 0 {
-            return open(0).map(with);
+            return open(0);
         }
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |open: &Arc<Open>| open.socket.is_ipv6() == local.is_ipv6();
         if let Some(open) = shared.upgrade().filter(fits) {
-            return Ok((open, None));
+            return Ok(open);
         }
         match open(self.port) {
-            Ok((open, arrivals)) => {
+            Ok(open) => {
                 *shared = Arc::downgrade(&open);
-                Ok((open, Some(arrivals)))
+                Ok(open)
             }
-            Err(_) => open(0).map(with),
+            Err(_) => open(0),
         }
     }
 
@@ -109,11 +108,11 @@ impl Udp {
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let local = self.local.filter(|local| local.is_ipv4() == target.is_ipv4()).unwrap_or(any);
-        let (open, arrivals) = self.open_at(local).map_err(|error| sealway_ip::failure(error, address))?;
+        let open = self.open_at(local).map_err(|error| sealway_ip::failure(error, address))?;
         // The last link to there may still be ending.
         let inbox = open.socket.claim(target).ok_or_else(unreachable)?;
         let mut link = UdpLink::new(open, inbox, target, self.idle_timeout)?;
-        link.set_beside(arrivals);
+        link.set_connected();
         Ok(link)
     }
 }
@@ -141,8 +140,8 @@ impl Transport for Udp {
             let address = place(address)?;
             let targets = sealway_ip::resolve(address).await?;
             let target = *targets.first().ok_or_else(|| LinkError::new(LinkErrorKind::Unreachable, address))?;
-            let opened = socket::open(target, true).map_err(|error| sealway_ip::failure(error, address))?;
-            let (open, arrivals) = opened;
+            let open = socket::open(target, true).map_err(|error| sealway_ip::failure(error, address))?;
+            let arrivals = open.listen().ok_or_else(|| LinkError::new(LinkErrorKind::Other, address))?;
             Ok(Box::new(UdpListener { open, arrivals, idle_timeout: self.idle_timeout }) as _)
         })
     }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
     branch,
-    socket::{Arrivals, Inbox, Open},
+    socket::{Inbox, Open},
 };
 
 /// The longest frame: the longest record, 16.5 KiB and its header, with room to spare. Those above a datagram go in fragments.
@@ -86,13 +86,8 @@ pub struct UdpLink {
     timer: Pin<Box<Sleep>>,
     idle: Pin<Box<Sleep>>,
     linger: Option<Pin<Box<Sleep>>>,
-    /// For links beside this one, if it was connected: until it is used.
-    beside: Option<Beside>,
-}
-
-/// What others send to a socket, if this link is the first on it.
-pub(crate) struct Beside {
-    pub(crate) arrivals: Option<Arrivals>,
+    /// It was connected, and nothing was done with it since: others may leave from its socket.
+    may_branch: bool,
 }
 
 impl UdpLink {
@@ -129,12 +124,12 @@ impl UdpLink {
             timer: Box::pin(sleep(Duration::ZERO)),
             idle: Box::pin(sleep(idle_timeout)),
             linger: None,
-            beside: None,
+            may_branch: false,
         })
     }
 
-    pub(crate) fn set_beside(&mut self, arrivals: Option<Arrivals>) {
-        self.beside = Some(Beside { arrivals });
+    pub(crate) const fn set_connected(&mut self) {
+        self.may_branch = true;
     }
 
     /// Lets so many octets more leave to a peer whom nobody knows.
@@ -223,8 +218,7 @@ impl UdpLink {
 
     /// Sends what may leave, and waits for the time of what may not.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        // Nobody has asked for it: what comes from others is not kept.
-        self.beside = None;
+        self.may_branch = false;
         loop {
             if let Some(writable) = &mut self.writable {
                 ready!(writable.as_mut().poll(cx)).map_err(|error| sealway_ip::failure(error, self.peer))?;
@@ -360,8 +354,7 @@ impl FrameLink for UdpLink {
     }
 
     fn branch(&mut self) -> Option<Branched> {
-        let beside = std::mem::take(&mut self.beside)?;
-        Some(branch::of(&self.open, self.peer, self.idle_timeout, beside.arrivals))
+        std::mem::take(&mut self.may_branch).then(|| branch::of(&self.open, self.peer, self.idle_timeout))
     }
 
     fn set_heard(&mut self) {

@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     io::{self, ErrorKind, IoSliceMut},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Waker},
     time::Duration,
 };
@@ -100,6 +103,8 @@ pub(crate) struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     peers: Mutex<HashMap<SocketAddr, Arc<Inbox>>>,
+    /// Somebody takes what comes from others than the peers.
+    has_listener: AtomicBool,
     is_ipv6: bool,
 }
 
@@ -107,6 +112,16 @@ pub(crate) struct Socket {
 pub(crate) struct Open {
     pub(crate) socket: Arc<Socket>,
     reader: AbortHandle,
+    arrivals: Mutex<Option<Arrivals>>,
+}
+
+impl Open {
+    /// What comes from others than the peers of the socket, from now on: for the first who asks.
+    pub(crate) fn listen(&self) -> Option<Arrivals> {
+        let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        self.socket.has_listener.store(true, Ordering::Release);
+        Some(arrivals)
+    }
 }
 
 impl Drop for Open {
@@ -115,10 +130,11 @@ impl Drop for Open {
     }
 }
 
-/// Opens a socket at `local` and begins to read it. What comes from others than its peers is offered on the queue.
+/// Opens a socket at `local` and begins to read it. What comes from others than its peers is dropped until [somebody
+/// listens](Open::listen).
 ///
 /// `is_listener`: handshakes of strangers are among it, not only records of those who know us by a session.
-pub(crate) fn open(local: SocketAddr, is_listener: bool) -> io::Result<(Arc<Open>, Arrivals)> {
+pub(crate) fn open(local: SocketAddr, is_listener: bool) -> io::Result<Arc<Open>> {
     let socket = RawSocket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     if local.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -130,10 +146,11 @@ pub(crate) fn open(local: SocketAddr, is_listener: bool) -> io::Result<(Arc<Open
     let _ = state.set_recv_buffer_size((&socket).into(), SYSTEM_BUFFER);
     let _ = state.set_send_buffer_size((&socket).into(), SYSTEM_BUFFER);
     let io = UdpSocket::from_std(socket.into())?;
-    let socket = Arc::new(Socket { io, state, peers: Mutex::default(), is_ipv6: local.is_ipv6() });
+    let (peers, has_listener) = (Mutex::default(), AtomicBool::new(false));
+    let socket = Arc::new(Socket { io, state, peers, has_listener, is_ipv6: local.is_ipv6() });
     let (sender, arrivals) = mpsc::channel(ARRIVING);
     let reader = tokio::spawn(read(socket.clone(), sender, is_listener)).abort_handle();
-    Ok((Arc::new(Open { socket, reader }), arrivals))
+    Ok(Arc::new(Open { socket, reader, arrivals: Mutex::new(Some(arrivals)) }))
 }
 
 impl Socket {
@@ -271,7 +288,8 @@ fn distribute(
     if let Some(inbox) = known {
         return inbox.push(datagrams());
     }
-    if !datagrams().next().is_some_and(|datagram| may_begin(datagram, is_listener)) {
+    let has_listener = socket.has_listener.load(Ordering::Acquire);
+    if !has_listener || !datagrams().next().is_some_and(|datagram| may_begin(datagram, is_listener)) {
         return;
     }
     // Nobody listens, or more have come than are looked at: it comes again.

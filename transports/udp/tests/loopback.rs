@@ -111,14 +111,18 @@ async fn what_nothing_begins_with_makes_no_link() {
 async fn a_stranger_does_not_take_the_place_of_whom_we_call() {
     let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let udp = Udp::default().from_local_address(Ipv4Addr::LOCALHOST.into()).from_local_port(free);
-    let [relay, other] = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let [relay, peer, other] = [0; 3].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
     let connect = async |to: &UdpSocket| {
         let address = format!("udp://{}", to.local_addr().unwrap());
         udp.connect(&Address::parse(&address).unwrap()).await
     };
-    // This one keeps the socket, and takes what comes from others.
-    let mut first = connect(&other).await.unwrap();
-    let (branch, listener) = first.branch().unwrap();
+    // This one keeps the socket, and wants nothing of others.
+    let mut first = connect(&peer).await.unwrap();
+    poll_fn(|cx| first.poll_flush(cx)).await.unwrap();
+    assert!(first.branch().is_none(), "it was used");
+    // This one takes what comes from them.
+    let mut second = connect(&other).await.unwrap();
+    let (branch, listener) = second.branch().unwrap();
     let own = branch.address().unwrap().port();
     assert_eq!(own, free);
     relay.send_to(&[0x80; 9], ("127.0.0.1", own)).unwrap();

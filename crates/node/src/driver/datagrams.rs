@@ -79,13 +79,19 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 queue = link.map(|link| link.queue.clone());
             }
             let Some(datagram) = datagrams.get(sent) else { break };
-            (sent, count, octets) = (sent + 1, count + 1, octets + datagram.len());
             let endpoint = &mut self.endpoint;
             let is_sent = match &queue {
                 Some(queue) => {
                     let seal =
                         |out: &mut [u8]| endpoint.seal_datagram(now, channel, datagram, out).map(|sealed| sealed.len);
-                    matches!(queue.push_with(datagram.len() + OVERHEAD, seal), Some(Ok(())))
+                    match queue.push_with(datagram.len() + OVERHEAD, seal) {
+                        // A short queue is full before it is looked again: this one waits until there is room.
+                        None if looked != Some(octets) => {
+                            looked = None;
+                            continue;
+                        }
+                        pushed => matches!(pushed, Some(Ok(()))),
+                    }
                 }
                 None => match endpoint.seal_datagram(now, channel, datagram, &mut frame) {
                     Ok(outgoing) => {
@@ -95,6 +101,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     Err(_) => false,
                 },
             };
+            (sent, count, octets) = (sent + 1, count + 1, octets + datagram.len() + OVERHEAD);
             self.statistics.dropped_datagrams += u64::from(!is_sent);
         }
         self.scratch.inner = frame;

@@ -415,7 +415,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     fn link_to(&mut self, now: Timestamp, id: IdentityId, address: SocketAddr) -> Option<LinkId> {
         let index = self.dial_of(id)?;
         let there = self.links.iter().find(|(_, link)| {
-            link.observed == Some(address) && link.beside == Some(index) && link.leads_to.is_none_or(|to| to == id)
+            let is_there = link.observed == Some(address) && link.leads_to.is_none_or(|to| to == id);
+            is_there && link.beside.is_some_and(|other| self.share_a_socket(other, index))
         });
         if let Some((there, _)) = there {
             return Some(*there);
@@ -430,10 +431,17 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         Some(self.add_tried_link(now, link, index, id))
     }
 
+    /// Whether two dials leave from one socket, as they do from a port that was asked for.
+    fn share_a_socket(&self, one: usize, other: usize) -> bool {
+        let address = |index: usize| self.dials.get(index)?.beside()?.0.address();
+        one == other || address(one).is_some_and(|one| address(other) == Some(one))
+    }
+
     /// Whether a link may be a way to a peer: it leaves from the socket that leads to the relay of its flow, and leads to nobody else.
     fn may_lead_to(&self, link: LinkId, id: IdentityId) -> bool {
-        let found = self.links.get(&link).filter(|found| found.beside.is_some() && found.beside == self.dial_of(id));
-        found.is_some_and(|found| found.leads_to.is_none_or(|to| to == id))
+        let (Some(found), Some(index)) = (self.links.get(&link), self.dial_of(id)) else { return false };
+        let leaves_there = found.beside.is_some_and(|other| self.share_a_socket(other, index));
+        leaves_there && found.leads_to.is_none_or(|to| to == id)
     }
 
     /// The peer tries a way that may lead here: whether it leads there is asked on the same.

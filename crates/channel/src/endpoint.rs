@@ -24,7 +24,7 @@ use core::{net::SocketAddr, time::Duration};
 use sealway_identity::{Card, Mailbox, Owner, PayloadParts, Peer, Policy};
 use sealway_vault::{CryptoProvider, DhHandle, Secret, Vault, VaultError};
 use sealway_wire::{
-    Candidates, Cid, Frame, IdentityId, Instance, Lane, MAX_CANDIDATES, Timestamp,
+    Candidates, Cid, Frame, IdentityId, Instance, Lane, MAX_CANDIDATES, RecordHeader, Timestamp,
     content::{Ack, CloseReason, Committed, Content, Part, Reliable},
 };
 
@@ -732,6 +732,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     #[must_use]
     pub fn is_open(&self, channel: ChannelId) -> bool {
         self.channels.get(&channel).is_some_and(|channel| channel.sending.is_some())
+    }
+
+    /// The channel that a record says to be of, if there is one. Nothing of it has been verified.
+    #[must_use]
+    pub fn claimed_channel(&self, frame: &[u8]) -> Option<ChannelId> {
+        let (header, _) = RecordHeader::decode(frame).ok()?;
+        self.by_cid.get(&header.cid?).copied()
     }
 
     /// The path on which records of the channel leave.

@@ -651,6 +651,26 @@ mod tests {
     }
 
     #[test]
+    fn the_only_way_is_asked_on() {
+        let mut direct = Direct::default();
+        direct.used(seconds(0));
+        direct.answered(seconds(0), LinkId(1));
+        direct.used(seconds(1));
+        let mut asked = Vec::new();
+        for second in 0..20 {
+            match direct.take_due_check(seconds(second)) {
+                Check::Ask(_) => asked.push(second),
+                Check::Lost => direct.hold_on(seconds(second)),
+                Check::Nothing | Check::Unused => {}
+            }
+        }
+        assert_eq!(asked, [2, 3, 4, 7, 8, 11, 12, 15, 16, 19]);
+        direct.heard(seconds(20), LinkId(1));
+        direct.used(seconds(20));
+        assert!(matches!(direct.take_due_check(seconds(22)), Check::Ask(LinkId(1))));
+    }
+
+    #[test]
     fn a_way_on_which_messages_do_not_arrive_has_stalled() {
         let mut direct = Direct::default();
         assert!(!direct.is_stalled(seconds(100), Some(seconds(0))), "there is none");

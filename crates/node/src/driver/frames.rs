@@ -77,17 +77,29 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 None if Fragment::is_one(frame) => match self.reassemble(now, link, frame) {
                     // Handshakes go where peers can be called.
                     Some(whole) if is_beside && !is_record(&whole) => self.statistics.refused_frames += 1,
-                    Some(mut whole) => is_heard |= self.handle_frame(now, PathId(link.0), source, &mut whole),
+                    Some(mut whole) => {
+                        let is_theirs = self.is_of(leads_to, &whole);
+                        is_heard |= self.handle_frame(now, PathId(link.0), source, &mut whole) && is_theirs;
+                    }
                     None => {}
                 },
                 None if is_beside && !is_record(frame) => self.statistics.refused_frames += 1,
-                None => is_heard |= self.handle_frame(now, PathId(link.0), source, frame),
+                None => {
+                    let is_theirs = !is_heard && self.is_of(leads_to, frame);
+                    is_heard |= self.handle_frame(now, PathId(link.0), source, frame) && is_theirs;
+                }
             }
         }
         self.senders.events.buffers.put(frames);
         if let Some(peer) = leads_to.filter(|_| is_heard).and_then(|peer| self.peers.get_mut(&peer)) {
             peer.direct.heard(now, link);
         }
+    }
+
+    /// Whether a record says to be of a peer: others may send from the same place, or seem to.
+    fn is_of(&self, peer: Option<IdentityId>, frame: &[u8]) -> bool {
+        let channel = peer.and_then(|peer| self.peers.get(&peer)?.channel);
+        channel.is_some() && self.endpoint.claimed_channel(frame) == channel
     }
 
     /// Returns whether the frame is one of those that it says it is.

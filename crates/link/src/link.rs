@@ -53,7 +53,7 @@ pub trait FrameLink: Send {
     fn set_proved(&mut self) {}
 
     /// Appends at least one frame to `frames`, and what else is at hand until there are `limit` octets in it. `false`: the peer
-    /// has ended its direction, no more frames come.
+    /// has ended its direction, no more frames come. Not ready: nothing was appended.
     ///
     /// A link whose medium carries less than its MTU at once hands up [fragments](crate::fragment) of frames as they come: who
     /// uses it knows which of them are worth keeping.

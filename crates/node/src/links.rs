@@ -278,14 +278,17 @@ async fn serve(
             // One frame of a stranger may cost as much as hundreds of a session.
             let octets = if queue.is_proved() { RECEIVE_LIMIT } else { 1 };
             if receiving && pause.is_none() && !in_line {
-                incoming = events.buffers.take();
+                if incoming.is_empty() {
+                    incoming = events.buffers.take();
+                }
                 match link.poll_recv(cx, &mut incoming, octets) {
                     Poll::Ready(received) => {
                         receiving = received?;
                         return Poll::Ready(Ok(()));
                     }
-                    // Nothing has come: a link that is not ready has appended nothing.
-                    Poll::Pending => events.buffers.put(std::mem::take(&mut incoming)),
+                    // A link that is not ready has appended nothing; one that has all the same loses nothing by it.
+                    Poll::Pending if incoming.is_empty() => events.buffers.put(std::mem::take(&mut incoming)),
+                    Poll::Pending => {}
                 }
             }
             if sent == outgoing.len() && !is_idle {

@@ -165,6 +165,30 @@ async fn without_a_way_a_datagram_is_an_error() {
     assert!(matches!(second.send(b"too late").await, Err(NodeError::Closed)));
 }
 
+/// On one thread the driver has no turn while nothing is awaited.
+#[tokio::test]
+async fn a_full_queue_is_an_error_for_who_does_not_wait() {
+    let (_nodes, [there, here]) = directly(ANY_PORT).await;
+    let (from, mut to) = (there.datagrams(), here.datagrams());
+    send_when_open(&from, &[0; 1000]).await;
+    assert!(to.recv().await.is_some());
+    let mut count = 0;
+    let full = loop {
+        match from.try_send(&[1; 1000]) {
+            Ok(()) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, NodeError::Full) && full.is_retryable(), "{full}");
+    assert!(count > 200, "{count}");
+    // The other side keeps as many.
+    for _ in 0..count {
+        assert_eq!(to.recv().await, Some([1; 1000].as_slice()));
+    }
+    from.send(b"there is room").await.unwrap();
+    assert_eq!(to.recv().await, Some(b"there is room".as_slice()));
+}
+
 /// A relay has clients; a node that is one sends no datagrams, and takes none but of the hop protocol.
 #[tokio::test]
 async fn a_relay_is_no_peer() {

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Some((&"instructions", ["--write"])) => instructions::compare(true),
         Some((&"hostile", [])) => parts::hostile(100_000),
         Some((&"hostile", ["--long"])) => parts::hostile(1_000_000),
-        Some((&"simulate", [])) => parts::simulate(0, 100_000),
+        Some((&"simulate", [])) => parts::simulate(0, parts::SEEDS),
         Some((&"simulate", ["--long"])) => parts::simulate(0, 10_000_000),
         Some((&"simulate", [seed])) => match seed.parse() {
             Ok(seed) => parts::simulate(seed, 1),

@@ -20,6 +20,7 @@ const PARTS: &[Part] = &[
     Part { name: "house rules", needs: &[], run: tidy::check },
     Part { name: "lints", needs: &[CLIPPY], run: lints },
     Part { name: "tests", needs: &[], run: || run(&["cargo", "test", "--workspace", "--quiet"]) },
+    Part { name: "constrained pairings, 100,000 seeds", needs: &[], run: || simulate(0, SEEDS) },
     Part { name: "the vectors, by a peer in Python", needs: &[PYTHON], run: vectors },
     Part { name: "a serial line, with a peer in Python", needs: &[PYTHON], run: line },
     Part { name: "WebSockets, with proxies on their way", needs: &[PROXIES], run: proxies },
@@ -74,6 +75,9 @@ pub(crate) fn hostile(half_open: u32) -> Result<(), String> {
     let environment = ["env", "SEALWAY_HOSTILE_SCALE=10", "SEALWAY_HOSTILE_RATE=1", &half_open];
     run(&[&environment[..], &test, &options].concat())
 }
+
+/// As many runs are part of the test command: some minutes of two cores.
+pub(crate) const SEEDS: u64 = 100_000;
 
 /// Runs of constrained pairings, from `first` on, in release.
 pub(crate) fn simulate(first: u64, count: u64) -> Result<(), String> {

@@ -11,7 +11,7 @@ use std::{
 use sealway_testkit::pairing::{Totals, simulate};
 
 /// How often it is said how far it has come.
-const SAID: u64 = 10_000;
+const SAID: u64 = 20_000;
 
 fn main() -> ExitCode {
     let numbers: Option<Vec<u64>> = std::env::args().skip(1).map(|word| word.parse().ok()).collect();

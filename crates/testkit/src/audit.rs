@@ -4,19 +4,22 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, hash_map::Entry},
+    hash::{DefaultHasher, Hash, Hasher},
 };
 
 use sealway_vault::{
-    AeadKey, Algorithm, CcmKey, CryptoProvider, EntropyError, KemError, Rejected, SHORT_TAG_LEN, Secret, Sha256 as _,
-    Signature, TAG_LEN, VerifyingKey,
+    AeadKey, Algorithm, CcmKey, CryptoProvider, EntropyError, KemError, Rejected, SHORT_TAG_LEN, Secret, Signature,
+    TAG_LEN, VerifyingKey,
 };
+
+use crate::agreement::{self, RememberedKey};
 
 /// Name of a key and a nonce, the shorter nonces with a zero octet at their end.
 type Use = ([u8; 16], [u8; 13]);
 
 thread_local! {
     /// With a hash of what was sealed.
-    static USED: RefCell<HashMap<Use, [u8; 16]>> = RefCell::default();
+    static USED: RefCell<HashMap<Use, u64>> = RefCell::default();
 }
 
 /// Forgets all nonces: a new world begins, in which the same seed may make the same keys. In a build that can do so, the
@@ -30,6 +33,7 @@ pub fn begin() {
         assert!(sealway_wire::danger::turn_off_named(&protection), "no protection is called {protection}");
     }
     USED.with_borrow_mut(HashMap::clear);
+    agreement::begin();
 }
 
 /// How many different pairs of key and nonce have sealed something in this thread.
@@ -48,25 +52,19 @@ pub struct AuditedKey<K> {
     name: [u8; 16],
 }
 
-fn digest(parts: &[&[u8]]) -> [u8; 16] {
-    let mut hash = sealway_crypto_rustcrypto::Sha256State::default();
-    for part in parts {
-        hash.update(&part.len().to_be_bytes());
-        hash.update(part);
-    }
-    let mut name = [0; 16];
-    name.copy_from_slice(&hash.finish()[..16]);
-    name
-}
-
+/// Keys are as good as drawn: half of one names it.
 fn name_of(key: &Secret<32>) -> [u8; 16] {
-    digest(&[key.expose()])
+    let mut name = [0; 16];
+    name.copy_from_slice(&key.expose()[..16]);
+    name
 }
 
 fn note(name: [u8; 16], nonce: &[u8], associated: &[u8], data: &[u8]) {
     let mut padded = [0; 13];
     padded[..nonce.len()].copy_from_slice(nonce);
-    let content = digest(&[associated, data]);
+    let mut hasher = DefaultHasher::new();
+    (associated, data).hash(&mut hasher);
+    let content = hasher.finish();
     USED.with_borrow_mut(|used| match used.entry((name, padded)) {
         Entry::Vacant(entry) => drop(entry.insert(content)),
         Entry::Occupied(entry) => {
@@ -122,7 +120,7 @@ impl<K: CcmKey> CcmKey for AuditedCcmKey<K> {
 }
 
 impl<P: CryptoProvider> CryptoProvider for Audited<P> {
-    type DhKey = P::DhKey;
+    type DhKey = RememberedKey<P>;
     type KemKey = P::KemKey;
     type AeadKey = AuditedKey<P::AeadKey>;
     type CcmKey = AuditedCcmKey<P::CcmKey>;
@@ -146,7 +144,7 @@ impl<P: CryptoProvider> CryptoProvider for Audited<P> {
     }
 
     fn load_dh(&self, seed: &Secret<32>) -> Self::DhKey {
-        self.0.load_dh(seed)
+        RememberedKey::new(&self.0, seed)
     }
 
     fn load_signing(&self, algorithm: Algorithm, seed: &Secret<32>) -> Result<Self::SigningKey, Rejected> {

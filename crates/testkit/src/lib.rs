@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod agreement;
 pub mod audit;
 pub mod corpus;
 pub mod entropy;

@@ -23,6 +23,7 @@ impl<P: CryptoProvider> Ends<P> {
             role,
             own: IdentityId([own; 32]),
             channel_key,
+            earlier_key: None,
             peer: IdentityId([peer; 32]),
             peer_key,
             psk: Secret::new([1; 32]),

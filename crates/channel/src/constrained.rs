@@ -25,8 +25,10 @@ mod answerer;
 mod caller;
 mod hints;
 mod incoming;
+mod keys;
 mod provision;
 mod ratchet;
+mod renewal;
 mod session;
 mod tries;
 
@@ -47,7 +49,9 @@ pub use provision::Provision;
 use self::{
     answerer::Answerer,
     caller::Caller,
+    keys::Keys,
     ratchet::{Chain, Parties, Psk},
+    renewal::Telling,
     session::{DOMAIN, Session},
     tries::Tries,
 };
@@ -83,6 +87,9 @@ pub struct PairingKeys {
     pub own: IdentityId,
     /// Our channel key.
     pub channel_key: DhHandle,
+    /// The one before, if the peer may not know of the other yet: when the identity has rotated after the pairing was made. As long
+    /// as [`Pairing::earlier_key`] gives it, it is needed, and the identity does not rotate once more.
+    pub earlier_key: Option<DhHandle>,
     /// The peer's identity.
     pub peer: IdentityId,
     /// The peer's channel key. Whoever makes a pairing has verified that it is the peer's.
@@ -107,6 +114,11 @@ pub enum PairingEvent {
     Early(Vec<u8>),
     /// What came with the answer to our call.
     Reply(Vec<u8>),
+    /// The caller has made a handshake under the psk with the seed in it ([`Pairing::reseed`]).
+    Reseeded,
+    /// The peer has another channel key: an identity payload that nobody has verified. When it was, it is for
+    /// [`Pairing::accept_key`].
+    Rotation(Vec<u8>),
     /// Somebody with the peer's key and psk has called while another call under this psk was answered: two devices share one
     /// key, or one has gone back to an older state.
     CloneSuspected,
@@ -120,6 +132,8 @@ pub enum PairingEvent {
 pub enum ConstrainedRecord<'a> {
     /// Nothing for the application.
     Nothing,
+    /// Nothing for the application, but the peer repeats it until it is acknowledged.
+    ToAcknowledge,
     /// One datagram of the application.
     Datagram(&'a [u8]),
     /// What a typed record carries.
@@ -160,15 +174,13 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     /// The counter of the START that was sent last under the present session, and whether the peer has opened one.
     start_sent: Option<u32>,
     start_is_known: bool,
+    telling: Telling,
     events: VecDeque<(u64, PairingEvent)>,
     /// What goes with the next answer.
     reply: Vec<u8>,
     /// Under which psk a message without a hint is tried first.
     bare_turn: u8,
-    forgeries: Tries,
-    calls: Tries,
-    /// Answers that were sent again.
-    repeats: Tries,
+    tries: Tries,
     /// When a clone was reported last, and when the use of a psk that has served.
     reported: [Option<Timestamp>; 2],
 }
@@ -191,8 +203,8 @@ struct Previous<P: CryptoProvider> {
 }
 
 enum Side<P: CryptoProvider> {
-    Initiator(Caller),
-    Responder(Answerer<P>),
+    Initiator(Box<Caller>),
+    Responder(Box<Answerer<P>>),
 }
 
 impl<V: Vault + Clone + 'static> Pairing<V> {
@@ -205,10 +217,10 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let parties = parties(&vault, &keys)?;
         let psk = Psk::new(&provider, &parties, Chain::Ordinary, keys.psk);
         let side = match keys.role {
-            Role::Initiator => Side::Initiator(Caller::new(psk, keys.recovery)),
-            Role::Responder => Side::Responder(Answerer::new(&provider, &parties, psk, keys.recovery, 0)),
+            Role::Initiator => Side::Initiator(Box::new(Caller::new(psk, keys.recovery))),
+            Role::Responder => Side::Responder(Box::new(Answerer::new(&provider, &parties, psk, keys.recovery, 0))),
         };
-        let state_key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
+        let state_key = schedule::state_key(&vault, DOMAIN, &parties.keys.newest())?;
         Self::with(vault, parties, state_key, side, None)
     }
 
@@ -218,15 +230,30 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// If the state is not of this pairing, damaged, or of another version; or the vault fails.
     pub fn restore(vault: V, keys: PairingKeys, now: Timestamp, state: &[u8]) -> Result<Self, StateError> {
         let provider = vault.provider().clone();
-        let parties = parties(&vault, &keys)?;
-        let state_key = schedule::state_key(&vault, DOMAIN, &parties.channel_key)?;
-        let key = <V::Provider as CryptoProvider>::AeadKey::new(&state_key);
-        let plaintext = at_rest::open(&key, (DOMAIN, &[&parties.own.0, &parties.peer.0]), state)?;
+        let mut parties = parties(&vault, &keys)?;
+        let state_key = schedule::state_key(&vault, DOMAIN, &parties.keys.newest())?;
+        let open = |state_key: &Secret<32>| {
+            let key = <V::Provider as CryptoProvider>::AeadKey::new(state_key);
+            at_rest::open(&key, (DOMAIN, &[&parties.own.0, &parties.peer.0]), state)
+        };
+        // Whose channel key has changed since has written it under the one before.
+        let (plaintext, has_rotated) = match (open(&state_key), parties.keys.earlier()) {
+            (Err(StateError::Rejected), Some(earlier)) => {
+                (open(&schedule::state_key(&vault, DOMAIN, &earlier)?)?, true)
+            }
+            (plaintext, _) => (plaintext?, false),
+        };
         let mut reader = Reader::new(&plaintext);
         let mut previous = None;
-        let current = match reader.u8("session flags")? {
+        let flags = reader.u8("session flags")?;
+        if flags & 8 != 0 {
+            parties.keys.restore(&vault, has_rotated, &mut reader)?;
+        } else if !has_rotated {
+            parties.keys.settle(&vault)?;
+        }
+        let current = match flags & 1 {
             0 => None,
-            flags => {
+            _ => {
                 let session = Box::new(Session::restore(&provider, now, &mut reader)?);
                 if flags & 4 != 0 {
                     let session = Box::new(Session::restore(&provider, now, &mut reader)?);
@@ -237,14 +264,16 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         };
         let recovery = keys.recovery;
         let side = match keys.role {
-            Role::Initiator => Side::Initiator(Caller::restore(&vault, &parties, recovery, &mut reader)?),
-            Role::Responder => Side::Responder(Answerer::restore(&provider, &parties, recovery, now, &mut reader)?),
+            Role::Initiator => Side::Initiator(Box::new(Caller::restore(&vault, &parties, recovery, &mut reader)?)),
+            Role::Responder => {
+                Side::Responder(Box::new(Answerer::restore(&provider, &parties, recovery, now, &mut reader)?))
+            }
         };
         reader.finish("state")?;
         let mut restored = Self::with(vault, parties, state_key, side, current)?;
         restored.previous = previous;
         // A restart counts once it has been written, and nothing is sealed before: the peer follows so many of them.
-        if restored.current.is_some() {
+        if restored.current.is_some() || has_rotated {
             let version = restored.changed();
             restored.current.iter_mut().for_each(|current| (current.since, current.reserved) = (version, version));
         }
@@ -277,12 +306,11 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             start_due: false,
             start_sent: None,
             start_is_known: false,
+            telling: Telling::default(),
             events: VecDeque::new(),
             reply: Vec::new(),
             bare_turn: 0,
-            forgeries: Tries::new(),
-            calls: Tries::new(),
-            repeats: Tries::new(),
+            tries: Tries::new(),
             reported: [None; 2],
         })
     }
@@ -362,7 +390,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
         let is_unconfirmed = self.current.as_ref().is_some_and(|current| !current.confirmed);
-        self.is_calling() || self.parties.role == Role::Initiator && is_unconfirmed
+        self.is_calling() || self.parties.role == Role::Initiator && is_unconfirmed || self.has_to_tell()
     }
 
     /// The hints under which frames of the peer may come that begin a session, or answer: by them a receiver of many peers
@@ -389,7 +417,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         Ok(())
     }
 
-    /// Has what is unanswered sent once more: our call, or the START of a session that the peer has not confirmed. For each
+    /// Has what is unanswered sent once more: our call, the START of a session that the peer has not confirmed, or what it is to be
+    /// told of keys. For each
     /// time that the link may be used. After eight calls every other one is a call for recovery. How often is part of the state.
     ///
     /// # Errors
@@ -403,6 +432,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             }
             self.start_due |= self.current.as_ref().is_some_and(|current| !current.confirmed);
         }
+        self.tell_again();
         Ok(())
     }
 
@@ -439,7 +469,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     }
 
     /// Whether there should be another session: the initiator then [`call`](Self::call)s. 7 days, some 2^16 records, many
-    /// restarts or forgeries; and, where nothing comes back, 96 records or a day.
+    /// restarts or forgeries; where nothing comes back, 96 records or a day; and at once where a seed or another channel key waits for it.
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
         let Some(Current { session, .. }) = &self.current else { return true };
@@ -449,6 +479,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             || session.unanswered >= ONE_WAY_RECORDS
             || now.since(session.since) >= SESSION_TIME
             || session.unanswered > 0 && now.since(session.heard) >= ONE_WAY_TIME
+            || matches!(&self.side, Side::Initiator(caller) if caller.is_seeded() || self.parties.keys.wait_for_call())
     }
 
     // ---- frames ----
@@ -493,7 +524,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 Err(error) => Err(error),
             };
         }
-        Ok(None)
+        self.poll_telling(out)
     }
 
     fn may_seal(&self) -> bool {
@@ -565,7 +596,12 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if !self.is_on_disk(*version) {
             return None;
         }
-        self.events.pop_front().map(|(_, event)| event)
+        let event = self.events.pop_front().map(|(_, event)| event);
+        // Mostly there is none.
+        if self.events.is_empty() {
+            self.events.shrink_to_fit();
+        }
+        event
     }
 
     // ---- state ----
@@ -599,16 +635,18 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             Side::Initiator(caller) => caller.saved_len(),
             Side::Responder(answerer) => answerer.saved_len(),
         };
+        let keys = Some(&self.parties.keys).filter(|keys| keys.is_kept());
+        let keys_len = keys.map_or(0, Keys::saved_len);
         let key = <V::Provider as CryptoProvider>::AeadKey::new(&self.state_key);
         let bound = (DOMAIN, &[&self.parties.own.0, &self.parties.peer.0][..]);
-        let octets = at_rest::seal(provider, &key, bound, 1 + session_len + side_len, |octets| {
-            match &self.current {
-                None => octets.push(0),
-                Some(current) => {
-                    octets.push(1 | u8::from(current.confirmed) << 1 | u8::from(previous.is_some()) << 2);
-                    sessions.iter().flatten().for_each(|session| session.save(octets));
-                }
+        let octets = at_rest::seal(provider, &key, bound, 1 + keys_len + session_len + side_len, |octets| {
+            let confirmed = self.current.as_ref().is_some_and(|current| current.confirmed);
+            let flags = [self.current.is_some(), confirmed, previous.is_some(), keys.is_some()];
+            octets.push(flags.iter().rev().fold(0, |octet, flag| octet << 1 | u8::from(*flag)));
+            if let Some(keys) = keys {
+                keys.save(provider, octets);
             }
+            sessions.iter().flatten().for_each(|session| session.save(octets));
             match &self.side {
                 Side::Initiator(caller) => caller.save(provider, octets),
                 Side::Responder(answerer) => answerer.save(octets),
@@ -630,7 +668,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 }
 
 fn parties<V: Vault>(vault: &V, keys: &PairingKeys) -> Result<Parties, VaultError> {
-    Parties::new(vault, keys.role, (keys.own, keys.channel_key), (keys.peer, keys.peer_key))
+    let channel_keys = Keys::new(vault, (keys.channel_key, keys.earlier_key), keys.peer_key)?;
+    Ok(Parties::new(keys.role, keys.own, keys.peer, channel_keys))
 }
 
 fn copy(frame: &[u8], out: &mut [u8]) -> Result<usize, SendError> {

@@ -725,7 +725,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let (mut psk, mut recovery) = (Secret::zero(), Secret::zero());
         self.export(channel, "pairing psk", &context, psk.expose_mut())?;
         self.export(channel, "pairing recovery", &context, recovery.expose_mut())?;
-        Ok(PairingKeys { role, own, channel_key, peer, peer_key: attestation.channel_key, psk, recovery })
+        let peer_key = attestation.channel_key;
+        Ok(PairingKeys { role, own, channel_key, earlier_key: None, peer, peer_key, psk, recovery })
     }
 
     /// Whether the channel has a session that the peer has confirmed.

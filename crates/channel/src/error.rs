@@ -113,9 +113,34 @@ pub enum StateError {
     Version(u8),
     /// It is damaged, or of another identity, or of an earlier channel key.
     Rejected,
+    /// The peer has not made a handshake with the channel key yet, and the one before was not given, or another.
+    EarlierKey,
     /// A field is not as it must be.
     Decode(DecodeError),
     /// The vault failed.
+    Vault(VaultError),
+}
+
+/// Why a key or a psk of a pairing is not renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RenewalError {
+    /// The other side gives seeds in this pairing.
+    NotResponder,
+    /// There is nothing to tell.
+    Empty,
+    /// What is to be told is too long.
+    TooLong {
+        /// The limit, in octets.
+        limit: usize,
+        /// Its length in octets.
+        got: usize,
+    },
+    /// The key is another identity's.
+    OtherPeer,
+    /// A later key of the peer was accepted before.
+    Superseded,
+    /// The own vault failed, or nothing can be agreed with the key.
     Vault(VaultError),
 }
 
@@ -196,6 +221,7 @@ impl fmt::Display for StateError {
         match self {
             Self::Version(version) => write!(f, "state of version {version}, this program knows version 1"),
             Self::Rejected => f.write_str("the state is damaged, or of another identity or channel key"),
+            Self::EarlierKey => f.write_str("the peer goes by an earlier channel key of ours, which was not given"),
             Self::Decode(error) => error.fmt(f),
             Self::Vault(error) => error.fmt(f),
         }
@@ -218,6 +244,21 @@ impl core::error::Error for HandshakeError {}
 impl core::error::Error for SendError {}
 impl core::error::Error for OpenError {}
 impl core::error::Error for StateError {}
+
+impl fmt::Display for RenewalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotResponder => f.write_str("the other side gives seeds in this pairing"),
+            Self::Empty => f.write_str("there is nothing to tell"),
+            Self::TooLong { limit, got } => write!(f, "{got} octets are to be told, at most {limit} can be"),
+            Self::OtherPeer => f.write_str("the key is another identity's"),
+            Self::Superseded => f.write_str("a later key of the peer was accepted before"),
+            Self::Vault(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for RenewalError {}
 
 impl From<DecodeError> for FrameError {
     fn from(error: DecodeError) -> Self {

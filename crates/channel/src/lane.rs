@@ -3,6 +3,7 @@
 //! The counter runs upward for the life of a chain; its upper bits are the epoch, and each epoch has its own key and iv. A
 //! receiver derives ahead in scratch state and commits only after the tag has verified.
 
+use alloc::boxed::Box;
 use core::{ops::Range, time::Duration};
 
 use sealway_vault::{CryptoProvider, Secret, TAG_LEN};
@@ -161,6 +162,11 @@ impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
         self.incarnation.is_some()
     }
 
+    /// The incarnation whose lane it is, if it is one's.
+    pub(crate) const fn incarnation(&self) -> Option<S::Incarnation> {
+        self.incarnation
+    }
+
     /// How many records have been sealed.
     pub(crate) const fn sealed(&self) -> u64 {
         self.next.get()
@@ -291,7 +297,8 @@ pub(crate) struct ReceiveLane<P: CryptoProvider, S: Suite<P> = S1> {
     /// Chain of the epoch of the current keys; of epoch 0 before the first record.
     chain: Secret<32>,
     current: Option<EpochKeys<S::Key>>,
-    previous: Option<EpochKeys<S::Key>>,
+    /// Of the epoch before, which there seldom is.
+    previous: Option<Box<EpochKeys<S::Key>>>,
     /// One more than the largest counter opened.
     next: u64,
     /// The live lane's window. The stored lane has none: what it carries is harmless when repeated.
@@ -358,7 +365,8 @@ impl<P: CryptoProvider, S: Suite<P>> ReceiveLane<P, S> {
         } else {
             let ahead = self.derive(provider, now, epoch)?;
             ahead.current.open(counter, &associated, data, tag)?;
-            self.previous = ahead.previous.or(self.current.take()).filter(|_| !danger::is_off(Protection::Previous));
+            self.previous =
+                ahead.previous.or(self.current.take()).map(Box::new).filter(|_| !danger::is_off(Protection::Previous));
             self.current = Some(ahead.current);
             self.chain = ahead.chain;
         }
@@ -380,7 +388,7 @@ impl<P: CryptoProvider, S: Suite<P>> ReceiveLane<P, S> {
     }
 
     fn known(&self, epoch: u64) -> Option<&EpochKeys<S::Key>> {
-        [&self.current, &self.previous].into_iter().flatten().find(|keys| keys.epoch == epoch)
+        self.current.as_ref().into_iter().chain(self.previous.as_deref()).find(|keys| keys.epoch == epoch)
     }
 
     /// Derives the keys of a later epoch without changing anything but the count of jumps.

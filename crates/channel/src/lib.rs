@@ -56,7 +56,7 @@ pub use endpoint::{
     ChannelId, Config, Deposit, Endpoint, Event, OpenedLetter, Outgoing, PathId, Received, Record, Restored, Saved,
     Source,
 };
-pub use error::{CallError, FrameError, HandshakeError, OpenError, SendError, StateError};
+pub use error::{CallError, FrameError, HandshakeError, OpenError, RenewalError, SendError, StateError};
 pub use lane::{
     EPOCH_BITS, HOP_ALLOWANCE, MAX_CONTENT, MAX_EPOCH_JUMP, MAX_RECORD, MAX_STORED, MAX_UNACKNOWLEDGED, Padding,
 };

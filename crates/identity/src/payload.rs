@@ -107,6 +107,30 @@ impl UnverifiedPayload {
         attestation.holds_at(now)?;
         Ok(Peer { attestation, mailbox: self.parts.mailbox, unclocked: now.is_none() })
     }
+
+    /// Decides whether the channel key that the payload names is one of `id`: for who has it before any handshake has proved it.
+    /// `known` and `now` are as for [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// [`IdentityError::Subject`] if it is another identity's payload, then whatever does not verify.
+    pub fn verify_key(
+        &self,
+        provider: &impl CryptoProvider,
+        id: &IdentityId,
+        known: Option<(u32, u32)>,
+        now: Option<UnixTime>,
+    ) -> Result<Attestation, IdentityError> {
+        if self.history.id(provider) != *id {
+            return Err(IdentityError::Subject { statement: "identity payload" });
+        }
+        let history = self.history.verify(provider)?;
+        let attestation = self.attestation.verify(&history, provider)?;
+        if known.is_some_and(|known| attestation.rank() < known) {
+            return Err(IdentityError::Superseded);
+        }
+        attestation.holds_at(now)?;
+        Ok(attestation)
+    }
 }
 
 fn decode_mailbox(items: &mut Items<'_>) -> Result<Mailbox, DecodeError> {

@@ -6,6 +6,7 @@ use sealway_channel::Context;
 use sealway_identity::{Card, Policy};
 use sealway_link::FrameLink;
 use sealway_routing::{Delivery, SendOptions};
+use sealway_vault::DhHandle;
 use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
@@ -64,6 +65,14 @@ pub(crate) enum Command {
         peer: IdentityId,
         time: Duration,
         reply: Reply<()>,
+    },
+    Reseed {
+        peer: IdentityId,
+        reply: Reply<bool>,
+    },
+    EarlierKey {
+        peer: IdentityId,
+        reply: Reply<Option<DhHandle>>,
     },
     RenewRecovery {
         peer: IdentityId,
@@ -238,6 +247,24 @@ impl Node {
     /// [`NodeError::NotPaired`], [`NodeError::WrongSide`].
     pub async fn renew_recovery(&self, peer: IdentityId) -> Result<(), NodeError> {
         self.ask(|reply| Command::RenewRecovery { peer, reply }).await
+    }
+
+    /// Has fresh octets go into the psk of a pairing, with the next handshake: what was stolen of it before is then of no use. For
+    /// the side that answers; it is told until the device has it, across restarts. `false`: one is under way already.
+    ///
+    /// # Errors
+    /// [`NodeError::NotPaired`], [`NodeError::WrongSide`], [`NodeError::Entropy`].
+    pub async fn reseed(&self, peer: IdentityId) -> Result<bool, NodeError> {
+        self.ask(|reply| Command::Reseed { peer, reply }).await
+    }
+
+    /// The channel key that this identity had before its last rotation, as long as a paired peer goes by it: the peer is told of
+    /// the newest, and until it has made a handshake with that the identity is not to rotate again.
+    ///
+    /// # Errors
+    /// [`NodeError::NotPaired`].
+    pub async fn earlier_key(&self, peer: IdentityId) -> Result<Option<DhHandle>, NodeError> {
+        self.ask(|reply| Command::EarlierKey { peer, reply }).await
     }
 
     /// Asks a relay that this node is attached to, or a peer with whom there is a channel, for a sign of life, again every second until

@@ -28,7 +28,10 @@ struct Scene {
 
 impl Scene {
     fn new(faults: Faults, seed: u64) -> Self {
-        let machines = [Machine::new(), Machine::new()];
+        Self::of([Machine::new(), Machine::new()], faults, seed)
+    }
+
+    fn of(machines: [Machine; 2], faults: Faults, seed: u64) -> Self {
         let provider = machines[0].vault.provider();
         let (psk, recovery) = (provider.random_secret().unwrap(), provider.random_secret().unwrap());
         Self { machines, psk, recovery, faults, seed, rhythm: None }
@@ -357,4 +360,49 @@ async fn what_cannot_be_paired_is_an_error_that_says_why() {
     assert!(matches!(refused, Err(NodeError::Mtu { needed: 150, got: MTU })), "{refused:?}");
     device.shutdown().await;
     without.shutdown().await;
+}
+
+#[tokio::test]
+async fn both_sides_get_other_channel_keys_and_the_psk_fresh_octets() {
+    let (left, left_next) = Machine::that_will_rotate();
+    let (right, right_next) = Machine::that_will_rotate();
+    let mut scene = Scene::of([left, right], Faults::all(50), 70);
+    let (nodes, mut channels) = scene.start().await;
+    exchange(&mut channels, 3).await;
+    let ids = [0, 1].map(|side: usize| scene.machines[side].owner.id());
+    assert_eq!(nodes[0].earlier_key(ids[1]).await.unwrap(), None);
+    assert!(matches!(nodes[0].reseed(ids[1]).await, Err(NodeError::WrongSide)));
+    assert!(nodes[1].reseed(ids[0]).await.unwrap());
+    for node in nodes {
+        node.shutdown().await;
+    }
+    // Both identities rotate while the machines are off.
+    let before = [0, 1].map(|side: usize| scene.machines[side].owner.channel_key());
+    let keys = [0, 1].map(|side| scene.keys(side));
+    (scene.machines[0].owner, scene.machines[1].owner) = (left_next, right_next);
+    let keys_now = [0, 1].map(|side: usize| PairingKeys {
+        channel_key: scene.machines[side].owner.channel_key(),
+        earlier_key: Some(before[side]),
+        ..keys[side].clone()
+    });
+    let nodes = [scene.node(0).await, scene.node(1).await];
+    let links = scene.links();
+    let mut channels = Vec::new();
+    for ((node, keys), link) in nodes.iter().zip(keys_now.clone()).zip(links) {
+        channels.push(node.pair(PairedPeer::new(keys, link)).await.unwrap());
+    }
+    let mut channels: [Channel; 2] = channels.try_into().unwrap_or_else(|_| panic!("two"));
+    for (node, other) in nodes.iter().zip([1, 0]) {
+        assert!(node.earlier_key(ids[other]).await.unwrap().is_some(), "no handshake yet");
+    }
+    // Each is told of the other's, and the handshake with it follows by itself, while they talk.
+    while nodes[0].earlier_key(ids[1]).await.unwrap().is_some() || nodes[1].earlier_key(ids[0]).await.unwrap().is_some()
+    {
+        exchange(&mut channels, 1).await;
+    }
+    assert_eq!(nodes[1].statistics().await.unwrap().suspected_clones, 0);
+    drop(channels);
+    for node in nodes {
+        node.shutdown().await;
+    }
 }

@@ -113,6 +113,7 @@ fn pair(folder: &Path) -> Result<[Machine; 2], Box<dyn Error>> {
         role: Role::Initiator,
         own: IdentityId(provider.random()?),
         channel_key: sensor_key,
+        earlier_key: None,
         peer: IdentityId(provider.random()?),
         peer_key: application.dh_public(&application_key)?,
         psk,
@@ -122,6 +123,7 @@ fn pair(folder: &Path) -> Result<[Machine; 2], Box<dyn Error>> {
         role: Role::Responder,
         own: of_sensor.peer,
         channel_key: application_key,
+        earlier_key: None,
         peer: of_sensor.own,
         peer_key: sensor.dh_public(&sensor_key)?,
         ..of_sensor.clone()

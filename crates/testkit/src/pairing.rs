@@ -2,13 +2,14 @@
 //! that does what it likes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use sealway_channel::{CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, PairingKeys, Role, Source};
-use sealway_vault::{CryptoProvider, KeyStore, Secret, SoftwareVault, Vault};
+use sealway_identity::{Owner, PayloadParts, UnverifiedPayload};
+use sealway_vault::{Algorithm, CryptoProvider, DhHandle, KeyStore, Secret, SoftwareVault, Vault};
 use sealway_wire::{
     IdentityId, Lane, Timestamp, constrained,
     content::{Ack, Content},
@@ -36,6 +37,9 @@ pub enum Fate {
     Lost,
 }
 
+/// Channel keys, and the identity payloads that attest them.
+type KeysToCome = VecDeque<(DhHandle, Vec<u8>)>;
+
 /// One machine.
 pub struct Machine {
     vault: TestVault,
@@ -59,6 +63,10 @@ pub struct Machine {
     pub starts: u32,
     /// Its disk cannot go back: counters are reserved there.
     pub reserves_counters: bool,
+    /// The channel keys that it will have.
+    keys_to_come: KeysToCome,
+    /// What attests the present one.
+    payload: Vec<u8>,
 }
 
 /// Both machines, their clock, and what is on the way.
@@ -93,11 +101,39 @@ pub fn keys(seed: u64) -> [(TestVault, PairingKeys); 2] {
         let handle = vault.generate_dh().unwrap();
         (Arc::new(vault), handle, IdentityId(provider.random().unwrap()))
     });
+    paired(ends, (psk, recovery))
+}
+
+/// The keys of both ends, their vaults, and what they are going to be: identities that rotate so often.
+fn rotating_keys(seed: u64, rotations: usize) -> [(TestVault, PairingKeys, KeysToCome); 2] {
+    let provider = seeded_provider(seed);
+    let secrets = (secret(&provider), secret(&provider));
+    let ends = [1, 2].map(|end| {
+        let mut vault = SoftwareVault::new(Audited(seeded_provider(seed * 3 + end)));
+        let (mut owner, mut recovery) = Owner::incept(&mut vault, Algorithm::Ed25519).unwrap();
+        let (id, first) = (owner.id(), owner.channel_key());
+        let to_come = (0..rotations).map(|_| {
+            (owner, recovery) = owner.rotate(&mut vault, &recovery).unwrap();
+            (owner.channel_key(), owner.payload(&PayloadParts::default()).unwrap())
+        });
+        let to_come = to_come.collect();
+        ((Arc::new(vault), first, id), to_come)
+    });
+    let [(device, of_device), (service, of_service)] = ends;
+    let [(device, device_keys), (service, service_keys)] = paired([device, service], secrets);
+    [(device, device_keys, of_device), (service, service_keys, of_service)]
+}
+
+fn paired(
+    ends: [(TestVault, DhHandle, IdentityId); 2],
+    (psk, recovery): (Secret<32>, Secret<32>),
+) -> [(TestVault, PairingKeys); 2] {
     let [(device, device_key, device_id), (service, service_key, service_id)] = ends;
     let of = |role, own, channel_key, peer, peer_key| PairingKeys {
         role,
         own,
         channel_key,
+        earlier_key: None,
         peer,
         peer_key,
         psk: psk.clone(),
@@ -139,7 +175,36 @@ impl Machine {
             refused: Vec::new(),
             starts: 1,
             reserves_counters: false,
+            keys_to_come: VecDeque::new(),
+            payload: Vec::new(),
         }
+    }
+
+    /// Has another channel key from now on, if the peer has made a handshake with the present one. `true`: it has.
+    fn rotate(&mut self, now: Timestamp) -> bool {
+        // Its first write has to be done: before that, nobody would know that there was a key before.
+        if self.pairing.earlier_key().is_some() || self.disk.is_none() {
+            return false;
+        }
+        let Some((key, payload)) = self.keys_to_come.pop_front() else { return false };
+        self.keys.earlier_key = Some(std::mem::replace(&mut self.keys.channel_key, key));
+        self.payload = payload;
+        self.restart(now);
+        true
+    }
+
+    /// Looks at a key of the peer's, and takes it.
+    fn look_at(&mut self, payload: &[u8]) {
+        let payload = UnverifiedPayload::decode(payload).unwrap();
+        let (provider, known) = (self.vault.provider(), self.pairing.peer_rank());
+        let attestation = payload.verify_key(provider, &self.keys.peer, known, None).unwrap();
+        self.pairing.accept_key(&attestation).unwrap();
+    }
+
+    /// Its vault.
+    #[must_use]
+    pub const fn vault(&self) -> &TestVault {
+        &self.vault
     }
 
     /// Counters are reserved, from now on.
@@ -157,6 +222,9 @@ impl Machine {
         self.starts += 1;
         if self.reserves_counters {
             self.pairing.reserve_counters();
+        }
+        if self.keys.earlier_key.is_some() {
+            self.pairing.announce_key(&self.payload).unwrap();
         }
         // A shell writes what a start has changed before anything else.
         if let Some(state) = self.pairing.poll_state().unwrap() {
@@ -191,7 +259,18 @@ impl Pair {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         audit::begin();
-        let machines = keys(seed).map(|(vault, keys)| Machine::new(vault, keys));
+        Self::of(keys(seed).map(|(vault, keys)| Machine::new(vault, keys)))
+    }
+
+    /// The same, of two machines whose identities rotate so often.
+    #[must_use]
+    pub fn rotating(seed: u64, rotations: usize) -> Self {
+        audit::begin();
+        let machines = rotating_keys(seed, rotations);
+        Self::of(machines.map(|(vault, keys, to_come)| Machine { keys_to_come: to_come, ..Machine::new(vault, keys) }))
+    }
+
+    fn of(machines: [Machine; 2]) -> Self {
         let now = Timestamp::from_micros(1_000_000);
         Self {
             now,
@@ -216,9 +295,29 @@ impl Pair {
 
     /// What is unanswered is sent once more.
     pub fn repeat(&mut self) {
+        self.repeat_of(DEVICE);
+    }
+
+    /// What a machine is not known to have told is told once more.
+    pub fn repeat_of(&mut self, machine: usize) {
         let now = self.now;
-        self.machines[DEVICE].pairing.repeat(now).unwrap();
-        self.settle(DEVICE);
+        self.machines[machine].pairing.repeat(now).unwrap();
+        self.settle(machine);
+    }
+
+    /// The service has a seed go into the psk.
+    pub fn reseed(&mut self) {
+        let seed = secret(self.machines[SERVICE].vault.provider());
+        self.machines[SERVICE].pairing.reseed(seed).unwrap();
+        self.settle(SERVICE);
+    }
+
+    /// A machine has another channel key from now on. `false`: the peer has made no handshake with the present one.
+    pub fn rotate(&mut self, machine: usize) -> bool {
+        let now = self.now;
+        let has_rotated = self.machines[machine].rotate(now);
+        self.settle(machine);
+        has_rotated
     }
 
     /// A machine tells what it has opened, or sends something that a relay may keep.
@@ -306,7 +405,17 @@ impl Pair {
             machine.restart(now);
             return;
         }
-        machine.events.extend(std::iter::from_fn(|| machine.pairing.poll_event()));
+        let events: Vec<PairingEvent> = std::iter::from_fn(|| machine.pairing.poll_event()).collect();
+        for event in events {
+            match event {
+                PairingEvent::Rotation(payload) => {
+                    machine.look_at(&payload);
+                    return self.settle(of);
+                }
+                event => machine.events.push(event),
+            }
+        }
+        let machine = &mut self.machines[of];
         machine.transmitted().into_iter().for_each(|frame| self.put(1 - of, frame));
     }
 
@@ -348,12 +457,39 @@ impl Pair {
                 self.settle(DEVICE);
             }
             self.repeat();
+            self.repeat_of(SERVICE);
             self.send(DEVICE);
             self.send(SERVICE);
             self.deliver_all();
             self.now = self.now.after(Duration::from_secs(30));
         }
         panic!("no progress: {:?} {:?}", self.machines[DEVICE].refused, self.machines[SERVICE].refused);
+    }
+}
+
+impl Pair {
+    /// What was begun of channel keys comes to its end, when the network lets it.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn settles(&mut self) {
+        for round in 0..400 {
+            if self.machines.iter().all(|machine| machine.pairing.earlier_key().is_none()) {
+                return;
+            }
+            if round % 10 == 9 {
+                let _ = self.machines[DEVICE].pairing.call(&[]);
+                self.settle(DEVICE);
+            }
+            self.repeat();
+            self.repeat_of(SERVICE);
+            for machine in [DEVICE, SERVICE] {
+                self.send_typed(machine, Lane::Live);
+            }
+            self.deliver_all();
+            self.now = self.now.after(Duration::from_secs(30));
+        }
+        panic!("the keys are not settled: {:?} {:?}", self.machines[DEVICE].refused, self.machines[SERVICE].refused);
     }
 }
 
@@ -372,6 +508,10 @@ pub struct Totals {
     pub power_cuts: u64,
     /// Runs in which a lane has gone beyond its first epoch.
     pub epochs: u64,
+    /// Seeds that went into a psk with which a handshake was made.
+    pub reseeds: u64,
+    /// Channel keys with which the peer has made a handshake.
+    pub rotations: u64,
     /// Frames that were refused, replays and damage among them.
     pub refused: u64,
 }
@@ -384,6 +524,8 @@ impl std::ops::AddAssign for Totals {
         self.recoveries += other.recoveries;
         self.power_cuts += other.power_cuts;
         self.epochs += other.epochs;
+        self.reseeds += other.reseeds;
+        self.rotations += other.rotations;
         self.refused += other.refused;
     }
 }
@@ -401,10 +543,12 @@ const STEPS_OF_A_RUN: u32 = 500;
 #[must_use]
 pub fn simulate(seed: u64) -> Totals {
     let random = Seeded::new(seed);
-    let mut pair = Pair::new(seed);
     let (damage, replays) = (random.below(20), random.below(20));
     let mut loss = 0;
     let (may_burst, recovers) = (random.below(4) == 0, random.below(4) == 0);
+    // A device that has lost all knows no key of the service but the one that it was given.
+    let rotates = !recovers && random.below(3) == 0;
+    let mut pair = if rotates { Pair::rotating(seed, 2) } else { Pair::new(seed) };
     for machine in &mut pair.machines {
         if random.below(2) == 0 {
             machine.reserve_counters();
@@ -431,7 +575,10 @@ pub fn simulate(seed: u64) -> Totals {
                 }
             }
             45..75 => (0..=random.below(6)).for_each(|_| arrive(&mut pair, &random, loss, damage)),
-            75..85 => pair.repeat(),
+            75..83 => pair.repeat(),
+            83 => pair.repeat_of(SERVICE),
+            84 if random.below(4) == 0 => pair.reseed(),
+            84 if rotates => totals.rotations += u64::from(pair.rotate(machine())),
             85..88 => {
                 let early = random.below(64).to_be_bytes();
                 let _ = pair.call(&early[..usize::from(random.below(2) == 1) * 8]);
@@ -475,6 +622,7 @@ pub fn simulate(seed: u64) -> Totals {
         }
     }
     pair.heals();
+    pair.settles();
     let opened = |machine: &Machine| {
         machine.events.iter().filter(|event| matches!(event, PairingEvent::Opened { .. })).count() as u64
     };
@@ -486,6 +634,8 @@ pub fn simulate(seed: u64) -> Totals {
         let suspects = machine.events.contains(&PairingEvent::CloneSuspected);
         assert!(!suspects || pair.has_lost_all, "there is no clone, and nothing has gone back in time");
     }
+    let reseeded = |event: &&PairingEvent| **event == PairingEvent::Reseeded;
+    totals.reseeds = pair.machines[SERVICE].events.iter().filter(reseeded).count() as u64;
     totals.handshakes = opened(&pair.machines[SERVICE]);
     let recovered = |event: &&PairingEvent| matches!(event, PairingEvent::Opened { recovered: true });
     totals.recoveries = pair.machines[SERVICE].events.iter().filter(recovered).count() as u64;

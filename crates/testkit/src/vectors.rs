@@ -19,6 +19,7 @@ use sealway_wire::{
     content::{Ack, CloseReason, Committed, Content, Part, Ranges, Reliable, Start},
     hop::{Custody, DiscardReason, Label, Registration, SenderList, Senders, Verdict},
     letter::MAX_LETTER,
+    pairing::{Rotate, Seed},
 };
 use serde_json::{Value, json};
 
@@ -438,6 +439,9 @@ fn contents() -> Vec<Value> {
         ("CLOSE", Content::Close(CloseReason::Policy)),
         ("PATH", Content::Path([7; 8])),
         ("PATH-REPLY", Content::PathReply([7; 8])),
+        ("ROTATE", Content::Rotate(Rotate::part_of(&[9; 60], 2).expect("a third part"))),
+        ("ROTATE, kept", Content::Rotate(Rotate::KEPT)),
+        ("SEED", Content::Seed(Seed(&[5; 32]))),
         ("CANDIDATES", Content::Candidates(Candidates::write(&addresses, true, first))),
         ("CANDIDATES in answer", Content::Candidates(Candidates::write(&addresses[..1], false, second))),
     ];
@@ -508,7 +512,7 @@ fn transmitted(pairing: &mut Pairing<Vault>) -> Vec<u8> {
     out
 }
 
-/// Two handshakes of the constrained profile, one for recovery, and records of each kind.
+/// Three handshakes of the constrained profile, the last with a seed in its psk, one for recovery, and records of each kind.
 #[allow(clippy::too_many_lines, reason = "one story, in its order")]
 fn constrained() -> Value {
     let (device, service) = (end(41), end(42));
@@ -518,6 +522,7 @@ fn constrained() -> Value {
         role,
         own,
         channel_key: end.handle,
+        earlier_key: None,
         peer,
         peer_key: peer_end.vault.dh_public(&peer_end.handle).expect("its own key"),
         psk: Secret::new(psk),
@@ -534,7 +539,28 @@ fn constrained() -> Value {
     let source = Source::proven(1);
     let mut handshakes = Vec::new();
     let mut records = Vec::new();
-    for (early, reply) in [(&b""[..], &b""[..]), (b"river at 3.2 m", b"sleep for an hour")] {
+    let handshakes_of = [
+        (&b""[..], &b""[..], None),
+        (b"river at 3.2 m", b"sleep for an hour", None),
+        (b"", b"", Some(Secret::new([0x63; 32]))),
+    ];
+    for (early, reply, seed) in handshakes_of {
+        if let Some(seed) = &seed {
+            answerer.reseed(seed.clone()).expect("the answering side");
+            is_written(&mut answerer);
+            let frame = transmitted(&mut answerer);
+            caller.handle_frame(NOW, source, &mut frame.clone()).expect("genuine");
+            is_written(&mut caller);
+            let plaintext = encoded(&Content::Seed(Seed(seed.expose())));
+            records.push(json!({
+                "session": handshakes.len() - 1,
+                "from": "service",
+                "lane": "live",
+                "typed": true,
+                "frame": hex(&frame),
+                "plaintext": hex(plaintext),
+            }));
+        }
         device.told.take();
         service.told.take();
         answerer.set_reply(reply).expect("short");
@@ -553,6 +579,7 @@ fn constrained() -> Value {
             "service_ephemeral": service_ephemeral,
             "early": hex(early),
             "reply": hex(reply),
+            "seed": seed.map(|seed| hex(seed.expose())),
             "C1.1": hex(&message1),
             "C1.2": hex(&message2),
         }));
@@ -577,7 +604,7 @@ fn constrained() -> Value {
     is_written(&mut restarted).expect("a restart counts");
     let mut out = vec![0; sealway_wire::constrained::MAX_RECORD];
     let len = restarted.seal_datagram(b"after a restart", &mut out).expect("a restored session");
-    records.push(short_record(1, "device", &out[..len], &mut answerer));
+    records.push(short_record(2, "device", &out[..len], &mut answerer));
     device.told.take();
     // A device that has lost everything, and a service whose operator lets it back in.
     let mut lost = Pairing::new(device.vault.clone(), device_keys).expect("its own key");

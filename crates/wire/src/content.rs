@@ -1,6 +1,9 @@
 //! What a typed record carries: `content | type 1 | zeros`. Protocol section 5.
 
-use crate::{Candidates, DecodeError, EncodeError, Instance, Lane, Reader, Reason, VarInt, Writer, counter};
+use crate::{
+    Candidates, DecodeError, EncodeError, Instance, Lane, Reader, Reason, VarInt, Writer, counter,
+    pairing::{Rotate, Seed},
+};
 
 /// Numbers that a receiver may have committed above the lowest one that it has not: the bitmap of an ACK.
 pub const COMMIT_WINDOW: u32 = 1024;
@@ -24,6 +27,8 @@ const RELIABLE_AFTER_GAP: u8 = 8;
 const PATH: u8 = 9;
 const PATH_REPLY: u8 = 10;
 const FRAGMENT: u8 = 11;
+const ROTATE: u8 = 13;
+const SEED: u8 = 14;
 const CANDIDATES: u8 = 15;
 
 /// The decoded content of a typed record.
@@ -45,6 +50,10 @@ pub enum Content<'a> {
     Path([u8; 8]),
     /// Type 10: the octets of a PATH.
     PathReply([u8; 8]),
+    /// Type 13, in the constrained profile alone: another channel key of the sender, in parts.
+    Rotate(Rotate<'a>),
+    /// Type 14, in the constrained profile alone: what goes into the next psk.
+    Seed(Seed<'a>),
     /// Type 15: where the sender may be reached without a relay.
     Candidates(Candidates<'a>),
 }
@@ -305,6 +314,8 @@ impl<'a> Content<'a> {
             CLOSE => Self::Close(CloseReason::from_wire(reader.u8("CLOSE reason")?)),
             PATH => Self::Path(reader.array("PATH challenge")?),
             PATH_REPLY => Self::PathReply(reader.array("PATH-REPLY challenge")?),
+            ROTATE => Self::Rotate(Rotate::decode(&mut reader)?),
+            SEED => Self::Seed(Seed::decode(&mut reader)?),
             CANDIDATES => Self::Candidates(Candidates::decode(&mut reader)?),
             kind => return Err(DecodeError::new("content type", Reason::Unknown { value: kind.into() })),
         };
@@ -349,6 +360,14 @@ impl<'a> Content<'a> {
             Self::PathReply(challenge) => {
                 writer.put(challenge)?;
                 PATH_REPLY
+            }
+            Self::Rotate(rotate) => {
+                rotate.encode(writer)?;
+                ROTATE
+            }
+            Self::Seed(seed) => {
+                writer.put(seed.0)?;
+                SEED
             }
             Self::Candidates(candidates) => {
                 candidates.encode(writer)?;

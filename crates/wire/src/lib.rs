@@ -45,6 +45,7 @@ mod hex;
 pub mod hop;
 mod id;
 pub mod letter;
+pub mod pairing;
 mod reader;
 mod record;
 mod route;

@@ -10,6 +10,7 @@ use sealway_wire::{
 };
 
 use super::{
+    keys::Statics,
     ratchet::{Chain, Heard, Parties, Psk, check, put_short, take_short},
     session::Session,
 };
@@ -26,6 +27,8 @@ const ATTEMPTS: u32 = 256;
 /// What the responder keeps.
 pub(super) struct Answerer<P: CryptoProvider> {
     ordinary: Slot<P>,
+    /// What is to go into the psk, and the psk with it: the caller uses that one if it has the seed.
+    seed: Option<(Secret<32>, Psk)>,
     /// The highest attempt at a recovery that was answered, its psk, and what the psks of all attempts are made of.
     recovery: Slot<P>,
     attempt: u32,
@@ -67,6 +70,10 @@ pub(super) enum Called<P: CryptoProvider> {
         replied: bool,
         /// The session whose psk it was made with: the caller has it.
         confirmed: Option<Box<Session<P>>>,
+        /// The seed that was sent is in it.
+        seeded: bool,
+        /// With which keys of the two ends it was made.
+        statics: Statics,
     },
     /// It is authentic, and another one was answered under its psk.
     Cloned,
@@ -79,6 +86,8 @@ pub(super) enum Called<P: CryptoProvider> {
 enum Candidate {
     /// The ordinary one.
     Ordinary,
+    /// The ordinary one with the seed in it.
+    Seeded,
     /// That of an attempt at a recovery.
     Attempt(u32),
     /// The one after an answer.
@@ -90,6 +99,7 @@ impl<P: CryptoProvider> Answerer<P> {
         let of_attempt = Psk::of_attempt(provider, parties, &recovery, attempt);
         Self {
             ordinary: Slot { psk, answered: None },
+            seed: None,
             recovery: Slot { psk: of_attempt, answered: None },
             attempt,
             recovery_secret: recovery,
@@ -98,6 +108,21 @@ impl<P: CryptoProvider> Answerer<P> {
             discarded: VecDeque::new(),
             turn: 0,
         }
+    }
+
+    /// Has a seed go into the psk: one at a time, for the caller may have it. `true`: that changes something.
+    pub(super) fn reseed(&mut self, provider: &P, parties: &Parties, seed: Secret<32>) -> bool {
+        let is_new = self.seed.is_none();
+        if is_new {
+            let psk = self.ordinary.psk.seeded(provider, parties, seed.expose());
+            self.seed = Some((seed, psk));
+        }
+        is_new
+    }
+
+    /// The seed that the caller is to be told of: it goes into the psk after the present session.
+    pub(super) fn seed(&self) -> Option<&Secret<32>> {
+        self.seed.as_ref().filter(|_| self.ordinary.answered.is_none()).map(|(seed, _)| seed)
     }
 
     pub(super) fn open_recovery(&mut self, provider: &P, parties: &Parties, until: Timestamp) {
@@ -125,6 +150,7 @@ impl<P: CryptoProvider> Answerer<P> {
             let next = slot.answered.as_ref().map(|answered| answered.next.hint);
             core::iter::once(slot.psk.hint).chain(next)
         });
+        let current = current.chain(self.seeded().map(|psk| psk.hint));
         current.chain(self.discarded.iter().map(|(hint, _)| *hint)).chain(self.upcoming.iter().copied())
     }
 
@@ -136,7 +162,7 @@ impl<P: CryptoProvider> Answerer<P> {
     /// The hints under which a call may come that is to be answered.
     pub(super) fn callable_hints(&self) -> impl Iterator<Item = Hint> {
         let after = [Chain::Ordinary, Chain::Recovery].into_iter().filter_map(|chain| self.after(chain));
-        let ordinary = core::iter::once(&self.ordinary.psk);
+        let ordinary = core::iter::once(&self.ordinary.psk).chain(self.seeded());
         after.chain(ordinary).map(|psk| psk.hint).chain(self.upcoming.iter().copied())
     }
 
@@ -154,13 +180,17 @@ impl<P: CryptoProvider> Answerer<P> {
     }
 
     /// A record has opened under the session that the answer in the slot of `chain` has made: its caller has it.
-    pub(super) fn confirm(&mut self, chain: Chain) -> Option<Box<Session<P>>> {
+    pub(super) fn confirm(&mut self, provider: &P, parties: &Parties, chain: Chain) -> Option<Box<Session<P>>> {
         let Answered { call, next, session, .. } = self.slot(chain).answered.take()?;
         // The recovery psk never ratchets: what it has made becomes the ordinary chain. An ordinary record does not touch the
         // recovery chain.
         let served = self.ordinary.psk.hint;
         if !danger::is_off(Protection::OldPsk) {
             self.ordinary.psk = next;
+        }
+        // It goes into the psk that the caller will use next, whichever that is.
+        if let Some((seed, psk)) = &mut self.seed {
+            *psk = self.ordinary.psk.seeded(provider, parties, seed.expose());
         }
         if chain == Chain::Recovery {
             if let Some(lost) = self.ordinary.answered.take() {
@@ -197,19 +227,23 @@ impl<P: CryptoProvider> Answerer<P> {
             self.expect_attempts(vault.provider(), parties);
         }
         let candidates = self.candidates(message.hint);
+        let statics = parties.keys.all();
+        let count = candidates.len() * statics.len();
         let first = self.turn;
         let mut refused = None;
-        for try_ in 0..candidates.len().min(TRIES) {
+        for try_ in 0..count.min(TRIES) {
             self.turn = self.turn.wrapping_add(1);
-            let Some(candidate) = candidates.get(first.wrapping_add(try_) % candidates.len()).copied() else { break };
+            let turn = first.wrapping_add(try_) % count;
+            let candidate = candidates.get(turn % candidates.len()).copied();
+            let (Some(candidate), Some(statics)) = (candidate, statics.get(turn / candidates.len())) else { break };
             let of_attempt = match candidate {
                 Candidate::Attempt(attempt) => {
                     Some(Psk::of_attempt(vault.provider(), parties, &self.recovery_secret, attempt))
                 }
-                Candidate::Ordinary | Candidate::After(_) => None,
+                Candidate::Ordinary | Candidate::Seeded | Candidate::After(_) => None,
             };
             let Some(psk) = of_attempt.as_ref().or_else(|| self.kept(candidate)) else { continue };
-            match Heard::read(vault, parties, psk, message.noise) {
+            match Heard::read(vault, parties, statics, psk, message.noise) {
                 Ok(heard) => return self.answer(vault, parties, now, (candidate, of_attempt), call, heard, reply),
                 Err(FrameError::Vault(error)) => return Err(FrameError::Vault(error)),
                 Err(error) => refused = Some(error),
@@ -228,13 +262,20 @@ impl<P: CryptoProvider> Answerer<P> {
         let ordinary = (self.ordinary.psk.hint == hint).then_some(Candidate::Ordinary);
         let attempts = self.upcoming.iter().zip(self.attempt.saturating_add(1)..);
         let attempts = attempts.filter(|(known, _)| **known == hint).map(|(_, attempt)| Candidate::Attempt(attempt));
-        after.chain(ordinary).chain(attempts).collect()
+        let seeded = self.seeded().filter(|psk| psk.hint == hint).map(|_| Candidate::Seeded);
+        after.chain(seeded).chain(ordinary).chain(attempts).collect()
+    }
+
+    /// The ordinary psk with the seed in it, as long as no call was answered without.
+    fn seeded(&self) -> Option<&Psk> {
+        self.seed.as_ref().filter(|_| self.ordinary.answered.is_none()).map(|(_, psk)| psk)
     }
 
     /// The psk of a candidate, but of an attempt: that is made of the recovery psk.
     fn kept(&self, candidate: Candidate) -> Option<&Psk> {
         match candidate {
             Candidate::Ordinary => Some(&self.ordinary.psk),
+            Candidate::Seeded => self.seeded(),
             Candidate::After(chain) => self.after(chain),
             Candidate::Attempt(_) => None,
         }
@@ -271,12 +312,20 @@ impl<P: CryptoProvider> Answerer<P> {
         let replied = of_attempt.is_none();
         let reply = if replied { reply } else { &[] };
         let psk = of_attempt.as_ref().or_else(|| self.kept(candidate)).ok_or(FrameError::UnknownConnection)?;
+        let statics = heard.statics.clone();
         let (frame, made) = heard.answer(vault, parties, now, psk, reply)?;
         let confirmed = match candidate {
             // A first message under the psk after an answer counts as a record of its session.
-            Candidate::After(chain) => self.confirm(chain),
-            Candidate::Ordinary | Candidate::Attempt(_) => None,
+            Candidate::After(chain) => self.confirm(provider, parties, chain),
+            Candidate::Ordinary | Candidate::Seeded | Candidate::Attempt(_) => None,
         };
+        let seed = self.seed.take_if(|_| candidate == Candidate::Seeded);
+        let seeded = seed.is_some();
+        if let Some((_, psk)) = seed {
+            // Who calls without the seed now has gone back to before he had it.
+            let without = core::mem::replace(&mut self.ordinary.psk, psk);
+            self.discard(without.hint, call);
+        }
         let chain = match (candidate, of_attempt) {
             (Candidate::Attempt(attempt), Some(psk)) => {
                 (self.attempt, self.recovery.psk) = (attempt, psk);
@@ -289,22 +338,27 @@ impl<P: CryptoProvider> Answerer<P> {
             Answered { call, frame: frame.clone(), next: made.next, session: made.session, is_outlived: false };
         self.slot(chain).answered = Some(answered);
         let early = if chain == Chain::Recovery { Vec::new() } else { made.payload };
-        Ok(Called::Answered { frame, early, replied, confirmed })
+        Ok(Called::Answered { frame, early, replied, confirmed, seeded, statics })
     }
 
     /// How long [`save`](Self::save) makes it.
     pub(super) fn saved_len(&self) -> usize {
         let answered = [&self.ordinary.answered, &self.recovery.answered].into_iter().flatten();
         let answered = answered.map(|answered| 8 + 1 + answered.frame.len() + 32 + answered.session.saved_len());
-        1 + 32 + 4 + answered.sum::<usize>() + 1 + 10 * self.discarded.len()
+        let seed = if self.seed.is_some() { 32 } else { 0 };
+        1 + 32 + 4 + seed + answered.sum::<usize>() + 1 + 10 * self.discarded.len()
     }
 
-    /// `flags 1 | psk 32 | attempt 4 | the answers that there are | count 1 | (hint 2 | check 8)*`.
+    /// `flags 1 | psk 32 | attempt 4 | [ seed 32 ] | the answers that there are | count 1 | (hint 2 | check 8)*`.
     pub(super) fn save(&self, out: &mut Vec<u8>) {
         let answered = [&self.ordinary.answered, &self.recovery.answered];
-        out.push(u8::from(answered[0].is_some()) | u8::from(answered[1].is_some()) << 1);
+        let flags = [answered[0].is_some(), answered[1].is_some(), self.seed.is_some()];
+        out.push(flags.iter().rev().fold(0, |octet, flag| octet << 1 | u8::from(*flag)));
         out.extend_from_slice(self.ordinary.psk.secret.expose());
         out.extend_from_slice(&self.attempt.to_be_bytes());
+        if let Some((seed, _)) = &self.seed {
+            out.extend_from_slice(seed.expose());
+        }
         for answered in answered.into_iter().flatten() {
             out.extend_from_slice(&answered.call);
             put_short(out, &answered.frame);
@@ -329,6 +383,9 @@ impl<P: CryptoProvider> Answerer<P> {
         let psk = Psk::new(provider, parties, Chain::Ordinary, Secret::new(reader.array("psk")?));
         let attempt = u32::from_be_bytes(reader.array("recovery attempt")?);
         let mut answerer = Self::new(provider, parties, psk, recovery, attempt);
+        if flags & 4 != 0 {
+            answerer.reseed(provider, parties, Secret::new(reader.array("seed")?));
+        }
         for (bit, chain) in [(1, Chain::Ordinary), (2, Chain::Recovery)] {
             if flags & bit == 0 {
                 continue;

@@ -6,6 +6,7 @@ use sealway_vault::{CryptoProvider, Secret, Vault};
 use sealway_wire::{Hint, Reader, Timestamp, constrained};
 
 use super::{
+    keys::Statics,
     ratchet::{Call, Chain, Parties, Psk},
     session::Session,
 };
@@ -17,12 +18,14 @@ const RECOVERY_FROM: u8 = 8;
 /// What the initiator keeps.
 pub(super) struct Caller {
     psk: Psk,
+    /// A seed of the responder has gone into it.
+    is_seeded: bool,
     /// Under the ordinary psk.
-    call: Option<Call>,
+    call: Option<Box<Call>>,
     /// What the psks of calls for recovery are made of.
     recovery: Secret<32>,
     /// Under the psk of the attempt of this number.
-    rescue: Option<(Psk, Call)>,
+    rescue: Option<Box<(Psk, Call)>>,
     attempt: u32,
     /// How often the call has been sent again.
     unanswered: u8,
@@ -32,15 +35,21 @@ pub(super) struct Caller {
 pub(super) struct Answer<P: CryptoProvider> {
     pub(super) session: Box<Session<P>>,
     pub(super) reply: Vec<u8>,
+    pub(super) statics: Statics,
 }
 
 impl Caller {
     pub(super) const fn new(psk: Psk, recovery: Secret<32>) -> Self {
-        Self { psk, call: None, recovery, rescue: None, attempt: 0, unanswered: 0 }
+        Self { psk, is_seeded: false, call: None, recovery, rescue: None, attempt: 0, unanswered: 0 }
     }
 
     pub(super) const fn is_calling(&self) -> bool {
         self.call.is_some()
+    }
+
+    /// Whether a seed waits for the next call.
+    pub(super) const fn is_seeded(&self) -> bool {
+        self.is_seeded
     }
 
     /// The hints under which answers may come.
@@ -62,7 +71,8 @@ impl Caller {
         if early.len() > constrained::MAX_PAYLOAD {
             return Err(CallError::TooLong { limit: constrained::MAX_PAYLOAD, got: early.len() });
         }
-        self.call = Some(Call::new(vault, parties, &self.psk, early.to_vec()).map_err(CallError::Frame)?);
+        let call = Call::new(vault, parties, &self.psk, early.to_vec()).map_err(CallError::Frame)?;
+        self.call = Some(Box::new(call));
         self.unanswered = 0;
         Ok(())
     }
@@ -82,12 +92,23 @@ impl Caller {
         let attempt = self.attempt.checked_add(1).ok_or(CallError::Exhausted)?;
         let psk = Psk::of_attempt(vault.provider(), parties, &self.recovery, attempt);
         let call = Call::new(vault, parties, &psk, Vec::new()).map_err(CallError::Frame)?;
-        self.rescue = Some((psk, call));
+        self.rescue = Some(Box::new((psk, call)));
         self.attempt = attempt;
         Ok(())
     }
 
-    /// Somebody at the device wants a new attempt.
+    /// The responder has sent a seed, which it has on its disk: the next call is made under another psk. Not if one is under way,
+    /// for that has its psk; nor twice, for the seed is repeated until it is known to have come. `true`: that changes something.
+    pub(super) fn seed(&mut self, provider: &impl CryptoProvider, parties: &Parties, seed: &[u8; 32]) -> bool {
+        if self.call.is_some() || self.is_seeded {
+            return false;
+        }
+        self.psk = self.psk.seeded(provider, parties, seed);
+        self.is_seeded = true;
+        true
+    }
+
+    /// Somebody at the device wants a new attempt; or other channel keys serve, and who has those of the old one may be gone.
     pub(super) fn renew_recovery(&mut self) {
         self.rescue = None;
     }
@@ -95,14 +116,14 @@ impl Caller {
     /// The call for recovery, if it is made now. One that was not needed waits for the next time: what comes of it meanwhile is
     /// not looked at.
     fn active_rescue(&self) -> Option<&(Psk, Call)> {
-        self.rescue.as_ref().filter(|_| self.call.is_some() && self.unanswered >= RECOVERY_FROM)
+        self.rescue.as_deref().filter(|_| self.call.is_some() && self.unanswered >= RECOVERY_FROM)
     }
 
     /// The first message to be sent this time.
     pub(super) fn frame(&self) -> Option<&[u8]> {
         let call = match self.active_rescue() {
             Some((_, rescue)) if self.unanswered.is_multiple_of(2) => Some(rescue),
-            _ => self.call.as_ref(),
+            _ => self.call.as_deref(),
         };
         call.map(|call| call.frame.as_slice())
     }
@@ -115,26 +136,27 @@ impl Caller {
         now: Timestamp,
         message: &constrained::Handshake<'_>,
     ) -> Result<Answer<V::Provider>, FrameError> {
-        let ordinary = self.call.as_ref().map(|call| (false, &self.psk, call));
+        let ordinary = self.call.as_deref().map(|call| (false, &self.psk, call));
         let rescue = self.active_rescue().map(|(psk, call)| (true, psk, call));
         let (mut outcome, mut is_rescue) = (Err(FrameError::UnknownConnection), false);
         for (rescues, psk, call) in
             [ordinary, rescue].into_iter().flatten().filter(|(_, psk, _)| psk.hint == message.hint)
         {
             is_rescue = rescues;
-            outcome = call.finish(vault, parties, now, psk, message.noise).map_err(FrameError::from);
+            let finished = call.finish(vault, parties, now, psk, message.noise);
+            outcome = finished.map(|made| (made, call.statics.clone())).map_err(FrameError::from);
             if outcome.is_ok() {
                 break;
             }
         }
-        let made = outcome?;
+        let (made, statics) = outcome?;
         // A call for recovery that was not needed serves the next time: its number is used up only by an answer.
         if is_rescue {
             self.rescue = None;
         }
-        self.psk = made.next;
+        (self.psk, self.is_seeded) = (made.next, false);
         (self.call, self.unanswered) = (None, 0);
-        Ok(Answer { session: made.session, reply: made.payload })
+        Ok(Answer { session: made.session, reply: made.payload, statics })
     }
 
     /// How long [`save`](Self::save) makes it.
@@ -144,12 +166,13 @@ impl Caller {
 
     /// The calls that there are: the ordinary one, and the one for recovery.
     fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.call.iter().chain(self.rescue.as_ref().map(|(_, call)| call))
+        self.call.as_deref().into_iter().chain(self.rescue.as_deref().map(|(_, call)| call))
     }
 
     /// `flags 1 | unanswered 1 | psk 32 | attempt 4 | the calls that there are`.
     pub(super) fn save(&self, provider: &impl CryptoProvider, out: &mut Vec<u8>) {
-        out.push(u8::from(self.call.is_some()) | u8::from(self.rescue.is_some()) << 1);
+        let flags = [self.call.is_some(), self.rescue.is_some(), self.is_seeded];
+        out.push(flags.iter().rev().fold(0, |octet, flag| octet << 1 | u8::from(*flag)));
         out.push(self.unanswered);
         out.extend_from_slice(self.psk.secret.expose());
         out.extend_from_slice(&self.attempt.to_be_bytes());
@@ -166,18 +189,18 @@ impl Caller {
         let unanswered = reader.u8("unanswered calls")?;
         let psk = Psk::new(vault.provider(), parties, Chain::Ordinary, Secret::new(reader.array("psk")?));
         let attempt = u32::from_be_bytes(reader.array("recovery attempt")?);
-        let call = (flags & 1 != 0).then(|| Call::restore(vault, parties, &psk, reader)).transpose()?;
+        let call = (flags & 1 != 0).then(|| Call::restore(vault, parties, &psk, reader).map(Box::new)).transpose()?;
         let rescue = if flags & 2 == 0 {
             None
         } else {
             let psk = Psk::of_attempt(vault.provider(), parties, &recovery, attempt);
             // Under another recovery psk than before it is of no use.
             match Call::restore(vault, parties, &psk, reader) {
-                Ok(call) => Some((psk, call)),
+                Ok(call) => Some(Box::new((psk, call))),
                 Err(StateError::Rejected) => None,
                 Err(error) => return Err(error),
             }
         };
-        Ok(Self { psk, call, recovery, rescue, attempt, unanswered })
+        Ok(Self { psk, is_seeded: flags & 4 != 0, call, recovery, rescue, attempt, unanswered })
     }
 }

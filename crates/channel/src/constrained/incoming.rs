@@ -8,15 +8,16 @@ use sealway_wire::{
     constrained::{Frame, Handshake, RecordHeader},
     content::Content,
 };
+use zeroize::Zeroize;
 
 use super::{
     ConstrainedRecord, Current, MAX_EVENTS, OVERLAP, Pairing, PairingEvent, Previous, REPORT_EACH, Side,
-    answerer::Called, caller::Answer, ratchet::Chain, session::Session,
+    answerer::Called, caller::Answer, ratchet::Chain, session::Session, tries::Kind,
 };
 use crate::{FrameError, Role, Source, lane::Opened};
 
-/// Psks under which a message without a hint is likely to come: the next ones of both chains, and of a recovery.
-const LIKELY: usize = 4;
+/// Psks under which a message without a hint is likely to come: the next ones of both chains, with a seed too, and of a recovery.
+const LIKELY: usize = 5;
 
 /// In which session a record has opened.
 #[derive(Clone, Copy)]
@@ -56,6 +57,12 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         // A relay decides when a record of the stored lane comes: it tells nothing of the peer, and moves nothing.
         if header.lane == Lane::Live {
             self.took(now, of);
+            self.peer_hears();
+        }
+        if header.typed
+            && self.takes_of_keys((header.lane, of), frame.get_mut(plaintext.clone()).unwrap_or_default())?
+        {
+            return Ok(ConstrainedRecord::ToAcknowledge);
         }
         let octets = frame.get(plaintext).ok_or(FrameError::Rejected)?;
         if !header.typed {
@@ -82,11 +89,25 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             && let Some((Lane::Live, opened)) = &ack.opened
         {
             current.session.acknowledge(opened);
+            self.telling.acknowledged(opened);
             let ranges = opened.as_slice();
             let has = |counter: u32| ranges.iter().any(|(low, high)| (*low..=*high).contains(&counter.into()));
             self.start_is_known |= self.start_sent.is_some_and(has);
         }
         Ok(ConstrainedRecord::Typed(header.lane, content))
+    }
+
+    /// Takes what is told of keys. `true`: it was, and is to be acknowledged. What the session before says of its psk and keys is
+    /// over.
+    fn takes_of_keys(&mut self, (lane, of): (Lane, Of), octets: &mut [u8]) -> Result<bool, FrameError> {
+        let holds = lane == Lane::Live && matches!(of, Of::Current | Of::Answered(_));
+        let is_seed = match Content::decode(octets)? {
+            Content::Seed(seed) => holds && self.seed_came(&seed),
+            Content::Rotate(rotate) => return Ok(holds && self.rotate_came(&rotate)),
+            _ => return Ok(false),
+        };
+        octets.zeroize();
+        Ok(is_seed)
     }
 
     /// Takes a handshake message that came without octet 0 and hint, as LoRaWAN carries it where DevAddr and FPort name peer and
@@ -112,9 +133,17 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let (likely, rest) = hints.split_at(hints.len().min(LIKELY));
         let turn = usize::from(self.bare_turn);
         let second = if turn.is_multiple_of(2) || rest.is_empty() { (likely, turn + 1) } else { (rest, turn / 2) };
-        let tries = [(likely, turn), second];
+        let mut tries = [(likely, turn), second];
+        // Where each psk may have to be tried with two keys, that is one psk a frame.
+        let several = self.parties.keys.all().len() > 1;
+        if several {
+            let is_rest = !turn.is_multiple_of(2) && !rest.is_empty();
+            let turn = if rest.is_empty() { turn } else { turn / 2 };
+            tries[0] = (if is_rest { rest } else { likely }, turn);
+        }
+        let most = hints.len().min(if several { 1 } else { 2 });
         let mut refused = FrameError::UnknownConnection;
-        for (hints, turn) in tries.into_iter().take(hints.len()) {
+        for (hints, turn) in tries.into_iter().take(most) {
             let Some(hint) = hints.get(turn % hints.len().max(1)).copied() else { break };
             let message = Handshake::of_bare(hint, noise)?;
             let handled = match self.parties.role {
@@ -160,22 +189,22 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         // The same call gets the same answer, whatever calls that were none its source has tried; but never more octets than
         // came where it may be somebody else who asks.
         if let Some(frame) = answerer.repeated(self.vault.provider(), message) {
-            if !source.is_proven && frame.len() > len || !self.repeats.may(now, source) {
+            if !source.is_proven && frame.len() > len || !self.tries.may(now, Kind::Repeats, source) {
                 return Err(FrameError::Throttled);
             }
-            self.repeats.count(now, source);
+            self.tries.count(now, Kind::Repeats, source);
             self.answer = Some((0, frame.to_vec()));
             return Ok(());
         }
-        if self.events.len() >= MAX_EVENTS || !self.calls.may(now, source) {
+        if self.events.len() >= MAX_EVENTS || !self.tries.may(now, Kind::Calls, source) {
             return Err(FrameError::Throttled);
         }
-        self.calls.count(now, source);
+        self.tries.count(now, Kind::Calls, source);
         let longest = sealway_wire::constrained::HANDSHAKE_OVERHEAD + self.reply.len();
         let fits = source.is_proven || longest <= len;
         let reply = if fits { self.reply.as_slice() } else { &[] };
         match answerer.handle_call(&self.vault, &self.parties, now, message, reply)? {
-            Called::Answered { frame, early, replied, confirmed } => {
+            Called::Answered { frame, early, replied, confirmed, seeded, statics } => {
                 if fits && replied {
                     self.reply = Vec::new();
                 }
@@ -186,6 +215,12 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 }
                 if !early.is_empty() {
                     self.events.push_back((version, PairingEvent::Early(early)));
+                }
+                if seeded {
+                    self.events.push_back((version, PairingEvent::Reseeded));
+                }
+                if self.parties.keys.served(statics.own, statics.peer) {
+                    self.keys_changed();
                 }
             }
             Called::Cloned => {
@@ -212,14 +247,14 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     fn handle_answer(&mut self, now: Timestamp, source: Source, message: &Handshake<'_>) -> Result<(), FrameError> {
         let Side::Initiator(caller) = &mut self.side else { return Err(FrameError::UnknownConnection) };
-        if self.events.len() >= MAX_EVENTS || !self.calls.may(now, source) {
+        if self.events.len() >= MAX_EVENTS || !self.tries.may(now, Kind::Calls, source) {
             return Err(FrameError::Throttled);
         }
         if !caller.hints().any(|hint| hint == message.hint) {
             return Err(FrameError::UnknownConnection);
         }
-        self.calls.count(now, source);
-        let Answer { session, reply } = caller.handle_answer(&self.vault, &self.parties, now, message)?;
+        self.tries.count(now, Kind::Calls, source);
+        let Answer { session, reply, statics } = caller.handle_answer(&self.vault, &self.parties, now, message)?;
         self.call_due = None;
         let version = self.changed();
         let since = version;
@@ -229,6 +264,10 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let old = old.map(|old| Previous { session: old.session, until: None });
         self.previous = old.or(self.previous.take());
         self.start_due = true;
+        self.telling.begins_anew();
+        if self.parties.keys.served(statics.own, statics.peer) {
+            self.keys_changed();
+        }
         if !reply.is_empty() {
             self.events.push_back((version, PairingEvent::Reply(reply)));
         }
@@ -243,7 +282,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         header: &RecordHeader,
         frame: &mut [u8],
     ) -> Result<(Of, Opened), FrameError> {
-        if !self.forgeries.may(now, source) {
+        if !self.tries.may(now, Kind::Forgeries, source) {
             return Err(FrameError::Throttled);
         }
         let provider = self.vault.provider();
@@ -272,8 +311,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 Ok(opened) => {
                     // What may be repeated without end pays for nothing.
                     if header.lane == Lane::Live {
-                        self.forgeries.is_genuine(source);
-                        self.calls.is_genuine(source);
+                        self.tries.is_genuine(source);
                     }
                     return Ok((of, opened));
                 }
@@ -286,7 +324,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             }
         }
         if is_forged {
-            self.forgeries.count(now, source);
+            self.tries.count(now, Kind::Forgeries, source);
         }
         Err(refused)
     }
@@ -297,7 +335,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         match of {
             Of::Answered(chain) => {
                 let Side::Responder(answerer) = &mut self.side else { return };
-                if let Some(session) = answerer.confirm(chain) {
+                if let Some(session) = answerer.confirm(self.vault.provider(), &self.parties, chain) {
                     self.move_to(now, version, session);
                 }
             }
@@ -324,6 +362,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let old = self.current.replace(Current { session, since: version, reserved: version, confirmed: true });
         self.previous = old.map(|old| Previous { session: old.session, until: Some(now.after(OVERLAP)) });
         (self.start_sent, self.start_is_known) = (None, false);
+        self.telling.begins_anew();
         self.events.push_back((version, PairingEvent::Opened { recovered }));
     }
 }

@@ -119,7 +119,7 @@ impl Provision {
     #[must_use]
     pub fn into_keys(self, channel_key: DhHandle) -> PairingKeys {
         let Self { role, own, peer, peer_key, psk, recovery, .. } = self;
-        PairingKeys { role, own, channel_key, peer, peer_key, psk, recovery }
+        PairingKeys { role, own, channel_key, earlier_key: None, peer, peer_key, psk, recovery }
     }
 }
 

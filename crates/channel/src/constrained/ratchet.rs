@@ -6,7 +6,7 @@
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use sealway_identity::label;
-use sealway_vault::{CryptoProvider, DhHandle, DhKey, PublicKey, Secret, Vault, VaultError};
+use sealway_vault::{CryptoProvider, DhKey, Secret, Vault};
 use sealway_wire::{
     Hint, IdentityId, Reader, Timestamp,
     constrained::{self, Frame},
@@ -14,47 +14,45 @@ use sealway_wire::{
 };
 use zeroize::Zeroizing;
 
-use super::session::{Counters, DOMAIN, Session};
+use super::{
+    keys::{Keys, Statics},
+    session::{Counters, DOMAIN, Session},
+};
 use crate::{FrameError, HandshakeError, Role, StateError, noise, schedule::SessionKey};
 
 /// Octets of a Noise message beside its payload: e, and the tag.
 const NOISE_OVERHEAD: usize = 32 + 16;
 
-/// The two ends of a pairing, and what their static keys have in common.
+/// The two ends of a pairing.
 pub(super) struct Parties {
     pub(super) role: Role,
     pub(super) own: IdentityId,
-    pub(super) channel_key: DhHandle,
     pub(super) peer: IdentityId,
-    pub(super) peer_key: PublicKey,
-    /// Computed once: the dearest operation that is the same in each handshake.
-    shared: Secret<32>,
+    pub(super) keys: Keys,
     /// The store of this side cannot go back.
     pub(super) reserves_counters: bool,
-    /// label(C1, prologue) || initiator's id || responder's id.
-    prologue: Vec<u8>,
 }
 
 impl Parties {
-    pub(super) fn new<V: Vault>(
-        vault: &V,
-        role: Role,
-        (own, channel_key): (IdentityId, DhHandle),
-        (peer, peer_key): (IdentityId, PublicKey),
-    ) -> Result<Self, VaultError> {
-        let shared = vault.dh(&channel_key, &peer_key)?;
-        let mut prologue = label(DOMAIN, "prologue");
-        let in_role_order = match role {
-            Role::Initiator => [own, peer],
-            Role::Responder => [peer, own],
+    pub(super) const fn new(role: Role, own: IdentityId, peer: IdentityId, keys: Keys) -> Self {
+        Self { role, own, peer, keys, reserves_counters: false }
+    }
+
+    /// label(C1, prologue) || initiator's id || responder's id.
+    fn prologue(&self) -> Vec<u8> {
+        let in_role_order = match self.role {
+            Role::Initiator => [&self.own, &self.peer],
+            Role::Responder => [&self.peer, &self.own],
         };
+        let mut prologue = label(DOMAIN, "prologue");
         in_role_order.iter().for_each(|id| prologue.extend_from_slice(&id.0));
-        Ok(Self { role, own, channel_key, peer, peer_key, shared, reserves_counters: false, prologue })
+        prologue
     }
 
     fn handshake<V: Vault + Clone + 'static>(
         &self,
         vault: &V,
+        statics: &Statics,
         psk: &Psk,
         ephemeral: Secret<32>,
         ephemeral_static: Option<Secret<32>>,
@@ -62,12 +60,12 @@ impl Parties {
         let setup = noise::Setup {
             pattern: noise::C1,
             role: self.role,
-            prologue: &self.prologue,
-            local: noise::Local::Vault(&self.channel_key),
-            remote: Some(&self.peer_key),
+            prologue: &self.prologue(),
+            local: noise::Local::Vault(&statics.own),
+            remote: Some(&statics.peer),
             psk: Some((0, &psk.secret)),
             ephemeral,
-            known: [Some(self.shared.clone()), ephemeral_static],
+            known: [Some(statics.shared.clone()), ephemeral_static],
         };
         noise::build(vault, setup)
     }
@@ -125,6 +123,15 @@ impl Psk {
             provider.hkdf_expand(recovery, &[&label(DOMAIN, "attempt"), &attempt.to_be_bytes()], secret.expose_mut());
         Self::new(provider, parties, Chain::Recovery, secret)
     }
+
+    /// The psk that takes this one's place when the responder has sent a seed. Whoever knows only one of the two knows nothing.
+    pub(super) fn seeded<P: CryptoProvider>(&self, provider: &P, parties: &Parties, seed: &[u8; 32]) -> Self {
+        let prk = provider.hkdf_extract(self.secret.expose(), &[seed]);
+        let mut secret = Secret::zero();
+        // Expand of 32 octets cannot fail.
+        let _ = provider.hkdf_expand(&prk, &[&label(DOMAIN, "seed")], secret.expose_mut());
+        Self::new(provider, parties, Chain::Ordinary, secret)
+    }
 }
 
 /// What a handshake has made.
@@ -144,6 +151,8 @@ pub(super) struct Call {
     /// Diffie-Hellman of e with the peer's static key, so that a forged answer has it computed no second time.
     ephemeral_static: Secret<32>,
     payload: Zeroizing<Vec<u8>>,
+    /// With which keys of the two ends it is made.
+    pub(super) statics: Statics,
     /// It was written before the last start.
     restored: bool,
 }
@@ -157,20 +166,23 @@ impl Call {
         payload: Vec<u8>,
     ) -> Result<Self, FrameError> {
         let seed = vault.provider().random_secret()?;
-        Ok(Self::write(vault, parties, psk, seed, payload, false)?)
+        let statics = parties.keys.for_calls().ok_or(FrameError::UnknownConnection)?;
+        Ok(Self::write(vault, parties, statics, psk, seed, payload, false)?)
     }
 
     fn write<V: Vault + Clone + 'static>(
         vault: &V,
         parties: &Parties,
+        statics: &Statics,
         psk: &Psk,
         seed: Secret<32>,
         payload: Vec<u8>,
         restored: bool,
     ) -> Result<Self, HandshakeError> {
         let ephemeral = vault.provider().load_dh(&seed);
-        let ephemeral_static = ephemeral.agree(&parties.peer_key).map_err(|_| HandshakeError::Noise)?;
-        let mut call = Self { frame: Vec::new(), seed, ephemeral_static, payload: payload.into(), restored };
+        let ephemeral_static = ephemeral.agree(&statics.peer).map_err(|_| HandshakeError::Noise)?;
+        let (payload, statics) = (payload.into(), statics.clone());
+        let mut call = Self { frame: Vec::new(), seed, ephemeral_static, payload, statics, restored };
         let (_, message) = call.begin(vault, parties, psk)?;
         call.frame = encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
         Ok(call)
@@ -184,7 +196,7 @@ impl Call {
         psk: &Psk,
     ) -> Result<(noise::Handshake<V>, Vec<u8>), HandshakeError> {
         let known = Some(self.ephemeral_static.clone());
-        let mut noise = parties.handshake(vault, psk, self.seed.clone(), known)?;
+        let mut noise = parties.handshake(vault, &self.statics, psk, self.seed.clone(), known)?;
         let mut message = vec![0; NOISE_OVERHEAD + self.payload.len()];
         noise.write_message(&self.payload, &mut message)?;
         Ok((noise, message))
@@ -228,11 +240,14 @@ impl Call {
         let seed = Secret::new(reader.array("call seed")?);
         let payload = take_short(reader, "call payload")?.to_vec();
         let expected: [u8; 4] = reader.array("call check")?;
-        let call = Self::write(vault, parties, psk, seed, payload, true).map_err(|_| StateError::Rejected)?;
-        if check(vault.provider(), &[&call.frame]) != expected {
-            return Err(StateError::Rejected);
+        for statics in parties.keys.all() {
+            let call = Self::write(vault, parties, statics, psk, seed.clone(), payload.clone(), true);
+            let call = call.map_err(|_| StateError::Rejected)?;
+            if check(vault.provider(), &[&call.frame]) == expected {
+                return Ok(call);
+            }
         }
-        Ok(call)
+        Err(StateError::Rejected)
     }
 }
 
@@ -240,16 +255,24 @@ impl Call {
 pub(super) struct Heard<V: Vault + Clone + 'static> {
     noise: noise::Handshake<V>,
     pub(super) payload: Vec<u8>,
+    /// With which keys of the two ends it was made.
+    pub(super) statics: Statics,
 }
 
 impl<V: Vault + Clone + 'static> Heard<V> {
-    pub(super) fn read(vault: &V, parties: &Parties, psk: &Psk, message: &[u8]) -> Result<Self, FrameError> {
+    pub(super) fn read(
+        vault: &V,
+        parties: &Parties,
+        statics: &Statics,
+        psk: &Psk,
+        message: &[u8],
+    ) -> Result<Self, FrameError> {
         let ephemeral = vault.provider().random_secret()?;
-        let mut noise = parties.handshake(vault, psk, ephemeral, None)?;
+        let mut noise = parties.handshake(vault, statics, psk, ephemeral, None)?;
         let mut payload = vec![0; message.len()];
         let len = noise.read_message(message, &mut payload).map_err(HandshakeError::from)?;
         payload.truncate(len);
-        Ok(Self { noise, payload })
+        Ok(Self { noise, payload, statics: statics.clone() })
     }
 
     /// The only second message under `psk`, and what the handshake has made.
@@ -304,6 +327,8 @@ fn encode(frame: &Frame<'_>) -> Result<Vec<u8>, HandshakeError> {
     // No payload is longer than a handshake message takes: that is checked where it comes in.
     let len = frame.encode(&mut octets).map_err(|_| HandshakeError::Noise)?;
     octets.truncate(len);
+    // It may be kept for hours.
+    octets.shrink_to_fit();
     Ok(octets)
 }
 

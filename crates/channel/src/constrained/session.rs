@@ -3,7 +3,7 @@
 //! After a restart nothing is sealed under the session's own chains: the sender draws an incarnation, whose chains nobody
 //! has used. So a copied or restored store never repeats a nonce.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use sealway_vault::{CryptoProvider, Secret};
 use sealway_wire::{
@@ -52,18 +52,81 @@ struct Reserved {
     asked: u64,
 }
 
-/// The two lanes of one direction.
-struct Lanes<L> {
-    live: L,
-    stored: L,
+/// What is sealed goes here. A stored lane comes into being when it is used, which it mostly is not.
+struct Sending<P: CryptoProvider> {
+    live: SendLane<P, C1>,
+    stored: StoredSending<P>,
 }
 
-impl<L> Lanes<L> {
-    const fn get(&mut self, lane: Lane) -> &mut L {
-        match lane {
-            Lane::Live => &mut self.live,
-            Lane::Stored => &mut self.stored,
+enum StoredSending<P: CryptoProvider> {
+    Unused(Secret<32>),
+    /// Nobody knows what of it was used before a restart.
+    Ended,
+    Used(Box<SendLane<P, C1>>),
+}
+
+impl<P: CryptoProvider> Sending<P> {
+    /// The lane. Both are under the same incarnation, if under any.
+    fn get(&mut self, lane: Lane) -> Result<&mut SendLane<P, C1>, SendError> {
+        if lane == Lane::Live {
+            return Ok(&mut self.live);
         }
+        if let StoredSending::Unused(chain) = &self.stored {
+            let stored = match self.live.incarnation() {
+                Some(incarnation) => SendLane::restored(Lane::Stored, chain.clone(), incarnation),
+                None => SendLane::new(Lane::Stored, chain.clone()),
+            };
+            self.stored = StoredSending::Used(Box::new(stored));
+        }
+        match &mut self.stored {
+            StoredSending::Used(stored) => Ok(stored),
+            _ => Err(SendError::LaneStopped),
+        }
+    }
+
+    fn sealed(&self) -> u64 {
+        match &self.stored {
+            StoredSending::Used(stored) => self.live.sealed().max(stored.sealed()),
+            _ => self.live.sealed(),
+        }
+    }
+}
+
+/// What is opened comes from here.
+struct Receiving<P: CryptoProvider> {
+    live: ReceiveLane<P, C1>,
+    stored: Option<Box<ReceiveLane<P, C1>>>,
+}
+
+impl<P: CryptoProvider> Receiving<P> {
+    const fn new(live: ReceiveLane<P, C1>) -> Self {
+        Self { live, stored: None }
+    }
+
+    /// Opens a record. The stored lane begins with the chain that `stored` gives.
+    fn open(
+        &mut self,
+        provider: &P,
+        now: Timestamp,
+        (cid, header): (ShortCid, &RecordHeader),
+        frame: &mut [u8],
+        stored: impl FnOnce() -> Secret<32>,
+    ) -> Result<Opened, FrameError> {
+        let cid = (false, cid);
+        if header.lane == Lane::Live {
+            return self.live.open(provider, now, &cid, header, frame);
+        }
+        if let Some(lane) = &mut self.stored {
+            return lane.open(provider, now, &cid, header, frame);
+        }
+        let mut lane = ReceiveLane::new(Lane::Stored, stored());
+        let opened = lane.open(provider, now, &cid, header, frame)?;
+        self.stored = Some(Box::new(lane));
+        Ok(opened)
+    }
+
+    fn next(&self) -> u64 {
+        self.stored.as_ref().map_or(0, |stored| stored.next()).max(self.live.next())
     }
 }
 
@@ -87,11 +150,11 @@ pub(super) struct Session<P: CryptoProvider> {
     secrets: Secrets,
     /// The chains of the session itself, or, after a restart, of an incarnation drawn since. Where counters are reserved the
     /// live lane goes on under its own chain, and the stored one has ended.
-    send: Option<Lanes<SendLane<P, C1>>>,
+    send: Option<Sending<P>>,
     reserved: Option<Reserved>,
-    receive: Lanes<ReceiveLane<P, C1>>,
+    receive: Receiving<P>,
     /// Restarts of the peer; those that have been heard live come last, the newest at the end.
-    incarnations: Vec<(ShortIncarnation, Lanes<ReceiveLane<P, C1>>)>,
+    incarnations: Vec<(ShortIncarnation, Receiving<P>)>,
     /// Where the last START of the peer came in this run of ours.
     start_heard: Option<(Option<ShortIncarnation>, u64)>,
     /// `None`: the session was restored.
@@ -128,7 +191,7 @@ impl<P: CryptoProvider> Session<P> {
         let is_reserved = counters == Counters::Reserved;
         let chain = key.chain(Lane::Live, role)?;
         let live = if is_reserved { SendLane::kept(Lane::Live, chain) } else { SendLane::new(Lane::Live, chain) };
-        let send = Lanes { live, stored: SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?) };
+        let send = Sending { live, stored: StoredSending::Unused(key.chain(Lane::Stored, role)?) };
         Ok(Self {
             local,
             remote,
@@ -140,10 +203,7 @@ impl<P: CryptoProvider> Session<P> {
             restarts: 0,
             send: (counters != Counters::OfIncarnation).then_some(send),
             reserved: is_reserved.then_some(Reserved { granted: 0, asked: BLOCK }),
-            receive: Lanes {
-                live: ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?),
-                stored: ReceiveLane::new(Lane::Stored, secrets.stored.clone()),
-            },
+            receive: Receiving::new(ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?)),
             secrets,
             incarnations: Vec::new(),
             start_heard: None,
@@ -197,9 +257,9 @@ impl<P: CryptoProvider> Session<P> {
 
     /// How far the fullest of its lanes is, either way.
     pub(super) fn fullest(&self) -> u64 {
-        let sealed = self.send.as_ref().map_or(0, |send| send.live.sealed().max(send.stored.sealed()));
+        let sealed = self.send.as_ref().map_or(0, Sending::sealed);
         let lanes = self.incarnations.iter().map(|(_, lanes)| lanes).chain([&self.receive]);
-        lanes.map(|lanes| lanes.live.next().max(lanes.stored.next())).fold(sealed, u64::max)
+        lanes.map(Receiving::next).fold(sealed, u64::max)
     }
 
     pub(super) fn export(&self, provider: &P, name: &str, context: &[u8], out: &mut [u8]) -> bool {
@@ -237,8 +297,7 @@ impl<P: CryptoProvider> Session<P> {
             Lane::Live if send.live.sealed() >= MAX_CONSTRAINED => Err(SendError::LaneStopped),
             Lane::Live if send.live.sealed() < reserved.granted => Ok(()),
             Lane::Live => Err(SendError::NotOpen),
-            // What was sealed on it before the last start nobody knows.
-            Lane::Stored if self.restarts > 0 => Err(SendError::LaneStopped),
+            // After a restart it has ended.
             Lane::Stored => Ok(()),
         }
     }
@@ -261,11 +320,12 @@ impl<P: CryptoProvider> Session<P> {
                     true => ShortIncarnation([0; 4]),
                 };
                 let restart = &self.secrets.restart_send;
-                let lane = |lane| SendLane::restored(lane, chain_of(provider, restart, lane, incarnation), incarnation);
-                none.insert(Lanes { live: lane(Lane::Live), stored: lane(Lane::Stored) })
+                let chain = |lane| chain_of(provider, restart, lane, incarnation);
+                let live = SendLane::restored(Lane::Live, chain(Lane::Live), incarnation);
+                none.insert(Sending { live, stored: StoredSending::Unused(chain(Lane::Stored)) })
             }
         };
-        let sealed = send.get(lane).seal(provider, (with_cid, self.remote), plaintext, shape, out)?;
+        let sealed = send.get(lane)?.seal(provider, (with_cid, self.remote), plaintext, shape, out)?;
         self.unanswered = self.unanswered.saturating_add(1);
         Ok(sealed)
     }
@@ -296,14 +356,17 @@ impl<P: CryptoProvider> Session<P> {
         header: &RecordHeader,
         frame: &mut [u8],
     ) -> Result<Opened, FrameError> {
-        let cid = (false, self.local);
+        let to = (self.local, header);
         let Some(incarnation) = header.incarnation else {
-            return self.receive.get(header.lane).open(provider, now, &cid, header, frame);
+            let secrets = &self.secrets;
+            return self.receive.open(provider, now, to, frame, || secrets.stored.clone());
         };
+        let restart = &self.secrets.restart_receive;
+        let stored = || chain_of(provider, restart, Lane::Stored, incarnation);
         if let Some(index) = self.incarnations.iter().position(|(known, _)| *known == incarnation) {
             let Some((_, lanes)) = self.incarnations.get_mut(index) else { return Err(FrameError::Rejected) };
             let is_heard = lanes.live.next() > 0;
-            let opened = lanes.get(header.lane).open(provider, now, &cid, header, frame)?;
+            let opened = lanes.open(provider, now, to, frame, stored)?;
             // Now it is known to be the newest.
             if header.lane == Lane::Live && !is_heard {
                 let newest = self.incarnations.remove(index);
@@ -315,18 +378,14 @@ impl<P: CryptoProvider> Session<P> {
             return Err(FrameError::TooFarAhead);
         }
         // In scratch state: whoever makes incarnations up changes nothing.
-        let mut lanes = self.lanes_of(provider, incarnation);
-        let opened = lanes.get(header.lane).open(provider, now, &cid, header, frame)?;
+        let live = chain_of(provider, restart, Lane::Live, incarnation);
+        let mut lanes = Receiving::new(ReceiveLane::new(Lane::Live, live));
+        let opened = lanes.open(provider, now, to, frame, stored)?;
         // A relay may bring what was sealed before the last restart: what is heard live is newer.
         let index = if header.lane == Lane::Live { self.incarnations.len() } else { 0 };
+        self.incarnations.reserve_exact(1);
         self.incarnations.insert(index, (incarnation, lanes));
         Ok(opened)
-    }
-
-    fn lanes_of(&self, provider: &P, incarnation: ShortIncarnation) -> Lanes<ReceiveLane<P, C1>> {
-        let restart = &self.secrets.restart_receive;
-        let lane = |lane| ReceiveLane::new(lane, chain_of(provider, restart, lane, incarnation));
-        Lanes { live: lane(Lane::Live), stored: lane(Lane::Stored) }
     }
 
     /// How long [`save`](Self::save) makes it.
@@ -379,7 +438,6 @@ impl<P: CryptoProvider> Session<P> {
         let mut secret = || reader.array("session secret").map(Secret::new);
         let secrets = Secrets { stored: secret()?, restart_send: secret()?, restart_receive: secret()? };
         let live = load_lane(secret()?, reader)?;
-        let stored = secrets.stored.clone();
         let mut session = Self {
             local,
             remote,
@@ -392,10 +450,7 @@ impl<P: CryptoProvider> Session<P> {
             secrets,
             send: None,
             reserved: None,
-            receive: Lanes {
-                live: ReceiveLane::restore(provider, Lane::Live, live),
-                stored: ReceiveLane::new(Lane::Stored, stored),
-            },
+            receive: Receiving::new(ReceiveLane::restore(provider, Lane::Live, live)),
             incarnations: Vec::new(),
             start_heard: None,
             exporter: None,
@@ -410,9 +465,7 @@ impl<P: CryptoProvider> Session<P> {
                 return Err(DecodeError::new("reserved counter", reason));
             }
             let live = SendLane::resume(provider, Lane::Live, (chain, epoch), from);
-            // It seals nothing: nobody knows what of it was used.
-            let ended = SendLane::new(Lane::Stored, Secret::zero());
-            session.send = Some(Lanes { live, stored: ended });
+            session.send = Some(Sending { live, stored: StoredSending::Ended });
             session.reserved = Some(Reserved {
                 granted: from.into(),
                 asked: u64::from(from).saturating_add(BLOCK).min(MAX_CONSTRAINED),
@@ -422,8 +475,8 @@ impl<P: CryptoProvider> Session<P> {
             let incarnation = ShortIncarnation(reader.array("incarnation")?);
             let chain = chain_of(provider, &session.secrets.restart_receive, Lane::Live, incarnation);
             let live = ReceiveLane::replay(provider, Lane::Live, load_lane(chain, reader)?);
-            let lanes = Lanes { live, ..session.lanes_of(provider, incarnation) };
-            session.incarnations.push((incarnation, lanes));
+            session.incarnations.reserve_exact(1);
+            session.incarnations.push((incarnation, Receiving::new(live)));
         }
         Ok(session)
     }

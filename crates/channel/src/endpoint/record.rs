@@ -154,7 +154,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         (id, cid): (ChannelId, Cid),
         plaintext: &'f [u8],
     ) -> Result<Received<'f>, FrameError> {
-        let content = match Content::decode(plaintext) {
+        let content = match Content::decode(plaintext).and_then(of_this_profile) {
             Ok(content) => content,
             // Without tags anybody could end the channel: the test wants to see worse.
             #[cfg(sealway_break)]
@@ -231,6 +231,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 self.events.push_back(Event::Candidates { channel: id, addresses, answer_wanted });
                 Received::Nothing
             }
+            // Of the other profile: refused above.
+            Content::Rotate(_) | Content::Seed(_) => Received::Nothing,
             Content::Close(reason) => {
                 // One that was held back until a later session was there ends only what came before that.
                 let keeps = self.keeps(id);
@@ -326,5 +328,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             self.reschedule(id);
         }
         Ok(outgoing)
+    }
+}
+
+/// What a pairing is told of its keys belongs to the other profile.
+fn of_this_profile(content: Content<'_>) -> Result<Content<'_>, DecodeError> {
+    match content {
+        Content::Rotate(_) => Err(DecodeError::new("content type", Reason::Unknown { value: 13 })),
+        Content::Seed(_) => Err(DecodeError::new("content type", Reason::Unknown { value: 14 })),
+        content => Ok(content),
     }
 }

@@ -498,6 +498,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Command::OpenRecovery { peer, time, reply } => {
                 let _ = reply.send(self.open_recovery(now.after(time), peer));
             }
+            Command::Reseed { peer, reply } => {
+                let _ = reply.send(self.reseed(now, peer));
+            }
+            Command::EarlierKey { peer, reply } => {
+                let _ = reply.send(self.earlier_key(peer));
+            }
             Command::RenewRecovery { peer, reply } => {
                 let _ = reply.send(self.renew_recovery(now, peer));
             }

@@ -9,9 +9,10 @@ use sealway_channel::{
     CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, PairingKeys, Record, Role, SendError, Source,
     StateError,
 };
+use sealway_identity::{IdentityError, PayloadParts, UnverifiedPayload};
 use sealway_link::FrameLink;
 use sealway_routing::{Batch, Table};
-use sealway_vault::Vault;
+use sealway_vault::{CryptoProvider, DhHandle, Vault};
 use sealway_wire::{
     IdentityId, Instance, Lane, Reader, Timestamp,
     constrained::{HANDSHAKE_OVERHEAD, MAX_PLAINTEXT, MAX_RECORD, TAG_LEN},
@@ -119,6 +120,10 @@ impl<V: Vault + Clone + 'static> Paired<V> {
         if self.reports.len() < REPORTS {
             self.reports.insert(instance);
         }
+        self.tell_soon(now);
+    }
+
+    fn tell_soon(&mut self, now: Timestamp) {
         let delay = self.interval.ack_delay();
         // Otherwise it would wait until the device wakes again.
         let delay = self.waking.awake().map_or(delay, |awake| delay.min(awake / 8));
@@ -286,6 +291,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         };
         pairing.set_instance(self.common.instance);
         pairing.leave_out_cids();
+        if pairing.earlier_key().is_some() {
+            let payload = self.endpoint.owner().payload(&PayloadParts::default());
+            let announced = payload.map_err(|error| error.to_string());
+            let announced =
+                announced.and_then(|payload| pairing.announce_key(&payload).map_err(|error| error.to_string()));
+            if let Err(error) = announced {
+                tracing::error!(%error, "a paired peer cannot be told of the new channel key");
+            }
+        }
         Ok((pairing, peer_instance))
     }
 
@@ -320,6 +334,21 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         paired.pairing.open_recovery(until);
         Ok(())
+    }
+
+    pub(super) fn reseed(&mut self, now: Timestamp, id: IdentityId) -> Result<bool, NodeError> {
+        let seed = self.endpoint.vault().provider().random_secret().map_err(|_| NodeError::Entropy)?;
+        let paired = self.paired.get_mut(&id).ok_or(NodeError::NotPaired)?;
+        let is_new = paired.pairing.reseed(seed).map_err(|_| NodeError::WrongSide)?;
+        paired.repeat = paired.repeat.or(Some((now.after(FIRST_REPEAT), FIRST_REPEAT)));
+        paired.is_touched = true;
+        Ok(is_new)
+    }
+
+    /// The channel key that has to stay beside the newest, for the sake of a paired peer.
+    pub(super) fn earlier_key(&self, id: IdentityId) -> Result<Option<DhHandle>, NodeError> {
+        let paired = self.paired.get(&id).ok_or(NodeError::NotPaired)?;
+        Ok(paired.pairing.earlier_key())
     }
 
     pub(super) fn renew_recovery(&mut self, now: Timestamp, id: IdentityId) -> Result<(), NodeError> {
@@ -458,6 +487,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 paired.datagram_came(now);
                 self.take_datagram(now, id, octets);
             }
+            ConstrainedRecord::ToAcknowledge => {
+                paired.arrived += 1;
+                paired.tell_soon(now);
+            }
             // What a relay keeps may come again.
             ConstrainedRecord::Typed(Lane::Stored, Content::Data(_)) => self.statistics.refused_frames += 1,
             _ => {}
@@ -518,7 +551,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Calls, and sends again what is unanswered.
     fn handshake_paired(&mut self, now: Timestamp, id: IdentityId) {
         let Some(paired) = self.paired.get_mut(&id) else { return };
-        if paired.role == Role::Responder || !paired.may_send(now) {
+        if !paired.may_send(now) {
             return;
         }
         let is_calling = paired.pairing.is_calling();
@@ -526,7 +559,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if std::mem::replace(&mut paired.repeats_call, is_calling) != is_calling {
             paired.repeat = paired.repeat.map(|_| (now.after(FIRST_REPEAT), FIRST_REPEAT));
         }
-        let done = if paired.pairing.is_due(now) && !is_calling {
+        let done = if paired.role == Role::Initiator && paired.pairing.is_due(now) && !is_calling {
             paired.repeat = Some((now.after(FIRST_REPEAT), FIRST_REPEAT));
             paired.repeats_call = true;
             paired.pairing.call(&[])
@@ -534,7 +567,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             paired.repeat = None;
             return;
         } else {
-            // Of an earlier run, or of this session's START.
+            // Of an earlier run, of this session's START, or of what is told of keys.
             let (at, delay) = paired.repeat.unwrap_or((now, FIRST_REPEAT / 2));
             if at > now {
                 return;
@@ -564,8 +597,31 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 PairingEvent::PskUsedAgain => {
                     tracing::warn!(peer = %id.short(), "somebody has used a psk of this pairing that has served");
                 }
+                PairingEvent::Rotation(payload) => self.take_key(id, &payload),
+                PairingEvent::Reseeded => tracing::info!(peer = %id.short(), "the psk of the pairing has been renewed"),
                 // A node sends nothing with its calls and answers.
                 _ => self.statistics.refused_frames += 1,
+            }
+        }
+    }
+
+    /// Looks at what a paired peer says of its channel key, and takes it if it is so.
+    fn take_key(&mut self, id: IdentityId, payload: &[u8]) {
+        let Some(paired) = self.paired.get_mut(&id) else { return };
+        let vault = self.endpoint.vault();
+        let verified = UnverifiedPayload::decode(payload).map_err(IdentityError::from).and_then(|payload| {
+            // No clock is declared good, as for channels.
+            payload.verify_key(vault.provider(), &id, paired.pairing.peer_rank(), None)
+        });
+        let taken = match &verified {
+            Ok(attestation) => paired.pairing.accept_key(attestation).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match taken {
+            Ok(()) => tracing::info!(peer = %id.short(), "the peer has another channel key"),
+            Err(error) => {
+                self.statistics.refused_frames += 1;
+                tracing::warn!(peer = %id.short(), %error, "another channel key of a paired peer was refused");
             }
         }
     }

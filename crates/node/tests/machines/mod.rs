@@ -59,6 +59,15 @@ impl Machine {
         Self { vault: Arc::new(vault), owner, contact_box, disk: Disk::default() }
     }
 
+    /// A machine, and what its identity is after it has rotated: the vault has the channel keys of both.
+    pub(crate) fn that_will_rotate() -> (Self, Owner) {
+        let mut vault = SoftwareVault::new(RustCrypto::os());
+        let (owner, recovery) = Owner::incept(&mut vault, Algorithm::Ed25519).unwrap();
+        let (next, _) = owner.rotate(&mut vault, &recovery).unwrap();
+        let contact_box = BoxName(vault.provider().random().unwrap());
+        (Self { vault: Arc::new(vault), owner, contact_box, disk: Disk::default() }, next)
+    }
+
     pub(crate) fn builder_without_a_store(&self) -> Builder<TestVault> {
         let keys = (self.vault.clone(), self.owner.clone());
         Node::builder(keys).contact_box(self.contact_box).transport(Tcp::default()).transport(Udp::default())
@@ -78,6 +87,7 @@ impl Machine {
             role,
             own: self.owner.id(),
             channel_key: self.owner.channel_key(),
+            earlier_key: None,
             peer: peer.owner.id(),
             peer_key: peer.vault.dh_public(&peer.owner.channel_key()).unwrap(),
             psk: psk.clone(),

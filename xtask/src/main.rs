@@ -15,7 +15,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test [--setup] [--no-skip]   runs every check and test that this machine can run, and names those it cannot;
-                                         --setup installs what is missing, --no-skip fails if anything was skipped
+                                         --setup installs what is missing, --no-skip fails if anything was skipped that
+                                         could be installed
 cargo xtask setup                        installs what the tests need
 cargo xtask ci                           what CI runs: test --setup --no-skip
 cargo xtask controls                     turns protections off, one by one, and looks whether the tests notice

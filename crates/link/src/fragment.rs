@@ -11,6 +11,8 @@ use core::time::Duration;
 
 use sealway_wire::{DecodeError, Reader, Reason, Timestamp};
 
+use crate::Frames;
+
 /// What a fragment begins with.
 pub const FRAGMENT: u8 = 0x01;
 /// Octets before those of the frame.
@@ -106,25 +108,37 @@ struct Partial {
 }
 
 impl Partial {
-    /// `false`: it has come already, in part at least, or there are too many.
+    /// `false`: it has come already, or what has come of it was other octets, or there are too many. Who has cut a frame anew, in
+    /// other places, goes on where the first cut has left gaps.
     fn add(&mut self, fragment: &Fragment<'_>) -> bool {
         let start = fragment.offset;
         let Some(end) = u16::try_from(fragment.octets.len()).ok().and_then(|len| start.checked_add(len)) else {
             return false;
         };
-        let at = self.ranges.partition_point(|(_, range_end)| *range_end <= start);
-        if self.ranges.get(at).is_some_and(|(next, _)| *next < end) || self.ranges.len() >= MAX_FRAGMENTS {
+        let Some(place) = self.frame.get(start.into()..end.into()) else { return false };
+        let (mut is_new, mut is_same) = (true, true);
+        for (from, to) in self.ranges.iter().filter(|(from, to)| *from < end && *to > start) {
+            is_new &= *from > start || *to < end;
+            let common = usize::from((*from).max(start) - start)..usize::from((*to).min(end) - start);
+            is_same &= place.get(common.clone()) == fragment.octets.get(common);
+        }
+        if !is_new || !is_same || self.ranges.len() >= MAX_FRAGMENTS {
             return false;
         }
-        let Some(place) = self.frame.get_mut(start.into()..end.into()) else { return false };
-        place.copy_from_slice(fragment.octets);
-        self.ranges.insert(at, (start, end));
+        if let Some(place) = self.frame.get_mut(start.into()..end.into()) {
+            place.copy_from_slice(fragment.octets);
+        }
         // What joins is one: in order, there is never more than one.
-        self.ranges.dedup_by(|next, last| {
-            let joins = last.1 == next.0;
-            last.1 = if joins { next.1 } else { last.1 };
-            joins
+        let (mut start, mut end) = (start, end);
+        self.ranges.retain(|(from, to)| {
+            let joins = *from <= end && *to >= start;
+            if joins {
+                (start, end) = (start.min(*from), end.max(*to));
+            }
+            !joins
         });
+        let at = self.ranges.partition_point(|(from, _)| *from < start);
+        self.ranges.insert(at, (start, end));
         true
     }
 
@@ -174,6 +188,29 @@ impl Reassembler {
     /// Forgets all frames that have begun.
     pub fn clear(&mut self) {
         self.partial.clear();
+    }
+
+    /// Puts the fragments among the frames from number `first` on together: of those a whole frame takes the place, if one has
+    /// become whole. At most `most` fragments are looked at.
+    pub fn join(&mut self, now: Timestamp, frames: &mut Frames, first: usize, most: usize) {
+        let is_fragment = |index| frames.get(index).is_some_and(Fragment::is_one);
+        if !(first..frames.len()).any(is_fragment) {
+            return;
+        }
+        let came: Vec<Vec<u8>> =
+            (first..frames.len()).filter_map(|index| frames.get(index)).map(<[u8]>::to_vec).collect();
+        frames.truncate(first);
+        let mut left = most;
+        for frame in came {
+            match Fragment::decode(&frame) {
+                Ok(_) if left == 0 => self.dropped += 1,
+                Ok(fragment) => {
+                    left -= 1;
+                    self.handle(now, &fragment).into_iter().for_each(|whole| frames.push(&whole));
+                }
+                Err(_) => frames.push(&frame),
+            }
+        }
     }
 
     /// Takes a fragment in, and returns the frame if it was the last that it lacked.

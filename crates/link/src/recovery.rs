@@ -65,6 +65,8 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// A longer packet is tried so many times, and again after a while: RFC 8899 section 5.1.
 const PROBES: u8 = 3;
 const RAISE: Duration = Duration::from_secs(600);
+/// So many long packets in a row that do not arrive, while others may, tell that long ones do not.
+const LONG_LOST: u32 = 6;
 
 /// What has been counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,6 +130,9 @@ pub struct Recovery {
     timeouts: u32,
     /// When the first of them was.
     silent_since: Option<Timestamp>,
+    /// When the latest long packet left that has arrived, and how many of those after it were lost.
+    long_arrived: Timestamp,
+    long_lost: u32,
     /// So many packets leave although the window is full: they ask for an answer.
     asking: u8,
     paced_until: Option<Timestamp>,
@@ -174,6 +179,8 @@ impl Recovery {
             last_sent: now,
             timeouts: 0,
             silent_since: None,
+            long_arrived: now,
+            long_lost: 0,
             asking: 0,
             paced_until: None,
             spare: Vec::new(),
@@ -324,7 +331,8 @@ impl Recovery {
             self.cut_again();
         }
         let Some(len) = self.ready.front().map(|packet| packet.octets.len()) else { return false };
-        let fits = self.octets_under_way + len <= self.congestion.window();
+        // One goes in any case: it may be longer than the window has become.
+        let fits = self.octets_under_way == 0 || self.octets_under_way + len <= self.congestion.window();
         if !fits && self.asking == 0 {
             return false;
         }
@@ -349,7 +357,7 @@ impl Recovery {
             place.copy_from_slice(&received::truncate(number).to_be_bytes());
         }
         out.extend_from_slice(&packet.octets);
-        if self.octets_under_way == 0 && packet.times == 0 {
+        if self.octets_under_way == 0 && packet.times == 0 && !packet.is_probe {
             // What was asked before was given up: this is another question.
             (self.silent_since, self.timeouts) = (None, 0);
         }
@@ -416,18 +424,20 @@ impl Recovery {
             self.add_cut(frame);
         }
         self.close();
+        // They are what it was.
+        self.ready.iter_mut().for_each(|part| (part.times, part.first) = (packet.times, packet.first));
         self.ready.append(&mut waiting);
     }
 
     // ---- in ----
 
     /// Takes a datagram in that begins with [`PACKET`] or [`ACKNOWLEDGEMENT`], and appends its frames to `frames`. What is none is
-    /// dropped.
-    pub fn handle(&mut self, now: Timestamp, datagram: &[u8], frames: &mut Frames) {
+    /// dropped. `false`: it was a packet whose number is far from those before: anybody may have made it up who knows the addresses.
+    pub fn handle(&mut self, now: Timestamp, datagram: &[u8], frames: &mut Frames) -> bool {
         match datagram {
             [PACKET, a, b, c, d, rest @ ..] if rest.len() <= MAX_UNIT => {
                 unpack(rest, frames);
-                self.came(now, u32::from_be_bytes([*a, *b, *c, *d]));
+                return self.came(now, u32::from_be_bytes([*a, *b, *c, *d]));
             }
             [ACKNOWLEDGEMENT, rest @ ..] => {
                 if let Some(acknowledgement) = received::decode_ack(rest, self.next_number) {
@@ -436,19 +446,27 @@ impl Recovery {
             }
             _ => {}
         }
+        true
     }
 
-    fn came(&mut self, now: Timestamp, short: u32) {
+    fn came(&mut self, now: Timestamp, short: u32) -> bool {
+        let mut is_near = false;
         let number = match self.received.largest() {
-            None => (1 << 32) | u64::from(short),
+            None => {
+                is_near = true;
+                (1 << 32) | u64::from(short)
+            }
             Some(largest) => match received::expand(short, largest) {
-                Some(number) if number.abs_diff(largest) <= NEAR => number,
+                Some(number) if number.abs_diff(largest) <= NEAR => {
+                    is_near = true;
+                    number
+                }
                 // Perhaps what is near was guessed, and this is genuine: it is acknowledged by itself.
                 _ if now.since(self.largest_came) < SILENCE => {
                     if self.proved && self.strays.len() < STRAYS {
                         self.strays.push_back(short);
                     }
-                    return;
+                    return false;
                 }
                 _ => {
                     self.received = Received::default();
@@ -467,6 +485,7 @@ impl Recovery {
             let at = if at_once { now } else { now.after(ACK_DELAY) };
             self.acknowledge_at = Some(self.acknowledge_at.map_or(at, |earlier| earlier.min(at)));
         }
+        is_near
     }
 
     fn acknowledged(&mut self, now: Timestamp, acknowledgement: &Acknowledgement) {
@@ -481,6 +500,9 @@ impl Recovery {
         for (first, last) in runs {
             for number in (*first.max(&self.first_number)..=*last).rev() {
                 let Some(packet) = self.remove(number) else { continue };
+                if packet.octets.len() > self.reliable() && packet.sent >= self.long_arrived {
+                    (self.long_arrived, self.long_lost) = (packet.sent, 0);
+                }
                 least = Some(number);
                 if number == largest {
                     newest = Some(packet.sent);
@@ -541,16 +563,36 @@ impl Recovery {
         // The oldest goes first again.
         for number in lost.into_iter().rev() {
             let Some(packet) = self.remove(number) else { continue };
-            self.counts.lost += 1;
             if packet.is_probe {
+                self.counts.lost += 1;
                 self.probed(now, packet.octets.len(), false);
                 continue;
             }
+            self.was_lost(now, &packet);
             // What came before the other end knew us it has dropped: that tells nothing of the path.
             if self.least_acknowledged.is_some_and(|least| least < number) {
                 self.congestion.lost(now, packet.sent, self.unit);
             }
             self.send_again(now, packet);
+        }
+    }
+
+    /// Packets up to this length are taken to arrive if anything does.
+    const fn reliable(&self) -> usize {
+        if self.unit > self.base { self.base } else { self.floor }
+    }
+
+    /// A packet has not arrived. Where several long ones have not, and short ones may have, the path takes them no more:
+    /// RFC 8899 section 4.3.
+    fn was_lost(&mut self, now: Timestamp, packet: &Packet) {
+        self.counts.lost += 1;
+        // Of a queue that was full long ones arrive that have left later.
+        if packet.octets.len() > self.reliable() && packet.sent > self.long_arrived {
+            self.long_lost += 1;
+        }
+        if self.long_lost >= LONG_LOST {
+            self.long_lost = 0;
+            self.is_too_long(now, self.unit);
         }
     }
 
@@ -576,7 +618,8 @@ impl Recovery {
 
     fn timeout(&self) -> Duration {
         let timeout = self.round_trip.timeout(ACK_DELAY);
-        timeout.saturating_mul(1 << self.timeouts.min(16)).min(MAX_TIMEOUT)
+        // A slow line takes longer for a single packet.
+        timeout.saturating_mul(1 << self.timeouts.min(16)).min(MAX_TIMEOUT.max(timeout))
     }
 
     /// When something is to be done although nothing comes: then [`poll_transmit`](Self::poll_transmit) does it.
@@ -608,7 +651,7 @@ impl Recovery {
             self.asking = 2;
         }
         if self.timeouts >= SILENT {
-            self.congestion.collapse(self.base);
+            self.congestion.collapse(now, self.base);
             self.is_too_long(now, self.unit);
         }
         // RFC 9002 section 6.2.4: what is new asks for an answer, or else what is oldest. Where the path has changed, the other end
@@ -626,7 +669,7 @@ impl Recovery {
             match self.remove(number) {
                 Some(packet) if packet.is_probe => self.probed(now, packet.octets.len(), false),
                 Some(packet) => {
-                    self.counts.lost += 1;
+                    self.was_lost(now, &packet);
                     self.ask_again(now, packet);
                 }
                 None => {}

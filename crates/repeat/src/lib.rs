@@ -18,7 +18,7 @@ use std::{
 
 use sealway_link::{
     FrameLink, Frames, LinkCapabilities, LinkError, LinkErrorKind, Ordering,
-    fragment::FRAGMENT,
+    fragment::{FRAGMENT, Reassembler},
     recovery::{ACKNOWLEDGEMENT, MAX_UNIT, PACKET, Recovery, RecoveryCounts},
 };
 use sealway_wire::Timestamp;
@@ -33,6 +33,8 @@ const LEAST: usize = 4;
 const WAITING: usize = 64 * 1024;
 /// Frames of one packet of somebody whom nobody knows that are looked at.
 const FEW: usize = 8;
+/// Frames of which fragments are waited for at once.
+const FRAGMENTED: usize = 64;
 /// How long a link that is closed waits for what it has sent to arrive.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,7 @@ pub struct Repeated {
     /// Frames of the link, from `next` on not looked at.
     arrived: Frames,
     next: usize,
+    reassembler: Reassembler,
     /// A packet or an acknowledgement that the link has not taken.
     leaving: Vec<u8>,
     timer: Pin<Box<Sleep>>,
@@ -62,7 +65,7 @@ impl Repeated {
         let mut number = [0; 4];
         let no_number = |error| LinkError::new(LinkErrorKind::Other, "a link").caused_by(error);
         getrandom::fill(&mut number).map_err(no_number)?;
-        let LinkCapabilities { unit, rate, .. } = link.capabilities();
+        let LinkCapabilities { mtu, unit, rate, .. } = link.capabilities();
         let unit = unit.min(MAX_UNIT);
         let ahead = rate.map(|rate| usize::try_from(rate.get() / AHEAD).unwrap_or(MAX_UNIT));
         let window = ahead.map_or(WINDOW * unit, |octets| octets.max(LEAST * unit));
@@ -77,6 +80,7 @@ impl Repeated {
             proved: false,
             arrived: Frames::new(),
             next: 0,
+            reassembler: Reassembler::new(FRAGMENTED, mtu),
             leaving: Vec::new(),
             timer: Box::pin(sleep(Duration::ZERO)),
             linger: None,
@@ -148,7 +152,12 @@ impl Repeated {
         {
             self.next += 1;
             match frame.first() {
-                Some(&(PACKET | ACKNOWLEDGEMENT)) if self.heard => self.recovery.handle(now, frame, frames),
+                Some(&(PACKET | ACKNOWLEDGEMENT)) if self.heard => {
+                    let before = frames.len();
+                    self.recovery.handle(now, frame, frames);
+                    // What was acknowledged does not come again: what has come of a frame is kept.
+                    self.reassembler.join(now, frames, before, usize::MAX);
+                }
                 Some(&PACKET) => {
                     let mut strange = Frames::new();
                     self.recovery.handle(now, frame, &mut strange);

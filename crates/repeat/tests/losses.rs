@@ -1,9 +1,13 @@
 //! Links that lose, double, overtake and damage, and what repeats over them. Time is virtual.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, future::poll_fn, task::Poll};
+use std::{
+    collections::BTreeSet,
+    future::poll_fn,
+    task::{Context, Poll},
+};
 
-use sealway_link::{Faults, Faulty, FrameLink};
+use sealway_link::{Faults, Faulty, FrameLink, Frames, LinkCapabilities, LinkError, fragment::Fragment};
 use sealway_repeat::Repeated;
 use sealway_testkit::{
     links::{End, numbered},
@@ -76,7 +80,7 @@ async fn somebody_whom_nobody_knows_is_not_answered() {
     let mut known = End::new(repeated(left));
     let mut strange = Repeated::new(right).unwrap();
     known.send(&numbered(1, 50)).await.unwrap();
-    let mut frames = sealway_link::Frames::new();
+    let mut frames = Frames::new();
     poll_fn(|cx| strange.poll_recv(cx, &mut frames, 1)).await.unwrap();
     assert_eq!(frames.get(0), Some(numbered(1, 50).as_slice()));
     // Nothing was acknowledged: it comes again.
@@ -87,4 +91,65 @@ async fn somebody_whom_nobody_knows_is_not_answered() {
     .await
     .unwrap();
     assert_eq!(frames.get(1), frames.get(0));
+}
+
+/// A medium that carries frames of 2048 octets, in units of 250.
+struct Units(Box<dyn FrameLink>);
+
+impl FrameLink for Units {
+    fn capabilities(&self) -> LinkCapabilities {
+        let mut capabilities = self.0.capabilities();
+        capabilities.mtu = 2048;
+        capabilities
+    }
+
+    fn source(&self) -> u64 {
+        self.0.source()
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, frames: &mut Frames, limit: usize) -> Poll<Result<bool, LinkError>> {
+        self.0.poll_recv(cx, frames, limit)
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, frame: &[u8]) -> Poll<Result<(), LinkError>> {
+        self.0.poll_send(cx, frame)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.0.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.0.poll_close(cx)
+    }
+}
+
+/// Fragments are put together here: whoever is above may have seen the acknowledgement of one, and not the beginning of its frame.
+#[tokio::test(start_paused = true)]
+async fn long_frames_come_whole_whichever_of_their_packets_is_lost() {
+    let mut seed = 10;
+    let [mut left, mut right] = radio(UNIT).map(|end| {
+        seed += 1;
+        let mut link = repeated(Box::new(Units(Box::new(Faulty::new(end, Faults::loss(200), seed)))));
+        link.set_proved();
+        link
+    });
+    let frame = |number: u32| numbered(number, [251, 700, 1800, 2048][number as usize % 4]);
+    let mut wanted: BTreeSet<Vec<u8>> = (0..100).map(frame).collect();
+    let mut sent = 0;
+    poll_fn(|cx| {
+        while sent < 100 && left.poll_send(cx, &frame(sent)).is_ready() {
+            sent += 1;
+        }
+        let _ = left.poll_flush(cx);
+        let mut frames = Frames::new();
+        while right.poll_recv(cx, &mut frames, usize::MAX).is_ready() {}
+        for frame in (0..frames.len()).filter_map(|index| frames.get(index)) {
+            assert!(!Fragment::is_one(frame), "a fragment was handed up");
+            wanted.remove(frame);
+        }
+        let _ = right.poll_flush(cx);
+        if wanted.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }

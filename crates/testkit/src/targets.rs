@@ -490,10 +490,10 @@ pub fn link(octets: &[u8]) {
             4 => {
                 if let Some(mut datagram) = datagrams.pop() {
                     datagram.iter_mut().zip(octets).for_each(|(octet, change)| *octet ^= change);
-                    machine.handle(now, &datagram, &mut frames);
+                    let _ = machine.handle(now, &datagram, &mut frames);
                 }
             }
-            5 => machine.handle(now, octets, &mut frames),
+            5 => drop(machine.handle(now, octets, &mut frames)),
             6 => machine.is_too_long(now, octets.len() * 16),
             _ => now = now.after(Duration::from_millis(u64::from(step) * 4)),
         }

@@ -41,6 +41,8 @@ const PATIENCE: u32 = 2;
 const FRAGMENTED: usize = 64;
 /// Frames of one packet of somebody whom nobody knows that are looked at.
 const FEW: usize = 8;
+/// Fragments of one packet whose number is far from those before that are looked at, and frames that are waited for of those.
+const FEW_FRAGMENTS: usize = 4;
 /// A link on which what was sent goes unanswered for so long is given up: the next one begins with a handshake.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The longest handshake frame: longer ones only travel in packets.
@@ -65,6 +67,8 @@ pub struct UdpLink {
     origin: Instant,
     recovery: Recovery,
     reassembler: Reassembler,
+    /// Of packets that a stranger may have made up.
+    strays: Reassembler,
     heard: bool,
     proved: bool,
     /// Of a peer whom nobody knows: octets that may still be sent to it.
@@ -108,6 +112,7 @@ impl UdpLink {
             origin: Instant::now(),
             recovery: Recovery::new(now, BASE, &LENGTHS, u32::from_be_bytes(number)),
             reassembler: Reassembler::new(FRAGMENTED, MTU),
+            strays: Reassembler::new(FEW_FRAGMENTS, MTU),
             heard: false,
             proved: false,
             allowed: 0,
@@ -267,7 +272,9 @@ impl UdpLink {
         let came = (before..self.incoming.len()).filter_map(|index| self.incoming.get(index));
         let acknowledgements = came.filter(|datagram| datagram.first() == Some(&ACKNOWLEDGEMENT));
         // Each is looked at once more when it is received, which changes nothing.
-        acknowledgements.for_each(|datagram| self.recovery.handle(now, datagram, &mut Frames::new()));
+        for datagram in acknowledgements {
+            self.recovery.handle(now, datagram, &mut Frames::new());
+        }
         self.incoming.len() > before
     }
 
@@ -285,8 +292,12 @@ impl UdpLink {
             match datagram.first() {
                 Some(&(PACKET | ACKNOWLEDGEMENT)) if self.heard => {
                     let before = frames.len();
-                    self.recovery.handle(now, datagram, frames);
-                    join(&mut self.reassembler, now, frames, before);
+                    // Records tell by their tags whether they are genuine; fragments do not, and a stranger's drive none out.
+                    let (reassembler, most) = match self.recovery.handle(now, datagram, frames) {
+                        true => (&mut self.reassembler, usize::MAX),
+                        false => (&mut self.strays, FEW_FRAGMENTS),
+                    };
+                    reassembler.join(now, frames, before, most);
                 }
                 Some(&PACKET) => {
                     let mut strange = Frames::new();
@@ -306,23 +317,6 @@ impl UdpLink {
             }
         }
         self.next > first
-    }
-}
-
-/// Puts fragments together that came in a packet, among the frames from number `first` on. They are none that a stranger has
-/// made up, and each that was lost comes again.
-fn join(reassembler: &mut Reassembler, now: Timestamp, frames: &mut Frames, first: usize) {
-    let is_fragment = |index| frames.get(index).is_some_and(Fragment::is_one);
-    if !(first..frames.len()).any(is_fragment) {
-        return;
-    }
-    let came: Vec<Vec<u8>> = (first..frames.len()).filter_map(|index| frames.get(index)).map(<[u8]>::to_vec).collect();
-    frames.truncate(first);
-    for frame in came {
-        match Fragment::decode(&frame) {
-            Ok(fragment) => reassembler.handle(now, &fragment).into_iter().for_each(|whole| frames.push(&whole)),
-            Err(_) => frames.push(&frame),
-        }
     }
 }
 

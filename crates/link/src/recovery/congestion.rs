@@ -142,21 +142,32 @@ impl Congestion {
             return;
         }
         self.recovery_began = Some(now);
-        // One that has not come back to where it was leaves more to the others: RFC 9438 section 4.7.
-        self.plateau = if self.window < self.plateau { self.window * 17 / 20 } else { self.window };
-        self.before = self.window;
-        self.window = (self.window * 7 / 10).max(LEAST * packet as u64);
-        self.threshold = self.window;
+        self.reduce(packet);
+        self.window = self.threshold;
         self.epoch = None;
     }
 
-    /// Nothing has arrived for several timeouts: RFC 9002 section 7.6.
-    pub(super) fn collapse(&mut self, packet: usize) {
+    /// To what the window goes back at a loss, and how it grows from there.
+    fn reduce(&mut self, packet: usize) {
+        // One that has not come back to where it was leaves more to the others: RFC 9438 section 4.7.
+        self.plateau = if self.window < self.plateau { self.window * 17 / 20 } else { self.window };
+        self.before = self.window;
+        self.threshold = (self.window * 7 / 10).max(LEAST * packet as u64);
+    }
+
+    /// Nothing has arrived for several timeouts: RFC 9002 section 7.6. It begins with two packets, and doubles until it is near
+    /// where it was.
+    pub(super) fn collapse(&mut self, now: Timestamp, packet: usize) {
         if self.is_fixed {
             return;
         }
-        self.window = LEAST * packet as u64;
-        (self.recovery_began, self.epoch) = (None, None);
+        let least = LEAST * packet as u64;
+        if self.window > least {
+            self.reduce(packet);
+        }
+        self.window = least;
+        // What was sent before is the same silence.
+        (self.recovery_began, self.epoch) = (Some(now), None);
     }
 }
 
@@ -298,7 +309,14 @@ mod tests {
             congestion.acknowledged((seconds(9), seconds(9)), PACKET, false, (PACKET, ROUND_TRIP));
         }
         assert_eq!(congestion.window(), before);
-        congestion.collapse(PACKET);
+        let before = congestion.window();
+        congestion.collapse(seconds(10), PACKET);
         assert_eq!(congestion.window(), 2 * PACKET);
+        // What was lost in the silence is no further loss; then it doubles until it is where a loss would have left it.
+        congestion.collapse(seconds(11), PACKET);
+        congestion.lost(seconds(12), seconds(11), PACKET);
+        let windows = grown(&mut congestion, seconds(12), 7);
+        assert_eq!(windows[..4], [4, 8, 16, 32]);
+        assert!(windows[6] >= before * 6 / 10 / PACKET, "{windows:?}");
     }
 }

@@ -227,6 +227,38 @@ fn the_longest_packet_is_found_and_given_up_again() {
     assert_eq!(network.ends[0].longest() + OVERHEAD, 1452);
 }
 
+/// A path that takes long packets no more, and says nothing: short ones go on getting through, so that nothing is silent.
+#[test]
+fn long_packets_that_vanish_among_short_ones_are_given_up() {
+    let mut network = Network::new(Path::new(2_000_000, Duration::from_millis(5)), 1, &[1372, 1452]);
+    network.saturate(300, Duration::from_secs(2));
+    assert_eq!(network.ends[0].longest() + OVERHEAD, 1452);
+    network.run_for(Duration::from_secs(2));
+    network.path.mtu = 1300;
+    network.received[1] = Frames::new();
+    for number in 0..100 {
+        // Each in a packet of its own.
+        assert!(network.ends[0].take(&numbered(number, 50)));
+        network.run_for(Duration::from_millis(50));
+        if number % 5 == 0 {
+            let longest = network.ends[0].longest();
+            assert!(network.ends[0].take(&numbered(1000 + number, longest)));
+        }
+        network.run_for(Duration::from_millis(50));
+    }
+    assert_eq!(network.ends[0].longest() + OVERHEAD, BASE);
+    network.run_for(Duration::from_secs(20));
+    let came = (0..network.received[1].len()).filter_map(|index| network.received[1].get(index));
+    let (mut short, mut long) = (0, 0);
+    for frame in came {
+        match frame.len() {
+            50 => short += 1,
+            _ => long += 1,
+        }
+    }
+    assert!(short == 100 && long >= 18, "{short} short ones and {long} long ones or their fragments");
+}
+
 #[test]
 fn a_stranger_gets_no_answer_and_a_spoofer_disturbs_nothing() {
     let now = Timestamp::from_micros(0);

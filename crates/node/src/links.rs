@@ -249,6 +249,11 @@ async fn serve(
         tokio::pin!(filled, served);
         let is_idle = outgoing.is_empty();
         if is_idle && queue.is_closing() {
+            // What was put there just before it was closed.
+            queue.take(&mut outgoing);
+            if !outgoing.is_empty() {
+                continue;
+            }
             return poll_fn(|cx| link.poll_close(cx)).await;
         }
         // Receives and sends at once; both keep their place when the other is ready first.

@@ -106,7 +106,7 @@ statistics! {
     delivered_messages: Counter,
     /// Messages that had been committed before and came again.
     repeated_messages: Counter,
-    /// Datagrams handed to the application.
+    /// Datagrams that have come, and wait for the application or were taken by it.
     delivered_datagrams: Counter,
     /// Datagrams of the application that had no way to the peer any more, and datagrams of peers that nobody took.
     dropped_datagrams: Counter,

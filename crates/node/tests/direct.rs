@@ -125,7 +125,22 @@ async fn a_way_that_answers_and_loses_messages_is_left() {
     let [there, back] = &mut channels;
     let long = [vec![7; 400], vec![8; 20_000]];
     send_all(there, &long).await;
-    assert_eq!(soon(receive(back, 2)).await, long);
+    // The peer talks all the while.
+    let talks = back.datagrams();
+    let mut turns = tokio::time::interval(Duration::from_millis(300));
+    let came = {
+        let arrive = soon(receive(back, 2));
+        tokio::pin!(arrive);
+        loop {
+            tokio::select! {
+                came = &mut arrive => break came,
+                _ = turns.tick() => {
+                    let _ = talks.try_send(b"not long");
+                }
+            }
+        }
+    };
+    assert_eq!(came, long);
     switch.cut(false);
     until_direct(&nodes, &mut channels, 1).await;
 }

@@ -11,7 +11,7 @@ use sealway_node::{Channel, Node, NodeError, PairedPeer, Receipt, Rhythm};
 use sealway_testkit::radio::radio;
 use sealway_vault::{CryptoProvider, Secret, Vault};
 
-use machines::{Machine, numbers, receive};
+use machines::{Machine, numbers, receive, switch::Switch};
 
 /// The longest frame of LoRaWAN at its slowest rate.
 const MTU: usize = 51;
@@ -302,6 +302,37 @@ async fn a_stream_crosses_small_frames() {
     drop((writer, reader));
     for node in nodes {
         node.shutdown().await;
+    }
+}
+
+/// When as many are unanswered as may be, the peer is asked for a sign of life, by either side, until it gives one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn datagrams_go_on_after_a_time_in_which_none_arrived() {
+    for side in [0, 1] {
+        let mut scene = Scene::new(Faults::default(), 80);
+        let nodes = [scene.node(0).await, scene.node(1).await];
+        let switch = Switch::default();
+        let [left, right] = scene.links().map(|link| switch.over(link));
+        let mut channels =
+            [nodes[0].pair(scene.peer(0, left)).await.unwrap(), nodes[1].pair(scene.peer(1, right)).await.unwrap()];
+        exchange(&mut channels, 1).await;
+        let (from, mut to) = (channels[side].datagrams(), channels[1 - side].datagrams());
+        switch.cut(true);
+        while !matches!(from.send(b"lost").await, Err(NodeError::NotOpen)) {
+            tokio::task::yield_now().await;
+        }
+        switch.cut(false);
+        let arrives = async { while to.recv().await != Some(b"back".as_slice()) {} };
+        let mut turns = tokio::time::interval(Duration::from_millis(20));
+        tokio::pin!(arrives);
+        loop {
+            tokio::select! {
+                () = &mut arrives => break,
+                _ = turns.tick() => {
+                    let _ = from.try_send(b"back");
+                }
+            }
+        }
     }
 }
 

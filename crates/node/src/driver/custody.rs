@@ -60,6 +60,8 @@ pub(super) struct Away {
     pub(super) mailbox: Option<Mailbox>,
     /// Since when the peer is taken to be away.
     pub(super) since: Option<Timestamp>,
+    /// When the next datagram may go to see whether it is back.
+    pub(super) datagram_at: Option<Timestamp>,
     /// Until when the relay takes nothing.
     pub(super) paused: Option<Timestamp>,
     /// Instances of the peer of which we have committed messages that it does not know of, and when it is to be told.

@@ -319,6 +319,16 @@ fn may_be_tried(address: SocketAddr, own: Own) -> bool {
 impl<V: Vault + Clone + 'static> Driver<V> {
     /// What is due for a peer.
     pub(super) fn handle_direct(&mut self, now: Timestamp, id: IdentityId) {
+        let has_other = self.dial_of(id).is_some_and(|index| self.dials.get(index).is_some_and(Dial::is_attached));
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // Also while the peer talks, and nothing is due: each time that a message goes again comes by here.
+        if peer.direct.way().is_some() && has_other {
+            let unanswered_since = peer.shared.outgoing().outbox.unanswered_since(SENDS);
+            if peer.direct.is_stalled(now, unanswered_since) {
+                tracing::info!(peer = %id.short(), "what is sent without the relay does not arrive");
+                self.lose_direct(now, id, true);
+            }
+        }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.direct.next_timeout().is_none_or(|at| at > now) {
             return;
@@ -331,12 +341,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.endpoint.try_path(channel, PathId(link.0));
             }
         }
-        let unanswered_since = peer.shared.outgoing().outbox.unanswered_since(SENDS);
-        if peer.direct.is_stalled(now, unanswered_since) {
-            tracing::info!(peer = %id.short(), "what is sent without the relay does not arrive");
-            self.lose_direct(now, id, true);
-        }
-        let has_other = self.dial_of(id).is_some_and(|index| self.dials.get(index).is_some_and(Dial::is_attached));
         let Some(peer) = self.peers.get_mut(&id) else { return };
         match peer.direct.take_due_check(now) {
             Check::Nothing => {}

@@ -179,7 +179,14 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 // Decrypted in place once more, in a buffer of its own: the outer record's belongs to its caller.
                 let mut inner = frame.to_vec();
                 let path = flow_path(index, flow);
-                self.handle_frame(now, path, Source::proven(path.0).within(index as u64), &mut inner);
+                let is_genuine = self.handle_frame(now, path, Source::proven(path.0).within(index as u64), &mut inner);
+                // Who sends nothing but datagrams, or ACKs of records, is back too.
+                if is_genuine
+                    && let Some(peer) = self.by_flow.get(&path).copied()
+                    && self.peers.get(&peer).is_some_and(|peer| peer.away.since.is_some())
+                {
+                    self.notice_return(now, peer);
+                }
             }
             ClientEvent::Absent { flow } => {
                 self.statistics.absent_frames += 1;

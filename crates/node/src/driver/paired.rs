@@ -204,6 +204,19 @@ impl<V: Vault + Clone + 'static> Paired<V> {
         }
     }
 
+    /// Nothing was heard for long: a sign of life is asked for, also by the side that answers.
+    pub(super) fn ask_if_silent(&mut self, now: Timestamp) {
+        if self.is_probing() && self.sign.is_none() {
+            self.sign = Some((now.after(FIRST_REPEAT), FIRST_REPEAT));
+            self.is_touched = true;
+        }
+    }
+
+    /// The longest frame of the link.
+    pub(super) const fn mtu(&self) -> usize {
+        self.mtu
+    }
+
     /// Seals what there is to tell of one run of the peer, and as much of it as a frame takes.
     fn seal_ack(&mut self, mut ack: Ack<'_>, out: &mut [u8]) -> Result<usize, SendError> {
         loop {
@@ -655,7 +668,19 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// Sends messages of the outbox, as long as the device is awake and its link takes them.
     pub(super) fn send_paired(&mut self, now: Timestamp, id: IdentityId) {
-        self.send_paired_datagrams(now, id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // By turns: on a short queue there may be room for one of the two.
+        peer.datagrams_first = !peer.datagrams_first;
+        if peer.datagrams_first {
+            self.send_paired_datagrams(now, id);
+            self.send_paired_messages(now, id);
+        } else {
+            self.send_paired_messages(now, id);
+            self.send_paired_datagrams(now, id);
+        }
+    }
+
+    fn send_paired_messages(&mut self, now: Timestamp, id: IdentityId) {
         let (Some(paired), Some(peer)) = (self.paired.get_mut(&id), self.peers.get_mut(&id)) else { return };
         let shared = peer.shared.clone();
         let link = paired.link.filter(|_| paired.may_send(now) && paired.pairing.is_open());

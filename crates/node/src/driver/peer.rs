@@ -44,6 +44,8 @@ pub(super) struct Peer {
     /// Datagrams to it that are being sent, and how many of them were.
     pub(super) datagrams: Frames,
     pub(super) datagrams_sent: usize,
+    /// Whether they went before messages in the last turn.
+    pub(super) datagrams_first: bool,
     /// On which lane it is sent to at present.
     pub(super) lane: Lane,
     /// When to tell the peer what has arrived of a run of it and waits here, and how much of that it does not know.
@@ -94,6 +96,7 @@ impl Peer {
             context: watch::channel(None).0,
             datagrams: Frames::new(),
             datagrams_sent: 0,
+            datagrams_first: false,
             lane: Lane::Live,
             holding: None,
             arrived: 0,

@@ -21,7 +21,12 @@ use super::{
     frames::{flow_path, is_flow_over},
     peer::Peer,
 };
-use crate::{NodeError, Progress, Receipt, handle::Channel, shared::Told, writer::Completed};
+use crate::{
+    NodeError, Progress, Receipt,
+    handle::Channel,
+    shared::{Shared, Told},
+    writer::Completed,
+};
 
 /// When nothing at all was heard of the peer for so long although messages are under way, a new session is made.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -645,7 +650,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.shared.set_met(has_met);
         let shared = peer.shared.clone();
         if is_away {
-            self.drop_datagrams(id);
+            self.send_datagrams_away(now, id, channel);
             return self.deposit_due(now, id);
         }
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -657,7 +662,23 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.drop_datagrams(id);
             return self.block(id);
         };
-        self.send_datagrams(now, id, channel);
+        // By turns: on a short queue there may be room for one of the two.
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.datagrams_first = !peer.datagrams_first;
+        let are_more = if peer.datagrams_first {
+            let are_more = self.send_datagrams(now, id, channel);
+            self.send_messages(now, id, channel, &shared);
+            are_more
+        } else {
+            self.send_messages(now, id, channel, &shared);
+            self.send_datagrams(now, id, channel)
+        };
+        if are_more && let Some(peer) = self.peers.get_mut(&id) {
+            peer.awake = true;
+        }
+    }
+
+    fn send_messages(&mut self, now: Timestamp, id: IdentityId, channel: ChannelId, shared: &Shared) {
         let mut frame = std::mem::take(&mut self.scratch.inner);
         let mut is_used = false;
         for sent in 0.. {

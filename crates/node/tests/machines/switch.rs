@@ -33,6 +33,11 @@ impl Switch {
         self.0.store(octets, Ordering::SeqCst);
     }
 
+    /// A link of which frames are lost on the way out.
+    pub(crate) fn over(&self, link: Box<dyn FrameLink>) -> Box<dyn FrameLink> {
+        Box::new(Cut { link, switch: self.clone(), is_beside: true })
+    }
+
     fn passes(&self, frame: &[u8]) -> bool {
         frame.len() <= self.0.load(Ordering::SeqCst)
     }

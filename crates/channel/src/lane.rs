@@ -153,6 +153,32 @@ impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
         Self { lane, chain, keeps_chain: false, keys: None, next: Counter::ZERO, acknowledged: 0, incarnation: None }
     }
 
+    /// A lane that goes on after a restart, at counters that were reserved before: its chain is kept while its epoch lasts.
+    pub(crate) const fn kept(lane: Lane, chain: Secret<32>) -> Self {
+        Self { lane, chain, keeps_chain: true, keys: None, next: Counter::ZERO, acknowledged: 0, incarnation: None }
+    }
+
+    /// Has the chain kept from now on. `false`: something was sealed already.
+    pub(crate) const fn keep(&mut self) -> bool {
+        self.keeps_chain = self.keys.is_none();
+        self.keeps_chain
+    }
+
+    /// The chain of the current epoch, and the epoch, of a lane that goes on after a restart.
+    pub(crate) fn save(&self) -> Option<(&Secret<32>, u8)> {
+        let epoch = self.keys.as_ref().map_or(0, |keys| keys.epoch);
+        self.keeps_chain.then_some((&self.chain, u8::try_from(epoch).unwrap_or(u8::MAX)))
+    }
+
+    /// The lane that [`save`](Self::save) told of, from the counter `next` on: none below it is used again.
+    pub(crate) fn resume(provider: &P, lane: Lane, (chain, epoch): (Secret<32>, u8), next: u32) -> Self {
+        let secrets = schedule::epoch(provider, S::DOMAIN, &chain);
+        let mut resumed = Self::kept(lane, chain);
+        resumed.keys = Some(EpochKeys::new(epoch.into(), &secrets));
+        resumed.next = Counter::new(next.into()).unwrap_or(Counter::MAX);
+        resumed
+    }
+
     /// A lane after a restart, under a chain that nobody has used.
     pub(crate) fn restored(lane: Lane, chain: Secret<32>, incarnation: S::Incarnation) -> Self {
         Self { incarnation: Some(incarnation), ..Self::new(lane, chain) }
@@ -424,28 +450,6 @@ pub(crate) struct SavedLane {
     pub(crate) next: u32,
     /// Which of the 64 below have been opened.
     pub(crate) bits: u64,
-}
-
-impl<P: CryptoProvider> SendLane<P, C1> {
-    /// A lane that goes on after a restart, at counters that were reserved before: its chain is kept while its epoch lasts.
-    pub(crate) fn kept(lane: Lane, chain: Secret<32>) -> Self {
-        Self { keeps_chain: true, ..Self::new(lane, chain) }
-    }
-
-    /// The chain of the current epoch, and the epoch, of a lane that goes on after a restart.
-    pub(crate) fn save(&self) -> Option<(&Secret<32>, u8)> {
-        let epoch = self.keys.as_ref().map_or(0, |keys| keys.epoch);
-        self.keeps_chain.then_some((&self.chain, u8::try_from(epoch).unwrap_or(u8::MAX)))
-    }
-
-    /// The lane that [`save`](Self::save) told of, from the counter `next` on: none below it is used again.
-    pub(crate) fn resume(provider: &P, lane: Lane, (chain, epoch): (Secret<32>, u8), next: u32) -> Self {
-        let secrets = schedule::epoch(provider, <C1 as Suite<P>>::DOMAIN, &chain);
-        let mut resumed = Self::kept(lane, chain);
-        resumed.keys = Some(EpochKeys::new(epoch.into(), &secrets));
-        resumed.next = Counter::new(next.into()).unwrap_or(Counter::MAX);
-        resumed
-    }
 }
 
 impl<P: CryptoProvider> ReceiveLane<P, C1> {

@@ -44,6 +44,7 @@ mod letter;
 mod noise;
 mod prekeys;
 mod replay;
+mod reserved;
 mod responder;
 mod schedule;
 mod session;

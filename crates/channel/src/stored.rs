@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What is kept of it at rest opens everything that it may still bring. It seals nothing by itself: after a restart the
-//! sender draws an incarnation at random, so that a copied or restored store never repeats a nonce.
+//! sender draws an incarnation at random, so that a copied or restored store never repeats a nonce. On a disk that cannot go back
+//! and has no copies it goes on behind a block of counters instead, which was reserved before.
 
 use alloc::{
     collections::{BTreeSet, VecDeque},
@@ -25,7 +26,8 @@ use sealway_wire::{
 
 use crate::{
     FrameError, HandshakeError, Role, SendError, StateError, at_rest,
-    lane::{Opened, Plaintext, ReceiveLane, SendLane, Shape},
+    lane::{MAX_STORED, Opened, Plaintext, ReceiveLane, SendLane, Shape},
+    reserved::Reserved,
     schedule::{self, DOMAIN, SessionKey},
 };
 
@@ -35,6 +37,9 @@ pub const SEALING_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 pub const BOX_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Incarnations of the sender that a receiver follows in one session; with as many, a new session is wanted.
 pub const MAX_INCARNATIONS: usize = 64;
+
+/// Counters that are reserved at once, where they are: what a restart may skip.
+const BLOCK: u64 = 1 << 12;
 
 /// The label of the chain of an incarnation.
 const INCARNATION: &str = "incarnation";
@@ -59,6 +64,9 @@ pub(crate) struct StoredLane<P: CryptoProvider> {
     /// The chain of the session itself, or, after a restart, of an incarnation that was drawn since.
     send: Option<SendLane<P>>,
     restored: bool,
+    /// Where counters are reserved; and states that are being written.
+    reserved: Option<Reserved>,
+    writes: u32,
     receive: ReceiveLane<P>,
     /// Which records of the chain of the session itself have opened, in this run.
     opened: OpenedSet,
@@ -117,6 +125,8 @@ impl<P: CryptoProvider> StoredLane<P> {
             sealed_by_peer: None,
             send: Some(SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?)),
             restored: false,
+            reserved: None,
+            writes: 0,
             receive: ReceiveLane::new(Lane::Stored, secrets.receive.clone()),
             opened: OpenedSet::default(),
             incarnations: VecDeque::new(),
@@ -149,6 +159,36 @@ impl<P: CryptoProvider> StoredLane<P> {
         self.incarnations.len() >= MAX_INCARNATIONS
     }
 
+    /// Reserves counters from now on: before the first state is written, and so before anything is sealed.
+    pub(crate) fn reserve(&mut self) {
+        if self.reserved.is_none()
+            && !self.restored
+            && let Some(send) = &mut self.send
+            && send.keep()
+        {
+            self.reserved = Some(Reserved::new(0, BLOCK, MAX_STORED));
+        }
+    }
+
+    /// A state has been handed out to be written.
+    pub(crate) const fn is_being_written(&mut self) {
+        self.writes += 1;
+    }
+
+    /// One is on disk: when it is the last, what it reserves may be used.
+    pub(crate) fn written(&mut self) {
+        self.writes = self.writes.saturating_sub(1);
+        if self.writes == 0 {
+            self.reserved.iter_mut().for_each(Reserved::grant);
+        }
+    }
+
+    /// Whether another block of counters is to be written down.
+    pub(crate) fn wants_saving(&mut self) -> bool {
+        let sealed = self.send.as_ref().map_or(0, SendLane::sealed);
+        self.reserved.as_mut().is_some_and(|reserved| reserved.ask(sealed))
+    }
+
     pub(crate) fn seal(
         &mut self,
         provider: &P,
@@ -158,6 +198,12 @@ impl<P: CryptoProvider> StoredLane<P> {
         out: &mut [u8],
     ) -> Result<usize, SendError> {
         if !self.may_seal(now) {
+            return Err(SendError::NotOpen);
+        }
+        if let (Some(reserved), Some(send)) = (&self.reserved, &self.send)
+            && send.sealed() < MAX_STORED
+            && !reserved.admits(send.sealed())
+        {
             return Err(SendError::NotOpen);
         }
         let send = match &mut self.send {
@@ -210,9 +256,11 @@ impl<P: CryptoProvider> StoredLane<P> {
     pub(crate) fn save(&self, provider: &P, key: &P::AeadKey, owner: &[u8; 32]) -> Result<Vec<u8>, EntropyError> {
         let flags = u8::from(self.role == Role::Responder)
             | u8::from(self.confirmed) << 1
-            | u8::from(self.peer_instance.is_some()) << 2;
+            | u8::from(self.peer_instance.is_some()) << 2
+            | u8::from(self.kept().is_some()) << 3;
         let peer = self.peer.to_saved();
-        at_rest::seal(provider, key, (DOMAIN, &[owner]), FIXED_LEN + peer.len(), |state| {
+        let reserved_len = if self.kept().is_some() { RESERVED_LEN } else { 0 };
+        at_rest::seal(provider, key, (DOMAIN, &[owner]), FIXED_LEN + reserved_len + peer.len(), |state| {
             state.push(flags);
             state.extend_from_slice(&self.local.0);
             state.extend_from_slice(&self.remote.0);
@@ -221,12 +269,28 @@ impl<P: CryptoProvider> StoredLane<P> {
             for secret in [&self.secrets.receive, &self.secrets.restart_send, &self.secrets.restart_receive] {
                 state.extend_from_slice(secret.expose());
             }
+            if let Some((chain, from)) = self.kept() {
+                state.extend_from_slice(chain.expose());
+                state.extend_from_slice(&u32::try_from(from).unwrap_or(u32::MAX).to_be_bytes());
+            }
             state.extend_from_slice(&peer);
         })
     }
 
+    /// The sending chain that goes on after a restart, if it does, and from which counter.
+    fn kept(&self) -> Option<(&Secret<32>, u64)> {
+        let (reserved, send) = (self.reserved.as_ref()?, self.send.as_ref()?);
+        let from = if danger::is_off(Protection::Blocks) { send.sealed() } else { reserved.asked() };
+        send.save().map(|(chain, _)| (chain, from))
+    }
+
     /// Takes back what [`save`](Self::save) wrote.
-    pub(crate) fn restore(key: &P::AeadKey, owner: &[u8; 32], state: &[u8]) -> Result<Self, StateError> {
+    pub(crate) fn restore(
+        provider: &P,
+        key: &P::AeadKey,
+        (owner, reserves): (&[u8; 32], bool),
+        state: &[u8],
+    ) -> Result<Self, StateError> {
         let plaintext = at_rest::open(key, (DOMAIN, &[owner]), state)?;
         let mut reader = Reader::new(&plaintext);
         let flags = reader.u8("state flags")?;
@@ -235,6 +299,17 @@ impl<P: CryptoProvider> StoredLane<P> {
         let peer_instance = Instance(reader.array("state instance")?);
         let mut secret = || reader.array("state secret").map(Secret::new);
         let secrets = StoredSecrets { receive: secret()?, restart_send: secret()?, restart_receive: secret()? };
+        let kept = match flags & 8 {
+            0 => None,
+            _ => {
+                let chain = Secret::new(reader.array("state send chain")?);
+                Some((chain, u32::from_be_bytes(reader.array("state reserved counter")?)))
+            }
+        };
+        // Who does not say any more that the disk has no copies, or has no block left, draws an incarnation.
+        let kept = kept.filter(|(_, from)| reserves && u64::from(*from) + BLOCK <= MAX_STORED);
+        let reserved = kept.as_ref().map(|(_, from)| Reserved::new((*from).into(), BLOCK, MAX_STORED));
+        let send = kept.map(|(chain, from)| SendLane::resume(provider, Lane::Stored, (chain, 0), from));
         let peer = Peer::from_saved(reader.rest())?;
         let receive = ReceiveLane::new(Lane::Stored, secrets.receive.clone());
         Ok(Self {
@@ -247,8 +322,10 @@ impl<P: CryptoProvider> StoredLane<P> {
             confirmed: flags & 2 != 0,
             sealed_by_peer: None,
             secrets,
-            send: None,
+            send,
             restored: true,
+            reserved,
+            writes: 0,
             receive,
             opened: OpenedSet::default(),
             incarnations: VecDeque::new(),
@@ -256,5 +333,7 @@ impl<P: CryptoProvider> StoredLane<P> {
     }
 }
 
-/// `flags 1 | CIDs 8 | time 8 | instance 4 | secrets 96 | peer`, without the last.
+/// `flags 1 | CIDs 8 | time 8 | instance 4 | secrets 96 | [ send chain 32 | first counter that is not reserved 4 | ] peer`, without
+/// the last two.
 const FIXED_LEN: usize = 1 + 8 + 8 + 4 + 96;
+const RESERVED_LEN: usize = 32 + 4;

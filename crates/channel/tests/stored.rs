@@ -64,6 +64,81 @@ fn stored_messages_cost_28_octets_and_40_after_a_restart() {
     assert_eq!(network.deposit(0, 1, 0, b"1234").len(), 4 + 40);
 }
 
+/// On a disk that cannot go back a restart costs no octet on a record, and no counter is used twice.
+#[test]
+fn where_counters_are_reserved_a_restart_goes_on_behind_them() {
+    // Specification: [M59].
+    let mut network = Network::pair(2);
+    network.machines[0].reserves_counters = true;
+    network.restart(0);
+    network.open(0, 1);
+    assert!(
+        network.run_until(SECOND * 5, |network| network.channel(1, 0).is_some() && network.channel(0, 1).is_some())
+    );
+    network.run(SECOND * 2);
+    let counter = |frame: &[u8]| u32::from_be_bytes(frame[5..9].try_into().unwrap());
+    let mut sealed = vec![network.deposit(0, 1, 0, b"1234")];
+    assert_eq!(counter(&sealed[0]), 0);
+    for start in 1..=15 {
+        // What was sealed last was not written down by itself: the block was.
+        network.restart(0);
+        network.run(SECOND);
+        let frame = network.deposit(0, 1, start, b"1234");
+        assert_eq!((header(&frame).incarnation, counter(&frame)), (None, start * 4096));
+        assert_eq!(frame.len(), 4 + 32, "the instance alone is more: it is not the one of START");
+        sealed.push(frame);
+    }
+    // No block is left after that: then an incarnation is drawn.
+    network.restart(0);
+    network.run(SECOND);
+    let frame = network.deposit(0, 1, 99, b"1234");
+    assert!(header(&frame).incarnation.is_some());
+    sealed.push(frame);
+    for frame in sealed.into_iter().rev() {
+        network.deliver(0, 1, frame).unwrap();
+    }
+    assert_eq!(network.machines[1].received.len(), 17);
+}
+
+#[test]
+fn a_block_of_counters_is_on_the_disk_before_one_of_them_is_used() {
+    // Specification: [M59].
+    let mut network = Network::pair(2);
+    network.machines[0].reserves_counters = true;
+    network.restart(0);
+    network.open(0, 1);
+    assert!(
+        network.run_until(SECOND * 5, |network| network.channel(1, 0).is_some() && network.channel(0, 1).is_some())
+    );
+    network.run(SECOND * 2);
+    for number in 0..3073 {
+        network.deposit(0, 1, number, b"1234");
+    }
+    // Another block is asked for; until it is there nothing is sealed, and after a power cut none of it has been used.
+    let mut out = [0; 100];
+    let message =
+        Deposit::Message(Reliable { instance: None, number: 1, lowest: 0, unwanted: 0, part: None, body: b"" });
+    let endpoint = &mut network.machines[0].endpoint;
+    assert_eq!(endpoint.seal_deposit(network.now, ChannelId(0), message, &mut out), Err(SendError::NotOpen));
+    network.run(SECOND);
+    for number in 3073..5000 {
+        network.deposit(0, 1, number, b"1234");
+    }
+    network.restart(0);
+    // Of this start nothing is written: nothing is sealed.
+    let endpoint = &mut network.machines[0].endpoint;
+    assert_eq!(endpoint.seal_deposit(network.now, ChannelId(0), message, &mut out), Err(SendError::NotOpen));
+    network.run(SECOND);
+    let frame = network.deposit(0, 1, 5000, b"1234");
+    assert_eq!(frame[5..9], 8192_u32.to_be_bytes());
+    network.deliver(0, 1, frame).unwrap();
+    // Who does not declare it any more draws an incarnation.
+    network.machines[0].reserves_counters = false;
+    network.restart(0);
+    network.run(SECOND);
+    assert!(header(&network.deposit(0, 1, 5001, b"1234")).incarnation.is_some());
+}
+
 #[test]
 fn two_copies_of_one_store_never_use_a_chain_twice() {
     // Specification: [M18].

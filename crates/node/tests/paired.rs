@@ -437,3 +437,27 @@ async fn both_sides_get_other_channel_keys_and_the_psk_fresh_octets() {
         node.shutdown().await;
     }
 }
+
+/// Counters are reserved there; a restart waits for the write that reserves more, and begins nothing anew.
+#[tokio::test]
+async fn nodes_go_on_under_their_session_where_the_store_has_no_copies() {
+    let mut scene = Scene::new(Faults::default(), 90);
+    let (mut handshakes, mut sent) = (0, 0);
+    for _ in 0..4 {
+        let mut nodes = Vec::new();
+        for machine in &scene.machines {
+            nodes.push(machine.builder().store_has_no_copies().start().await.unwrap());
+        }
+        let [left, right] = scene.links();
+        let mut channels =
+            [nodes[0].pair(scene.peer(0, left)).await.unwrap(), nodes[1].pair(scene.peer(1, right)).await.unwrap()];
+        exchange(&mut channels, 2).await;
+        sent += 2;
+        handshakes += nodes[1].statistics().await.unwrap().sessions;
+        drop(channels);
+        for node in nodes {
+            node.shutdown().await;
+        }
+    }
+    assert_eq!((handshakes, sent), (1, 8));
+}

@@ -48,6 +48,8 @@ pub struct Machine {
     pub disk: BTreeMap<(IdentityId, Cid), Vec<u8>>,
     /// Whether writes complete. If not, they have not happened.
     pub disk_works: bool,
+    /// Its disk cannot go back: counters of stored lanes are reserved there.
+    pub reserves_counters: bool,
     /// Marks of committed messages that have arrived.
     pub committed: Vec<u32>,
     admitted: Vec<Card>,
@@ -377,6 +379,7 @@ impl Machine {
             refused: Vec::new(),
             disk: BTreeMap::new(),
             disk_works: true,
+            reserves_counters: false,
             committed: Vec::new(),
             admitted: Vec::new(),
             owner,
@@ -403,6 +406,7 @@ impl Machine {
     fn config(&self, instance: Instance) -> Config {
         let mut config = config(instance);
         config.earlier_key = self.earlier_key;
+        config.reserves_counters = self.reserves_counters;
         config
     }
 

@@ -16,6 +16,7 @@ use sealway_wire::{
 use crate::{
     FrameError, HandshakeError, Role, SendError,
     lane::{Opened, Plaintext, ReceiveLane, SavedLane, Sealed, SendLane, Shape},
+    reserved::Reserved,
     schedule::{self, SessionKey},
     suite::{C1, MAX_CONSTRAINED},
 };
@@ -42,15 +43,6 @@ const MAX_RESTARTS: u8 = 32;
 const RESERVE: u64 = 1 << 10;
 /// Counters that are reserved at once, where they are: what a restart may skip.
 const BLOCK: u64 = 64;
-/// With so few left another block is asked for.
-const BLOCK_IS_LOW: u64 = 16;
-
-/// The live counters that may be used, where the store cannot go back: those below `granted` are reserved on disk, those below
-/// `asked` in the state that is written next.
-struct Reserved {
-    granted: u64,
-    asked: u64,
-}
 
 /// What is sealed goes here. A stored lane comes into being when it is used, which it mostly is not.
 struct Sending<P: CryptoProvider> {
@@ -202,7 +194,7 @@ impl<P: CryptoProvider> Session<P> {
             forgeries: 0,
             restarts: 0,
             send: (counters != Counters::OfIncarnation).then_some(send),
-            reserved: is_reserved.then_some(Reserved { granted: 0, asked: BLOCK }),
+            reserved: is_reserved.then(|| Reserved::new(0, BLOCK, MAX_CONSTRAINED)),
             receive: Receiving::new(ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?)),
             secrets,
             incarnations: Vec::new(),
@@ -274,20 +266,13 @@ impl<P: CryptoProvider> Session<P> {
 
     /// The state that is being written reserves what was asked for; now it is on disk.
     pub(super) fn grant(&mut self) {
-        if let Some(reserved) = &mut self.reserved {
-            reserved.granted = reserved.asked;
-        }
+        self.reserved.iter_mut().for_each(Reserved::grant);
     }
 
     /// Asks for another block of counters, if few are left. `true`: there is one more to be written down.
     pub(super) fn ask(&mut self) -> bool {
         let (Some(reserved), Some(send)) = (&mut self.reserved, &self.send) else { return false };
-        let is_low = reserved.asked.saturating_sub(send.live.sealed()) < BLOCK_IS_LOW;
-        let may_ask = is_low && reserved.asked == reserved.granted && reserved.asked < MAX_CONSTRAINED;
-        if may_ask {
-            reserved.asked = (reserved.asked + BLOCK).min(MAX_CONSTRAINED);
-        }
-        may_ask
+        reserved.ask(send.live.sealed())
     }
 
     /// Whether the next counter of the lane may be used.
@@ -295,7 +280,7 @@ impl<P: CryptoProvider> Session<P> {
         let (Some(reserved), Some(send)) = (&self.reserved, &self.send) else { return Ok(()) };
         match lane {
             Lane::Live if send.live.sealed() >= MAX_CONSTRAINED => Err(SendError::LaneStopped),
-            Lane::Live if send.live.sealed() < reserved.granted => Ok(()),
+            Lane::Live if reserved.admits(send.live.sealed()) => Ok(()),
             Lane::Live => Err(SendError::NotOpen),
             // After a restart it has ended.
             Lane::Stored => Ok(()),
@@ -398,7 +383,7 @@ impl<P: CryptoProvider> Session<P> {
     fn kept(&self) -> Option<(&Secret<32>, u8, u64)> {
         let (reserved, send) = (self.reserved.as_ref()?, self.send.as_ref()?);
         let (chain, epoch) = send.live.save()?;
-        let from = if danger::is_off(Protection::Blocks) { send.live.sealed() } else { reserved.asked };
+        let from = if danger::is_off(Protection::Blocks) { send.live.sealed() } else { reserved.asked() };
         Some((chain, epoch, from))
     }
 
@@ -466,10 +451,7 @@ impl<P: CryptoProvider> Session<P> {
             }
             let live = SendLane::resume(provider, Lane::Live, (chain, epoch), from);
             session.send = Some(Sending { live, stored: StoredSending::Ended });
-            session.reserved = Some(Reserved {
-                granted: from.into(),
-                asked: u64::from(from).saturating_add(BLOCK).min(MAX_CONSTRAINED),
-            });
+            session.reserved = Some(Reserved::new(from.into(), BLOCK, MAX_CONSTRAINED));
         }
         for _ in 0..reader.u8("incarnations")? {
             let incarnation = ShortIncarnation(reader.array("incarnation")?);

@@ -25,6 +25,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if let Some(established) = self.channels.get_mut(&id).and_then(|channel| channel.by_cid(session)) {
             established.unsaved = established.unsaved.saturating_sub(1);
         }
+        if let Some(stored) = self.channels.get_mut(&id).and_then(|channel| channel.stored_by_cid(session)) {
+            stored.written();
+        }
         self.reschedule(id);
     }
 
@@ -54,12 +57,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// [`StateError`]: delete it.
     pub fn restore(&mut self, now: Timestamp, state: &[u8]) -> Result<Restored, StateError> {
         let owner = self.owner.id();
-        let restored = StoredLane::restore(self.state_key()?, owner.as_bytes(), state);
+        let (provider, reserves) = (self.vault.provider().clone(), self.config.reserves_counters);
+        let bound = (owner.as_bytes(), reserves);
+        let restored = StoredLane::restore(&provider, self.state_key()?, bound, state);
         let (stored, is_earlier) = match (restored, self.config.earlier_key) {
             // What was written before the last rotation opens as long as the key before it answers.
             (Err(StateError::Rejected), Some((earlier, _))) => {
                 let key = AeadKey::new(&schedule::state_key(&self.vault, DOMAIN, &earlier)?);
-                (StoredLane::restore(&key, owner.as_bytes(), state)?, true)
+                (StoredLane::restore(&provider, &key, bound, state)?, true)
             }
             (restored, _) => (restored?, false),
         };
@@ -71,8 +76,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let gone = self.channels.get_mut(&channel).and_then(|channel| channel.restore(stored));
         self.by_cid.insert(session, channel);
         self.gone(peer.id(), true, gone.into_iter().collect());
-        if is_earlier {
-            // It is to open when that key is gone, too.
+        if is_earlier || reserves {
+            // It is to open when that key is gone, too; and what is sealed next is reserved.
             self.save(channel, session);
         }
         self.handle_channel(now, channel);
@@ -99,8 +104,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         let owner = self.owner.id();
         let ready = self.state_key().map(drop);
+        let reserves = self.config.reserves_counters;
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let (peer, provider) = (channel.peer, self.vault.provider());
+        if let Some(stored) = channel.stored_by_cid(session).filter(|_| reserves) {
+            stored.reserve();
+        }
         let sealed = ready.and_then(|()| {
             let found = channel.stored_by_cid(session).zip(self.state_key.as_ref());
             found
@@ -117,6 +126,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 return;
             }
         };
+        if let Some(stored) = channel.stored_by_cid(session) {
+            stored.is_being_written();
+        }
         if let Some(established) = channel.by_cid(session) {
             established.unsaved += 1;
         }

@@ -121,6 +121,8 @@ pub(crate) struct Driver<V: Vault + Clone + 'static> {
     is_observer: bool,
     /// No peer is told where we are.
     is_relayed_only: bool,
+    /// Counters are reserved on disk.
+    store_has_no_copies: bool,
     /// The node is about to end.
     is_leaving: bool,
 }
@@ -147,6 +149,7 @@ pub(crate) struct Setup {
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) is_observer: bool,
     pub(crate) is_relayed_only: bool,
+    pub(crate) store_has_no_copies: bool,
 }
 
 /// What the driver waits for.
@@ -210,7 +213,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(5);
 
 impl<V: Vault + Clone + 'static> Driver<V> {
     pub(crate) fn new(clock: Clock, endpoint: Endpoint<V>, setup: Setup, senders: Senders) -> Self {
-        let Setup { common, contact_box, transports, relay, is_observer, is_relayed_only } = setup;
+        let Setup { common, contact_box, transports, relay, is_observer, is_relayed_only, store_has_no_copies } = setup;
         // A relay has clients, not peers.
         let is_relayed_only = is_relayed_only || relay.is_some();
         Self {
@@ -244,6 +247,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             published: None,
             is_observer,
             is_relayed_only,
+            store_has_no_copies,
             is_leaving: false,
         }
     }

@@ -304,6 +304,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         };
         pairing.set_instance(self.common.instance);
         pairing.leave_out_cids();
+        if self.store_has_no_copies {
+            pairing.reserve_counters();
+        }
         if pairing.earlier_key().is_some() {
             let payload = self.endpoint.owner().payload(&PayloadParts::default());
             let announced = payload.map_err(|error| error.to_string());

@@ -414,7 +414,10 @@ impl<P: CryptoProvider, S: Suite<P>> ReceiveLane<P, S> {
     }
 
     fn known(&self, epoch: u64) -> Option<&EpochKeys<S::Key>> {
-        self.current.as_ref().into_iter().chain(self.previous.as_deref()).find(|keys| keys.epoch == epoch)
+        match &self.current {
+            Some(keys) if keys.epoch == epoch => Some(keys),
+            _ => self.previous.as_deref().filter(|keys| keys.epoch == epoch),
+        }
     }
 
     /// Derives the keys of a later epoch without changing anything but the count of jumps.

@@ -87,6 +87,9 @@ pub trait Branch: Send + Sync {
     /// The address of ours from which frames leave, as far as this machine knows: what stands between may show others another one.
     fn address(&self) -> Option<SocketAddr>;
 
+    /// Which socket it is, as long as that is open: those that leave from one have the same number.
+    fn socket(&self) -> u64;
+
     /// A link to another place. Nothing leaves by itself; until [`FrameLink::set_proved`] no more leaves than 512 octets and three
     /// times what has come from there.
     ///

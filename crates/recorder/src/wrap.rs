@@ -127,6 +127,10 @@ impl Branch for RecordedBranch {
         self.branch.address()
     }
 
+    fn socket(&self) -> u64 {
+        self.branch.socket()
+    }
+
     fn connect(&self, to: SocketAddr) -> Result<Box<dyn FrameLink>, LinkError> {
         let link = self.branch.connect(to)?;
         Ok(Box::new(self.recorder.link(link, &format!("straight to {to}"))))

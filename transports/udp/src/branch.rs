@@ -52,6 +52,10 @@ impl Branch for UdpBranch {
         (!local.is_loopback()).then(|| SocketAddr::new(local, bound.port()))
     }
 
+    fn socket(&self) -> u64 {
+        self.open.as_ptr().addr() as u64
+    }
+
     fn connect(&self, to: SocketAddr) -> Result<Box<dyn FrameLink>, LinkError> {
         let open = self.open.upgrade().ok_or_else(is_gone)?;
         let to = open.socket.reaches(to).ok_or_else(|| LinkError::new(LinkErrorKind::Unsupported, to))?;

@@ -248,6 +248,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let Some(attachment) = self.dials[index].attachment() else { return };
         let Some((branch, listener)) = link.branch() else { return };
+        let socket = branch.socket();
         attachment.branch = Some(branch);
         // The socket of an earlier link has its listener still.
         let Some(mut listener) = listener else { return };
@@ -255,7 +256,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.tasks.spawn(async move {
             // The listener ends with the socket.
             while let Ok(link) = listener.accept().await {
-                if reports.send(Report::Accepted { link, beside: Some(index) }).await.is_err() {
+                if reports.send(Report::Accepted { link, beside: Some(socket) }).await.is_err() {
                     return;
                 }
             }

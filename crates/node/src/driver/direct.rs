@@ -417,10 +417,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
 
     /// A link to an address that a peer has named, from the socket that leads to the relay of its flow.
     fn link_to(&mut self, now: Timestamp, id: IdentityId, address: SocketAddr) -> Option<LinkId> {
-        let index = self.dial_of(id)?;
+        let (branch, _) = self.dials.get(self.dial_of(id)?)?.beside()?;
+        let socket = branch.socket();
         let there = self.links.iter().find(|(_, link)| {
             let is_there = link.observed == Some(address) && link.leads_to.is_none_or(|to| to == id);
-            is_there && link.beside.is_some_and(|other| self.share_a_socket(other, index))
+            is_there && link.beside == Some(socket)
         });
         if let Some((there, _)) = there {
             return Some(*there);
@@ -430,21 +431,16 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if of_peer >= MAX_LINKS || self.links.values().filter(is_tried).count() >= MAX_UNANSWERED {
             return None;
         }
-        let (branch, _) = self.dials.get(index)?.beside()?;
         let link = branch.connect(address).inspect_err(|error| tracing::debug!(%error, "no way to a peer")).ok()?;
-        Some(self.add_tried_link(now, link, index, id))
-    }
-
-    /// Whether two dials leave from one socket, as they do from a port that was asked for.
-    fn share_a_socket(&self, one: usize, other: usize) -> bool {
-        let address = |index: usize| self.dials.get(index)?.beside()?.0.address();
-        one == other || address(one).is_some_and(|one| address(other) == Some(one))
+        Some(self.add_tried_link(now, link, socket, id))
     }
 
     /// Whether a link may be a way to a peer: it leaves from the socket that leads to the relay of its flow, and leads to nobody else.
     fn may_lead_to(&self, link: LinkId, id: IdentityId) -> bool {
         let (Some(found), Some(index)) = (self.links.get(&link), self.dial_of(id)) else { return false };
-        let leaves_there = found.beside.is_some_and(|other| self.share_a_socket(other, index));
+        // Links to several relays leave from one socket where a port was asked for.
+        let socket = self.dials.get(index).and_then(Dial::beside).map(|(branch, _)| branch.socket());
+        let leaves_there = socket.is_some() && found.beside == socket;
         leaves_there && found.leads_to.is_none_or(|to| to == id)
     }
 

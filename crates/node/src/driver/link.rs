@@ -42,8 +42,8 @@ pub(super) struct Link {
     pub(super) unproved: Option<Timestamp>,
     /// From where frames come, where others can send there, too.
     pub(super) observed: Option<SocketAddr>,
-    /// It leaves from the socket of the link of that dial, and carries records alone.
-    pub(super) beside: Option<usize>,
+    /// It leaves from this socket, which is that of a link to a relay, and carries records alone.
+    pub(super) beside: Option<u64>,
     /// The peer to whom it leads, or may.
     pub(super) leads_to: Option<IdentityId>,
     /// Nothing is lost or altered on it.
@@ -125,12 +125,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         oldest.is_some()
     }
 
-    /// A link to where a peer may be, from the socket of the link of a dial.
+    /// A link to where a peer may be, from the socket of a link to a relay.
     pub(super) fn add_tried_link(
         &mut self,
         now: Timestamp,
         link: Box<dyn FrameLink>,
-        beside: usize,
+        beside: u64,
         peer: IdentityId,
     ) -> LinkId {
         let id = self.add_link(link, None);

@@ -72,10 +72,10 @@ pub(crate) enum Report {
         dial: usize,
         error: LinkError,
     },
-    /// `beside`: at the socket of the link of that dial.
+    /// `beside`: at this socket, which is that of a link to a relay.
     Accepted {
         link: Box<dyn FrameLink>,
-        beside: Option<usize>,
+        beside: Option<u64>,
     },
 }
 

@@ -76,6 +76,10 @@ impl Branch for Beside<Arc<dyn Branch>> {
         self.inner.address()
     }
 
+    fn socket(&self) -> u64 {
+        self.inner.socket()
+    }
+
     fn connect(&self, to: SocketAddr) -> Result<Box<dyn FrameLink>, LinkError> {
         let link = self.inner.connect(to)?;
         Ok(Box::new(Cut { link, switch: self.switch.clone(), is_beside: true }))

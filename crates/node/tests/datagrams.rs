@@ -3,12 +3,16 @@
 
 mod machines;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use sealway_identity::Policy;
 use sealway_node::{Channel, Datagrams, Node, NodeError, RelayConfig};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
-use self::machines::{ANY_PORT, Machine, Pair, receive, run_relay, through_a_relay};
+use self::machines::{ANY_PORT, Machine, Pair, meet, receive, run_relay, through_a_relay};
 
 async fn directly(address: &str) -> ([Node; 2], [Channel; 2]) {
     let (server, client) = (Machine::new(), Machine::new());
@@ -205,4 +209,71 @@ async fn a_relay_is_no_peer() {
         tokio::task::yield_now().await;
     }
     assert_eq!(relay_node.statistics().await.unwrap().delivered_datagrams, 0);
+}
+
+/// A line to a relay that can be cut: connections end, and others are refused.
+struct Line {
+    address: String,
+    is_cut: Arc<watch::Sender<bool>>,
+}
+
+impl Line {
+    async fn to(relay: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("tcp://{}", listener.local_addr().unwrap());
+        let is_cut = Arc::new(watch::Sender::new(false));
+        let cut = is_cut.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut cut = cut.subscribe();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(relay).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = cut.wait_for(|is_cut| *is_cut) => {}
+                    }
+                });
+            }
+        });
+        Self { address, is_cut }
+    }
+}
+
+/// The relay says that the peer is away; when it is back nobody makes a handshake, and the flow has nothing but datagrams, one way.
+#[tokio::test]
+async fn datagrams_go_on_when_a_peer_is_attached_again() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let (relay_node, address) = run_relay(&relay, &[&left, &right], ANY_PORT).await;
+    let line = Line::to(address.strip_prefix("tcp://").unwrap().parse().unwrap()).await;
+    let nodes = [left.builder().start().await.unwrap(), right.builder().start().await.unwrap()];
+    let (of_left, of_right) = (relay.card_at(&address), relay.card_at(&line.address));
+    let [mut there, here] = meet([(&left, &of_left), (&right, &of_right)], [&nodes[0], &nodes[1]]).await;
+    there.opened().await.unwrap();
+    let (from, mut to) = (there.datagrams(), here.datagrams());
+    send_when_open(&from, b"before").await;
+    assert_eq!(to.recv().await, Some(b"before".as_slice()));
+    let sessions = nodes[1].statistics().await.unwrap().sessions;
+    line.is_cut.send_replace(true);
+    let mut turns = tokio::time::interval(Duration::from_millis(20));
+    while nodes[0].statistics().await.unwrap().absent_frames == 0 {
+        turns.tick().await;
+        let _ = from.try_send(b"lost");
+    }
+    line.is_cut.send_replace(false);
+    loop {
+        tokio::select! {
+            datagram = to.recv() => {
+                if datagram == Some(b"after".as_slice()) {
+                    break;
+                }
+            }
+            _ = turns.tick() => {
+                let _ = from.try_send(b"after");
+            }
+        }
+    }
+    // The relay's hop alone was made anew.
+    assert_eq!(nodes[1].statistics().await.unwrap().sessions, sessions + 1);
+    relay_node.shutdown().await;
 }

@@ -440,7 +440,7 @@ fn contents() -> Vec<Value> {
         ("PATH", Content::Path([7; 8])),
         ("PATH-REPLY", Content::PathReply([7; 8])),
         ("ROTATE", Content::Rotate(Rotate::part_of(&[9; 60], 2).expect("a third part"))),
-        ("ROTATE, kept", Content::Rotate(Rotate::KEPT)),
+        ("ROTATE, kept", Content::Rotate(Rotate::kept(&[6; 32]))),
         ("SEED", Content::Seed(Seed(&[5; 32]))),
         ("CANDIDATES", Content::Candidates(Candidates::write(&addresses, true, first))),
         ("CANDIDATES in answer", Content::Candidates(Candidates::write(&addresses[..1], false, second))),

@@ -11,21 +11,27 @@ pub const MAX_ROTATE_PARTS: u8 = 64;
 /// The longest identity payload that a ROTATE takes, in octets.
 pub const MAX_ROTATION: usize = ROTATE_PART * MAX_ROTATE_PARTS as usize;
 
+/// Octets of a channel key by which it is told that it is kept.
+const KEPT: usize = 8;
+
 /// ROTATE: `index 1 | count 1 | part`. The parts of an identity payload, which attests another channel key of the sender; or,
-/// with a count of 0 and no part, that the receiver of one has that key on its disk.
+/// with a count of 0 and the first 8 octets of that key, that the receiver has it on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotate<'a> {
     /// Which part it is, from 0.
     index: u8,
-    /// How many there are: 1 to [`MAX_ROTATE_PARTS`]; 0 for who has all.
+    /// How many there are: 1 to [`MAX_ROTATE_PARTS`]; 0 for who has the key.
     count: u8,
-    /// [`ROTATE_PART`] octets, or 1 to so many in the last part.
+    /// [`ROTATE_PART`] octets, or 1 to so many in the last part; with a count of 0, the beginning of the key.
     part: &'a [u8],
 }
 
 impl<'a> Rotate<'a> {
-    /// That the other's new key is kept.
-    pub const KEPT: Self = Self { index: 0, count: 0, part: &[] };
+    /// That this key of the other's is kept.
+    #[must_use]
+    pub fn kept(key: &'a [u8; 32]) -> Self {
+        Self { index: 0, count: 0, part: key.get(..KEPT).unwrap_or_default() }
+    }
 
     /// How many parts `payload` has. `None`: it is empty or longer than [`MAX_ROTATION`].
     #[must_use]
@@ -41,10 +47,16 @@ impl<'a> Rotate<'a> {
         Some(Self { index, count, part })
     }
 
-    /// Whether it says that the other's new key is kept.
+    /// Whether it says that a key is kept, and not which part of an identity payload it is.
     #[must_use]
     pub const fn is_kept(&self) -> bool {
         self.count == 0
+    }
+
+    /// Whether it says that this key is kept.
+    #[must_use]
+    pub fn keeps(&self, key: &[u8; 32]) -> bool {
+        self.is_kept() && Some(self.part) == key.get(..KEPT)
     }
 
     /// Which part it is, from 0.
@@ -77,7 +89,7 @@ impl<'a> Rotate<'a> {
         }
         let part = reader.rest();
         let is_whole = match (count, part.len()) {
-            (0, len) => len == 0,
+            (0, len) => len == KEPT,
             (_, len) if index == last => (1..=ROTATE_PART).contains(&len),
             (_, len) => len == ROTATE_PART,
         };
@@ -143,7 +155,9 @@ mod tests {
         assert_eq!(decode(&[0, 1]), Err("ROTATE part"));
         assert_eq!(decode(&[0, 2, 1]), Err("ROTATE part"));
         assert_eq!(decode(&[&[1, 2][..], &[0; 29]].concat()), Err("ROTATE part"));
-        assert_eq!(decode(&[0, 0]), Ok(0));
+        assert_eq!(decode(&[0, 0]), Err("ROTATE part"));
+        assert_eq!(decode(&[0, 0, 1, 2, 3, 4, 5, 6, 7, 8]), Ok(0));
+        assert!(Rotate::kept(&[7; 32]).keeps(&[7; 32]) && !Rotate::kept(&[7; 32]).keeps(&[8; 32]));
         assert_eq!(decode(&[&[0, 2][..], &[0; 28]].concat()), Ok(0));
         assert_eq!(decode(&[1, 2, 9]), Ok(1));
         assert!(Seed::decode(&mut Reader::new(&[1; 31])).is_err());

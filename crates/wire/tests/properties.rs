@@ -311,7 +311,7 @@ fn every_kind_round_trips() {
         Content::Ack(Ack { opened: Some((Lane::Stored, opened)), committed: Some(committed) }),
         Content::Ack(Ack { opened: None, committed: Some(committed) }),
         Content::Rotate(Rotate::part_of(&[9; 60], 1).unwrap()),
-        Content::Rotate(Rotate::KEPT),
+        Content::Rotate(Rotate::kept(&[6; 32])),
         Content::Seed(Seed(&[5; 32])),
         Content::Ping,
         Content::Close(CloseReason::Policy),

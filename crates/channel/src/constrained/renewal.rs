@@ -4,7 +4,7 @@
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 
 use sealway_identity::Attestation;
-use sealway_vault::{DhHandle, Secret, Vault};
+use sealway_vault::{DhHandle, PublicKey, Secret, Vault};
 use sealway_wire::{
     Lane,
     content::{Content, Ranges},
@@ -33,8 +33,8 @@ pub(super) struct Telling {
     seed_is_known: bool,
     /// What the peer tells of its key.
     heard: Option<Box<Heard>>,
-    /// The version of the state that has the peer's new key: it is told so.
-    kept: Option<u64>,
+    /// The version of the state that has this key of the peer's: it is told so.
+    kept: Option<(u64, PublicKey)>,
 }
 
 /// Counters of records, and what went in them: the latest so many.
@@ -223,7 +223,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         }
         let expected = self.parties.keys.expect(&self.vault, attestation.channel_key, attestation.rank());
         expected.map_err(RenewalError::Vault)?;
-        self.telling.kept = Some(self.changed());
+        self.telling.kept = Some((self.changed(), attestation.channel_key));
         Ok(())
     }
 
@@ -238,7 +238,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// Takes what the peer tells of its key, or of ours, under the present session. `true`: that is to be acknowledged.
     pub(super) fn rotate_came(&mut self, rotate: &Rotate<'_>) -> bool {
         if rotate.is_kept() {
-            if self.telling.rotation.take().is_some() && self.parties.keys.told() {
+            // It may speak of the one before: it was on the way while we have rotated once more.
+            if rotate.keeps(&self.parties.keys.newest().0) && self.parties.keys.told() {
                 self.keys_changed();
             }
             return false;
@@ -298,8 +299,11 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if !self.may_seal() || !self.current.as_ref().is_some_and(|current| current.confirmed) {
             return Ok(None);
         }
-        if self.telling.kept.is_some_and(|version| self.is_on_disk(version)) {
-            let sealed = self.seal_plaintext(Lane::Live, Plaintext::Typed(&Content::Rotate(Rotate::KEPT)), out);
+        if let Some((version, key)) = self.telling.kept
+            && self.is_on_disk(version)
+        {
+            let content = Content::Rotate(Rotate::kept(&key));
+            let sealed = self.seal_plaintext(Lane::Live, Plaintext::Typed(&content), out);
             let sent = or_later(sealed.map(|sealed| sealed.len))?;
             self.telling.kept = self.telling.kept.filter(|_| sent.is_none());
             return Ok(sent);

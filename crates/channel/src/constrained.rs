@@ -179,7 +179,7 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     /// What goes with the next answer.
     reply: Vec<u8>,
     /// Under which psk a message without a hint is tried first.
-    bare_turn: u8,
+    bare_turn: u16,
     tries: Tries,
     /// When a clone was reported last, and when the use of a psk that has served.
     reported: [Option<Timestamp>; 2],
@@ -557,6 +557,9 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let may_seal = self.may_seal();
         let is_reserved = self.current.as_ref().is_some_and(|current| self.is_on_disk(current.reserved));
         let Some(current) = self.current.as_mut().filter(|_| may_seal) else { return Err(SendError::NotOpen) };
+        if !self.parties.reserves_counters {
+            current.session.has_copies();
+        }
         if is_reserved {
             current.session.grant();
         }

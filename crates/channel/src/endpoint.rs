@@ -664,7 +664,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let stored = found.depositing(now).ok_or(SendError::NotOpen)?;
         let sealed = stored.seal(self.vault.provider(), now, &content, shape, out);
         if stored.wants_saving() {
-            self.save(channel, session);
+            self.reserve(channel, session);
         }
         let found = self.channels.get_mut(&channel).ok_or(SendError::UnknownChannel)?;
         if sealed == Err(SendError::LaneStopped) {

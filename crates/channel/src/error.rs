@@ -140,6 +140,8 @@ pub enum RenewalError {
     OtherPeer,
     /// A later key of the peer was accepted before.
     Superseded,
+    /// A call is unanswered that was made with the key whose place this one would take. Later: the peer tells of it again.
+    UnderWay,
     /// The own vault failed, or nothing can be agreed with the key.
     Vault(VaultError),
 }
@@ -253,6 +255,7 @@ impl fmt::Display for RenewalError {
             Self::TooLong { limit, got } => write!(f, "{got} octets are to be told, at most {limit} can be"),
             Self::OtherPeer => f.write_str("the key is another identity's"),
             Self::Superseded => f.write_str("a later key of the peer was accepted before"),
+            Self::UnderWay => f.write_str("a call with the key before is unanswered"),
             Self::Vault(error) => error.fmt(f),
         }
     }

@@ -25,6 +25,18 @@ impl Reserved {
         self.granted = self.asked;
     }
 
+    /// A state is on disk that reserves counters up to `asked`, as it was when that was made.
+    pub(crate) const fn grant_up_to(&mut self, asked: u64) {
+        if asked > self.granted {
+            self.granted = asked;
+        }
+    }
+
+    /// What was asked for last could not be written: it is asked for again.
+    pub(crate) const fn revert(&mut self) {
+        self.asked = self.granted;
+    }
+
     /// Whether this counter may be used.
     pub(crate) const fn admits(&self, counter: u64) -> bool {
         counter < self.granted

@@ -64,9 +64,10 @@ pub(crate) struct StoredLane<P: CryptoProvider> {
     /// The chain of the session itself, or, after a restart, of an incarnation that was drawn since.
     send: Option<SendLane<P>>,
     restored: bool,
-    /// Where counters are reserved; and states that are being written.
+    /// Where counters are reserved; and of the states that are being written, up to which counter they reserve, and whether they
+    /// do nothing else.
     reserved: Option<Reserved>,
-    writes: u32,
+    writes: VecDeque<(u64, bool)>,
     receive: ReceiveLane<P>,
     /// Which records of the chain of the session itself have opened, in this run.
     opened: OpenedSet,
@@ -126,7 +127,7 @@ impl<P: CryptoProvider> StoredLane<P> {
             send: Some(SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?)),
             restored: false,
             reserved: None,
-            writes: 0,
+            writes: VecDeque::new(),
             receive: ReceiveLane::new(Lane::Stored, secrets.receive.clone()),
             opened: OpenedSet::default(),
             incarnations: VecDeque::new(),
@@ -171,15 +172,29 @@ impl<P: CryptoProvider> StoredLane<P> {
     }
 
     /// A state has been handed out to be written.
-    pub(crate) const fn is_being_written(&mut self) {
-        self.writes += 1;
+    pub(crate) fn is_being_written(&mut self, reserves_only: bool) {
+        if let Some(reserved) = &self.reserved {
+            self.writes.push_back((reserved.asked(), reserves_only));
+        }
     }
 
-    /// One is on disk: when it is the last, what it reserves may be used.
-    pub(crate) fn written(&mut self) {
-        self.writes = self.writes.saturating_sub(1);
-        if self.writes == 0 {
-            self.reserved.iter_mut().for_each(Reserved::grant);
+    /// The first of them is on disk: what it reserves may be used. `true`: it did nothing else.
+    pub(crate) fn written(&mut self) -> bool {
+        let Some((asked, reserves_only)) = self.writes.pop_front() else { return false };
+        self.reserved.iter_mut().for_each(|reserved| reserved.grant_up_to(asked));
+        reserves_only
+    }
+
+    /// The first of them will not be on disk.
+    pub(crate) fn not_written(&mut self) {
+        self.writes.pop_front();
+        self.not_made();
+    }
+
+    /// One could not even be made: what it was to reserve is asked for again.
+    pub(crate) fn not_made(&mut self) {
+        if let (Some(reserved), true) = (&mut self.reserved, self.writes.is_empty()) {
+            reserved.revert();
         }
     }
 
@@ -325,7 +340,7 @@ impl<P: CryptoProvider> StoredLane<P> {
             send,
             restored: true,
             reserved,
-            writes: 0,
+            writes: VecDeque::new(),
             receive,
             opened: OpenedSet::default(),
             incarnations: VecDeque::new(),

@@ -266,3 +266,50 @@ fn a_state_is_not_taken_without_the_key_that_the_peer_goes_by() {
         StateError::Vault(sealway_vault::VaultError::UnknownKey)
     );
 }
+
+/// The call that is on the disk was made with a key that is told no more: the state has to be read all the same.
+#[test]
+fn a_second_key_waits_for_the_call_that_was_made_with_the_first() {
+    let mut pair = open(2);
+    assert!(pair.rotate(SERVICE));
+    while !pair.machines[DEVICE].pairing.is_due(pair.now) {
+        talk(&mut pair);
+    }
+    pair.call(&[]).unwrap();
+    let (_, call) = pair.on_the_way.pop().unwrap();
+    pair.deliver(SERVICE, call);
+    // The answer is lost; the service thinks that it is through, and rotates once more.
+    pair.on_the_way.clear();
+    assert!(pair.rotate(SERVICE));
+    for _ in 0..20 {
+        pair.repeat_of(SERVICE);
+        pair.send_typed(DEVICE, Lane::Live);
+        pair.on_the_way.retain(|(_, frame)| frame[0] != 0x21);
+        pair.deliver_all();
+    }
+    assert_eq!(pair.machines[DEVICE].pairing.peer_rank().map(|(event, _)| event), Some(1), "the second is told again");
+    let now = pair.now;
+    pair.machines[DEVICE].restart(now);
+    pair.settles();
+    assert_eq!(pair.machines[DEVICE].pairing.peer_rank().map(|(event, _)| event), Some(2));
+    assert!(pair.send(DEVICE) && pair.send(SERVICE));
+}
+
+/// Before it is on the disk that a key has served, nobody is told that it may go.
+#[test]
+fn a_key_is_not_given_free_before_the_write() {
+    let mut pair = open(1);
+    assert!(pair.rotate(SERVICE));
+    while !pair.machines[DEVICE].pairing.is_due(pair.now) {
+        talk(&mut pair);
+    }
+    pair.call(&[]).unwrap();
+    let (_, mut call) = pair.on_the_way.pop().unwrap();
+    let (now, source) = (pair.now, pair.source);
+    let service = &mut pair.machines[SERVICE].pairing;
+    service.handle_frame(now, source, &mut call).unwrap();
+    assert!(service.earlier_key().is_some(), "after a power cut the state would want it");
+    let state = service.poll_state().unwrap().unwrap();
+    service.written(state.version);
+    assert_eq!(service.earlier_key(), None);
+}

@@ -111,17 +111,17 @@ fn a_block_of_counters_is_on_the_disk_before_one_of_them_is_used() {
         network.run_until(SECOND * 5, |network| network.channel(1, 0).is_some() && network.channel(0, 1).is_some())
     );
     network.run(SECOND * 2);
-    for number in 0..3073 {
+    // Another block is asked for before this one is used up, and until it is there none of it is used.
+    for number in 0..4096 {
         network.deposit(0, 1, number, b"1234");
     }
-    // Another block is asked for; until it is there nothing is sealed, and after a power cut none of it has been used.
     let mut out = [0; 100];
     let message =
         Deposit::Message(Reliable { instance: None, number: 1, lowest: 0, unwanted: 0, part: None, body: b"" });
     let endpoint = &mut network.machines[0].endpoint;
     assert_eq!(endpoint.seal_deposit(network.now, ChannelId(0), message, &mut out), Err(SendError::NotOpen));
     network.run(SECOND);
-    for number in 3073..5000 {
+    for number in 4096..5000 {
         network.deposit(0, 1, number, b"1234");
     }
     network.restart(0);
@@ -137,6 +137,30 @@ fn a_block_of_counters_is_on_the_disk_before_one_of_them_is_used() {
     network.restart(0);
     network.run(SECOND);
     assert!(header(&network.deposit(0, 1, 5001, b"1234")).incarnation.is_some());
+}
+
+#[test]
+fn a_block_that_could_not_be_written_is_asked_for_again() {
+    let mut network = Network::pair(2);
+    network.machines[0].reserves_counters = true;
+    network.restart(0);
+    network.open(0, 1);
+    assert!(
+        network.run_until(SECOND * 5, |network| network.channel(1, 0).is_some() && network.channel(0, 1).is_some())
+    );
+    network.run(SECOND * 2);
+    network.restart(0);
+    let endpoint = &mut network.machines[0].endpoint;
+    let saved = endpoint.poll_saved().unwrap();
+    endpoint.not_written(network.now, &saved.peer, saved.session);
+    let mut out = [0; 100];
+    let message =
+        Deposit::Message(Reliable { instance: None, number: 1, lowest: 0, unwanted: 0, part: None, body: b"" });
+    assert_eq!(endpoint.seal_deposit(network.now, ChannelId(0), message, &mut out), Err(SendError::NotOpen));
+    network.run(SECOND);
+    let frame = network.deposit(0, 1, 1, b"1234");
+    assert_eq!(frame[5..9], 4096_u32.to_be_bytes());
+    network.deliver(0, 1, frame).unwrap();
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use sealway_channel::{CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, PairingKeys, Role, Source};
+use sealway_channel::{
+    CallError, ConstrainedRecord, FrameError, Pairing, PairingEvent, PairingKeys, RenewalError, Role, Source,
+};
 use sealway_identity::{Owner, PayloadParts, UnverifiedPayload};
 use sealway_vault::{Algorithm, CryptoProvider, DhHandle, KeyStore, Secret, SoftwareVault, Vault};
 use sealway_wire::{
@@ -198,7 +200,8 @@ impl Machine {
         let payload = UnverifiedPayload::decode(payload).unwrap();
         let (provider, known) = (self.vault.provider(), self.pairing.peer_rank());
         let attestation = payload.verify_key(provider, &self.keys.peer, known, None).unwrap();
-        self.pairing.accept_key(&attestation).unwrap();
+        let taken = self.pairing.accept_key(&attestation);
+        assert!(matches!(taken, Ok(()) | Err(RenewalError::UnderWay)), "{taken:?}");
     }
 
     /// Its vault.

@@ -40,6 +40,8 @@ pub(super) struct Answerer<P: CryptoProvider> {
     discarded: VecDeque<(Hint, [u8; 8])>,
     /// Where the search for the psk of a frame begins, so that repeats reach all.
     turn: usize,
+    /// The same for attempts at a recovery, which come by turns with others.
+    attempt_turn: usize,
 }
 
 /// A psk, and the one call under it that was answered.
@@ -107,6 +109,7 @@ impl<P: CryptoProvider> Answerer<P> {
             upcoming: Vec::new(),
             discarded: VecDeque::new(),
             turn: 0,
+            attempt_turn: 0,
         }
     }
 
@@ -229,10 +232,14 @@ impl<P: CryptoProvider> Answerer<P> {
         let candidates = self.candidates(message.hint);
         let statics = parties.keys.all();
         let count = candidates.len() * statics.len();
-        let first = self.turn;
+        let turn = match candidates.first() {
+            Some(Candidate::Attempt(_)) => &mut self.attempt_turn,
+            _ => &mut self.turn,
+        };
+        let first = *turn;
+        *turn = turn.wrapping_add(count.min(TRIES));
         let mut refused = None;
         for try_ in 0..count.min(TRIES) {
-            self.turn = self.turn.wrapping_add(1);
             let turn = first.wrapping_add(try_) % count;
             let candidate = candidates.get(turn % candidates.len()).copied();
             let (Some(candidate), Some(statics)) = (candidate, statics.get(turn / candidates.len())) else { break };

@@ -2,7 +2,7 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
-use sealway_vault::{CryptoProvider, Secret, Vault};
+use sealway_vault::{CryptoProvider, PublicKey, Secret, Vault};
 use sealway_wire::{Hint, Reader, Timestamp, constrained};
 
 use super::{
@@ -45,6 +45,11 @@ impl Caller {
 
     pub(super) const fn is_calling(&self) -> bool {
         self.call.is_some()
+    }
+
+    /// The peer's key with which the call was made that is unanswered.
+    pub(super) fn calls_with(&self) -> Option<PublicKey> {
+        self.call.as_ref().map(|call| call.statics.peer)
     }
 
     /// Whether a seed waits for the next call.

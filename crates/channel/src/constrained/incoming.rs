@@ -59,10 +59,13 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             self.took(now, of);
             self.peer_hears();
         }
-        if header.typed
-            && self.takes_of_keys((header.lane, of), frame.get_mut(plaintext.clone()).unwrap_or_default())?
-        {
-            return Ok(ConstrainedRecord::ToAcknowledge);
+        if header.typed {
+            let octets = frame.get_mut(plaintext.clone()).unwrap_or_default();
+            match self.takes_of_keys((header.lane, of), octets)? {
+                Some(true) => return Ok(ConstrainedRecord::ToAcknowledge),
+                Some(false) => return Ok(ConstrainedRecord::Nothing),
+                None => {}
+            }
         }
         let octets = frame.get(plaintext).ok_or(FrameError::Rejected)?;
         if !header.typed {
@@ -97,17 +100,17 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         Ok(ConstrainedRecord::Typed(header.lane, content))
     }
 
-    /// Takes what is told of keys. `true`: it was, and is to be acknowledged. What the session before says of its psk and keys is
-    /// over.
-    fn takes_of_keys(&mut self, (lane, of): (Lane, Of), octets: &mut [u8]) -> Result<bool, FrameError> {
+    /// Takes what is told of keys: whether it is to be acknowledged, if it is that. What the session before says of its psk and keys
+    /// is over.
+    fn takes_of_keys(&mut self, (lane, of): (Lane, Of), octets: &mut [u8]) -> Result<Option<bool>, FrameError> {
         let holds = lane == Lane::Live && matches!(of, Of::Current | Of::Answered(_));
-        let is_seed = match Content::decode(octets)? {
+        let is_taken = match Content::decode(octets)? {
             Content::Seed(seed) => holds && self.seed_came(&seed),
-            Content::Rotate(rotate) => return Ok(holds && self.rotate_came(&rotate)),
-            _ => return Ok(false),
+            Content::Rotate(rotate) => return Ok(Some(holds && self.rotate_came(&rotate))),
+            _ => return Ok(None),
         };
         octets.zeroize();
-        Ok(is_seed)
+        Ok(Some(is_taken))
     }
 
     /// Takes a handshake message that came without octet 0 and hint, as LoRaWAN carries it where DevAddr and FPort name peer and
@@ -134,12 +137,14 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let turn = usize::from(self.bare_turn);
         let second = if turn.is_multiple_of(2) || rest.is_empty() { (likely, turn + 1) } else { (rest, turn / 2) };
         let mut tries = [(likely, turn), second];
-        // Where each psk may have to be tried with two keys, that is one psk a frame.
-        let several = self.parties.keys.all().len() > 1;
+        // Where a psk has to be tried with several pairs of keys, two a frame, it is one psk for as many frames as that takes.
+        let pairs = self.parties.keys.all().len();
+        let several = pairs > 1 && self.parties.role == Role::Responder;
         if several {
+            let turn = turn / pairs.div_ceil(2);
             let is_rest = !turn.is_multiple_of(2) && !rest.is_empty();
-            let turn = if rest.is_empty() { turn } else { turn / 2 };
-            tries[0] = (if is_rest { rest } else { likely }, turn);
+            let place = if rest.is_empty() { turn } else { turn / 2 };
+            tries[0] = (if is_rest { rest } else { likely }, place);
         }
         let most = hints.len().min(if several { 1 } else { 2 });
         let mut refused = FrameError::UnknownConnection;
@@ -219,9 +224,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 if seeded {
                     self.events.push_back((version, PairingEvent::Reseeded));
                 }
-                if self.parties.keys.served(statics.own, statics.peer) {
-                    self.keys_changed();
-                }
+                self.served(statics.own, statics.peer);
             }
             Called::Cloned => {
                 self.report(now, 0, PairingEvent::CloneSuspected);
@@ -265,9 +268,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         self.previous = old.or(self.previous.take());
         self.start_due = true;
         self.telling.begins_anew();
-        if self.parties.keys.served(statics.own, statics.peer) {
-            self.keys_changed();
-        }
+        self.served(statics.own, statics.peer);
         if !reply.is_empty() {
             self.events.push_back((version, PairingEvent::Reply(reply)));
         }

@@ -133,6 +133,11 @@ impl Keys {
         self.agree(vault).inspect_err(|_| (self.next, self.rank) = (had, rank_before))
     }
 
+    /// With what the peer has made its last handshake.
+    pub(super) const fn peer(&self) -> PublicKey {
+        self.peer
+    }
+
     pub(super) const fn rank(&self) -> Option<Rank> {
         self.rank
     }

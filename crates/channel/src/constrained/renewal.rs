@@ -35,6 +35,8 @@ pub(super) struct Telling {
     heard: Option<Box<Heard>>,
     /// The version of the state that has this key of the peer's: it is told so.
     kept: Option<(u64, PublicKey)>,
+    /// The own key that has served, and the version of the state that knows it.
+    released: Option<(u64, DhHandle)>,
 }
 
 /// Counters of records, and what went in them: the latest so many.
@@ -151,7 +153,7 @@ impl Telling {
 
 impl<V: Vault + Clone + 'static> Pairing<V> {
     /// Has octets that nobody knows go into the psk, with the next handshake: what was stolen of a pairing before is then of no
-    /// use. Only the responder does, which has it on its disk before it tells the caller; both psks serve until a call comes
+    /// use to who has not heard it come. Only the responder does, which has it on its disk before it tells the caller; both psks serve until a call comes
     /// under the new one, which is told as [`PairingEvent::Reseeded`]. One seed at a time: while another is under way, this one is
     /// not used, and the answer is `false`.
     ///
@@ -198,8 +200,20 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// The channel key before the newest, as long as it serves this pairing: its private part has to stay in the vault until the
     /// peer has made a handshake with the newest.
     #[must_use]
-    pub const fn earlier_key(&self) -> Option<DhHandle> {
-        self.parties.keys.earlier()
+    pub fn earlier_key(&self) -> Option<DhHandle> {
+        // After a power cut before that is written the state would want it.
+        let released = self.telling.released.filter(|(version, _)| !self.is_on_disk(*version));
+        self.parties.keys.earlier().or(released.map(|(_, key)| key))
+    }
+
+    /// A handshake was made with these keys.
+    pub(super) fn served(&mut self, own: DhHandle, peer: PublicKey) {
+        let before = self.parties.keys.earlier();
+        if self.parties.keys.served(own, peer) {
+            self.keys_changed();
+            let released = before.filter(|_| self.parties.keys.earlier().is_none());
+            self.telling.released = released.map(|key| (self.version, key)).or(self.telling.released);
+        }
     }
 
     /// The place, by event number and generation, of the attestation that was accepted last: an earlier one is to be refused.
@@ -213,13 +227,20 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// handshake was made with this one. The peer is told when it has been written.
     ///
     /// # Errors
-    /// [`RenewalError::OtherPeer`], [`RenewalError::Superseded`], or the vault does not agree with the key.
+    /// [`RenewalError::OtherPeer`], [`RenewalError::Superseded`], [`RenewalError::UnderWay`], or the vault does not agree with the key.
     pub fn accept_key(&mut self, attestation: &Attestation) -> Result<(), RenewalError> {
         if attestation.subject != self.parties.peer {
             return Err(RenewalError::OtherPeer);
         }
         if self.peer_rank().is_some_and(|known| attestation.rank() < known) {
             return Err(RenewalError::Superseded);
+        }
+        // The call that is on the disk could not be made again, nor its answer read.
+        if let Side::Initiator(caller) = &self.side
+            && let Some(with) = caller.calls_with()
+            && ![self.parties.keys.peer(), attestation.channel_key].contains(&with)
+        {
+            return Err(RenewalError::UnderWay);
         }
         let expected = self.parties.keys.expect(&self.vault, attestation.channel_key, attestation.rank());
         expected.map_err(RenewalError::Vault)?;

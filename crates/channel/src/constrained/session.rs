@@ -275,6 +275,13 @@ impl<P: CryptoProvider> Session<P> {
         reserved.ask(send.live.sealed())
     }
 
+    /// The store is not, or no longer, said to have no copies: after a restart nothing is sealed under the own chains.
+    pub(super) fn has_copies(&mut self) {
+        if self.reserved.is_some() && self.restarts > 0 {
+            (self.reserved, self.send) = (None, None);
+        }
+    }
+
     /// Whether the next counter of the lane may be used.
     fn may_use(&self, lane: Lane) -> Result<(), SendError> {
         let (Some(reserved), Some(send)) = (&self.reserved, &self.send) else { return Ok(()) };

@@ -22,11 +22,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// The state of a session is on disk: START and ACK may leave.
     pub fn written(&mut self, peer: &IdentityId, session: Cid) {
         let Some(id) = self.by_peer.get(peer).copied() else { return };
-        if let Some(established) = self.channels.get_mut(&id).and_then(|channel| channel.by_cid(session)) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let reserves_only = channel.stored_by_cid(session).is_some_and(StoredLane::written);
+        if let Some(established) = channel.by_cid(session).filter(|_| !reserves_only) {
             established.unsaved = established.unsaved.saturating_sub(1);
-        }
-        if let Some(stored) = self.channels.get_mut(&id).and_then(|channel| channel.stored_by_cid(session)) {
-            stored.written();
         }
         self.reschedule(id);
     }
@@ -37,6 +36,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let Some(id) = self.by_peer.get(peer).copied() else { return };
         let jitter = self.vault.provider().random().map_or(0, u64::from_be_bytes);
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.stored_by_cid(session).into_iter().for_each(StoredLane::not_written);
         let gone = channel.abandon(session);
         if gone && channel.can_initiate() && !channel.attempt.is_running() {
             channel.wanted = true;
@@ -99,6 +99,15 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     /// Has the state of a session written anew.
     pub(super) fn save(&mut self, id: ChannelId, session: Cid) {
+        self.save_for(id, session, false);
+    }
+
+    /// Has more counters of its stored lane reserved: nothing but those waits for it.
+    pub(super) fn reserve(&mut self, id: ChannelId, session: Cid) {
+        self.save_for(id, session, true);
+    }
+
+    fn save_for(&mut self, id: ChannelId, session: Cid, reserves_only: bool) {
         if !self.keeps(id) {
             return;
         }
@@ -122,14 +131,15 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Ok(None) => return,
             Err(error) => {
                 // Without state the session works all the same, until the next restart.
+                channel.stored_by_cid(session).into_iter().for_each(StoredLane::not_made);
                 self.events.push_back(Event::NotKept { channel: id, error });
                 return;
             }
         };
         if let Some(stored) = channel.stored_by_cid(session) {
-            stored.is_being_written();
+            stored.is_being_written(reserves_only);
         }
-        if let Some(established) = channel.by_cid(session) {
+        if let Some(established) = channel.by_cid(session).filter(|_| !reserves_only) {
             established.unsaved += 1;
         }
         self.saved.push_back(Saved { peer, session, state: Some(state) });

@@ -182,6 +182,8 @@ impl<P: CryptoProvider> StoredLane<P> {
     pub(crate) fn written(&mut self) -> bool {
         let Some((asked, reserves_only)) = self.writes.pop_front() else { return false };
         self.reserved.iter_mut().for_each(|reserved| reserved.grant_up_to(asked));
+        // One that was asked for meanwhile, and could not be made.
+        self.not_made();
         reserves_only
     }
 

@@ -1,7 +1,7 @@
 //! What a pairing renews between two handshakes: seeds that go into its psk, and channel keys.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-use sealway_channel::{Pairing, PairingEvent, RenewalError, StateError};
+use sealway_channel::{Pairing, PairingEvent, RenewalError, Source, StateError};
 use sealway_identity::{Owner, PayloadParts, UnverifiedPayload};
 use sealway_testkit::{
     entropy::seeded_provider,
@@ -312,4 +312,29 @@ fn a_key_is_not_given_free_before_the_write() {
     let state = service.poll_state().unwrap().unwrap();
     service.written(state.version);
     assert_eq!(service.earlier_key(), None);
+}
+
+/// A message without a hint may be under several psks, and made with several pairs of keys: repeated, it meets each with each.
+#[test]
+fn a_bare_call_is_found_whatever_it_was_made_with() {
+    for seeds in [false, true] {
+        for frames_before in 0..8 {
+            let mut pair = open(1);
+            assert!(pair.rotate(DEVICE) && pair.rotate(SERVICE));
+            if seeds {
+                pair.reseed();
+            }
+            for _ in 0..30 {
+                talk(&mut pair);
+            }
+            pair.call(&[]).unwrap();
+            let (_, call) = pair.on_the_way.pop().unwrap();
+            let (now, source) = (pair.now, Source::proven(5));
+            let service = &mut pair.machines[SERVICE].pairing;
+            let other = [0x55; 48];
+            (0..frames_before).for_each(|_| assert!(service.handle_bare(now, source, &other).is_err()));
+            let tries = (1..=8).find(|_| service.handle_bare(now, source, &call[3..]).is_ok());
+            assert!(tries.is_some(), "with a seed: {seeds}, after {frames_before} frames");
+        }
+    }
 }

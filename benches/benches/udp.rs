@@ -199,6 +199,8 @@ async fn connected() -> Result<Connected, Failure> {
     let mut transport = quinn::TransportConfig::default();
     // Room for all that is under way, and for 1200 octets in a packet.
     transport.datagram_receive_buffer_size(Some(16 << 20)).datagram_send_buffer_size(16 << 20).initial_mtu(1452);
+    // It waits while the others are measured.
+    transport.max_idle_timeout(None);
     let transport = Arc::new(transport);
     let mut server = quinn::ServerConfig::with_single_cert(vec![made.cert.der().clone()], key)?;
     server.transport_config(transport.clone());

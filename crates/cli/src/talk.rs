@@ -64,8 +64,8 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
         let Named::Card(card) = named else { continue };
         match node.open(card, Policy::only(card)).await {
             Ok(channel) => drop(channels.spawn(print(channel, stopped.clone()))),
-            // It can still come to us.
-            Err(NodeError::NoRoute) => {}
+            // It can still come to us, or came before we asked for it and is waiting to be accepted.
+            Err(NodeError::NoRoute | NodeError::InUse) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -111,7 +111,8 @@ async fn one_of(node: &Node, from: &[Named]) -> Result<Channel, Failure> {
     if let [Named::Card(card)] = from {
         match node.open(card, Policy::only(card)).await {
             Ok(channel) => return Ok(channel),
-            Err(NodeError::NoRoute) => {}
+            // As in `listen`: it comes, or came.
+            Err(NodeError::NoRoute | NodeError::InUse) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -206,7 +206,8 @@ impl Node {
     /// too.
     ///
     /// # Errors
-    /// If the policy does not admit the card, no way leads there, or a handle exists already.
+    /// If the policy does not admit the card, no way leads there, or a handle exists already: also one that waits for
+    /// [`Self::accept`], where the peer was quicker.
     pub async fn open(&self, card: &Card, policy: Policy) -> Result<Channel, NodeError> {
         let card = Box::new(card.clone());
         self.ask(|reply| Command::Open { card, policy, reply }).await

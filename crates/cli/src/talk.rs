@@ -62,11 +62,8 @@ pub(crate) async fn listen(options: &Listen) -> Result<(), Failure> {
     }
     for named in &from {
         let Named::Card(card) = named else { continue };
-        match node.open(card, Policy::only(card)).await {
-            Ok(channel) => drop(channels.spawn(print(channel, stopped.clone()))),
-            // It can still come to us, or came before we asked for it and is waiting to be accepted.
-            Err(NodeError::NoRoute | NodeError::InUse) => {}
-            Err(error) => return Err(error.into()),
+        if let Some(channel) = opened(&node, card).await? {
+            drop(channels.spawn(print(channel, stopped.clone())));
         }
     }
     let outcome = loop {
@@ -106,15 +103,22 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
     outcome
 }
 
+/// Opens the channel to the identity on `card` for somebody who accepts, too. `None`: only the peer can open it, or the peer was
+/// quicker and it waits to be accepted.
+async fn opened(node: &Node, card: &sealway::Card) -> Result<Option<Channel>, Failure> {
+    match node.open(card, Policy::only(card)).await {
+        Ok(channel) => Ok(Some(channel)),
+        Err(NodeError::NoRoute | NodeError::InUse) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The channel to the one peer: ours if we have its card, or the one that it opens.
 async fn one_of(node: &Node, from: &[Named]) -> Result<Channel, Failure> {
-    if let [Named::Card(card)] = from {
-        match node.open(card, Policy::only(card)).await {
-            Ok(channel) => return Ok(channel),
-            // As in `listen`: it comes, or came.
-            Err(NodeError::NoRoute | NodeError::InUse) => {}
-            Err(error) => return Err(error.into()),
-        }
+    if let [Named::Card(card)] = from
+        && let Some(channel) = opened(node, card).await?
+    {
+        return Ok(channel);
     }
     node.accept().await.ok_or_else(|| NodeError::Closed.into())
 }

@@ -107,6 +107,8 @@ pub(crate) enum Attempt<V: Vault + Clone + 'static> {
 pub(crate) struct Kept<P: CryptoProvider> {
     pub(crate) stored: StoredLane<P>,
     until: Timestamp,
+    /// Writes of its state that have not completed.
+    pub(crate) unsaved: u32,
 }
 
 /// The committed messages that every ACK tells of.
@@ -238,6 +240,11 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         self.by_cid(cid)
     }
 
+    /// A stored lane that is kept without its live one.
+    pub(crate) fn kept_by_cid(&mut self, cid: Cid) -> Option<&mut Kept<V::Provider>> {
+        self.kept.iter_mut().find(|kept| kept.stored.local == cid)
+    }
+
     /// The stored lane of the session `cid`.
     pub(crate) fn stored_by_cid(&mut self, cid: Cid) -> Option<&mut StoredLane<V::Provider>> {
         self.stored_lanes().find(|stored| stored.local == cid)
@@ -252,8 +259,9 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     pub(crate) fn depositing(&mut self, now: Timestamp) -> Option<&mut StoredLane<V::Provider>> {
         // Not before our own state is written: the peer's answer would find nobody after a crash.
         let sessions = self.sessions.iter_mut().filter(|established| established.unsaved == 0);
-        let lanes = self.kept.iter_mut().map(|kept| &mut kept.stored);
-        let lanes = lanes.chain(sessions.map(|established| &mut established.session.stored));
+        let kept = self.kept.iter_mut().filter(|kept| kept.unsaved == 0);
+        let lanes =
+            kept.map(|kept| &mut kept.stored).chain(sessions.map(|established| &mut established.session.stored));
         lanes.filter(|stored| stored.may_seal(now)).max_by_key(|stored| stored.since)
     }
 
@@ -289,6 +297,8 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     /// Takes a stored lane back from an earlier run. Returns the connection id of one that had to go.
     pub(crate) fn restore(&mut self, stored: StoredLane<V::Provider>) -> Option<Cid> {
         let until = stored.ends_at();
+        // The same once more: what was written of it before a crash.
+        self.kept.retain(|kept| kept.stored.local != stored.local);
         self.keep(stored, until)
     }
 
@@ -306,10 +316,11 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     fn keep(&mut self, stored: StoredLane<V::Provider>, until: Timestamp) -> Option<Cid> {
         let at = self.kept.iter().filter(|kept| kept.stored.since <= stored.since).count();
         self.kept.reserve_exact(1);
-        self.kept.insert(at, Kept { stored, until });
+        let newest = stored.local;
+        self.kept.insert(at, Kept { stored, until, unsaved: 0 });
         let surplus = self.kept.len() > MAX_KEPT;
         // One that the peer was never heard under is the likeliest to bring nothing.
-        let unconfirmed = self.kept.iter().position(|kept| !kept.stored.confirmed);
+        let unconfirmed = self.kept.iter().position(|kept| !kept.stored.confirmed && kept.stored.local != newest);
         surplus.then(|| self.kept.remove(unconfirmed.unwrap_or(0)).stored.local)
     }
 

@@ -2,17 +2,20 @@
 //!
 //! * [`handshake`]: the three flights, on either side.
 //! * [`letter`]: what is sealed to a peer that is away, and the own prekeys.
+//! * [`mailed`]: handshakes whose flights are letters.
 //! * [`record`]: sealing, opening, and what typed records mean.
 //! * [`state`]: what of a session survives a restart.
 //! * [`output`]: deadlines, and what the endpoint has to say by itself.
 
 mod handshake;
 mod letter;
+mod mailed;
 mod output;
 mod record;
 mod state;
 
 pub use letter::OpenedLetter;
+pub use mailed::{Flight, SavedHandshake};
 
 use alloc::{
     boxed::Box,
@@ -35,6 +38,7 @@ use crate::{
     gate::GateKey,
     half_open::HalfOpenTable,
     lane::{Padding, Plaintext},
+    mailed::Mailed,
     prekeys::{Prekeys, SavedPrekey},
 };
 
@@ -322,6 +326,10 @@ pub struct Endpoint<V: Vault + Clone + 'static> {
     /// Under which prekeys are sealed for the disk, once it was needed.
     prekey_key: Option<<V::Provider as CryptoProvider>::AeadKey>,
     saved_prekeys: VecDeque<SavedPrekey>,
+    /// Handshakes by letter, and the number of the next version of one.
+    mailed: BTreeMap<IdentityId, Mailed>,
+    saved_handshakes: VecDeque<SavedHandshake>,
+    next_handshake: u64,
 }
 
 /// What S1.1 is held against for one of our channel keys.
@@ -366,6 +374,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             prekeys: Prekeys::new(),
             prekey_key: None,
             saved_prekeys: VecDeque::new(),
+            mailed: BTreeMap::new(),
+            saved_handshakes: VecDeque::new(),
+            next_handshake: 0,
         }
     }
 

@@ -10,7 +10,7 @@
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use sealway_identity::{Card, Owner, Peer, label};
-use sealway_vault::{CryptoProvider, KemKey, Vault};
+use sealway_vault::{CryptoProvider, KemKey, Secret, Vault};
 use sealway_wire::{
     Cid, Frame, Reader,
     handshake::{
@@ -72,10 +72,22 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
         identity_payload: Vec<u8>,
     ) -> Result<Self, FrameError> {
         let provider = vault.provider();
-        let remote = card.attestation().channel_key;
-        let ephemeral = provider.random_secret()?;
-        let kem = provider.generate_kem()?;
-        let prologue = prologue(card.id().as_bytes());
+        let (ephemeral, kem) = (provider.random_secret()?, provider.generate_kem()?);
+        Self::begin_with(vault, owner, Peer::of_card(card, true), cid, identity_payload, (ephemeral, kem))
+    }
+
+    /// The same with the secrets given, which make S1.1 what it is: the seed of e, and the ML-KEM key.
+    pub(crate) fn begin_with(
+        vault: &V,
+        owner: &Owner,
+        peer: Peer,
+        cid: Cid,
+        identity_payload: Vec<u8>,
+        (ephemeral, kem): (Secret<32>, <V::Provider as CryptoProvider>::KemKey),
+    ) -> Result<Self, FrameError> {
+        let provider = vault.provider();
+        let remote = peer.attestation().channel_key;
+        let prologue = prologue(peer.id().as_bytes());
         let setup = noise::Setup {
             pattern: noise::S1,
             role: Role::Initiator,
@@ -99,7 +111,6 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
         let gate = gate_key.gate(provider, &unproved);
         let mut frame = vec![0; MESSAGE_1_LEN];
         encode(&Frame::Message1(Message1 { gate: &gate, ..unproved }), &mut frame)?;
-        let peer = Peer::of_card(card, true);
         Ok(Self { noise, kem, cid, peer, identity_payload, gate_key, frame, cookies_taken: 0 })
     }
 

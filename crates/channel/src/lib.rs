@@ -41,6 +41,7 @@ mod half_open;
 mod initiator;
 mod lane;
 mod letter;
+mod mailed;
 mod noise;
 mod prekeys;
 mod replay;
@@ -54,8 +55,8 @@ mod suite;
 pub use channel::{Context, PostQuantum, Profile};
 pub use constrained::{ConstrainedRecord, HintTable, Pairing, PairingEvent, PairingKeys, PairingState, Provision};
 pub use endpoint::{
-    ChannelId, Config, Deposit, Endpoint, Event, OpenedLetter, Outgoing, PathId, Received, Record, Restored, Saved,
-    Source,
+    ChannelId, Config, Deposit, Endpoint, Event, Flight, OpenedLetter, Outgoing, PathId, Received, Record, Restored,
+    Saved, SavedHandshake, Source,
 };
 pub use error::{CallError, FrameError, HandshakeError, OpenError, RenewalError, SendError, StateError};
 pub use lane::{

@@ -17,7 +17,7 @@ use crate::{
     session::Session,
 };
 use sealway_identity::{IdentityError, Policy, UnverifiedPayload};
-use sealway_vault::{CryptoProvider, DhHandle, KemError, Vault};
+use sealway_vault::{CryptoProvider, DhHandle, KemError, Secret, Vault};
 use sealway_wire::{
     Cid, DecodeError, Frame, IdentityId, Reader, Reason,
     handshake::{MESSAGE_2_LEN, Message1, Message2, Message3, NOISE_2_LEN, PAYLOAD_1_LEN, PAYLOAD_2_LEN},
@@ -59,43 +59,9 @@ impl<V: Vault + Clone + 'static> HalfOpen<V> {
     ) -> Result<Self, FrameError> {
         let provider = vault.provider();
         let ephemeral = provider.random_secret()?;
-        let prologue = prologue(own.as_bytes());
-        let setup = noise::Setup {
-            pattern: noise::S1,
-            role: Role::Responder,
-            prologue: &prologue,
-            local: noise::Local::Vault(channel_key),
-            remote: None,
-            psk: None,
-            ephemeral,
-            known: [None, None],
-        };
-        let mut noise = noise::build(vault, setup)?;
-        let mut payload = [0; PAYLOAD_1_LEN];
-        noise.read_message(message.noise, &mut payload).map_err(HandshakeError::from)?;
-        let mut reader = Reader::new(&payload);
-        let remote = Cid(reader.array("S1.1 CID")?);
-        let flags = reader.u8("S1.1 flags")?;
-        if flags != 0 {
-            return Err(DecodeError::new("S1.1 flags", Reason::Unknown { value: flags.into() }).into());
-        }
-        let mut ciphertext = [0; 1088];
-        let key = reader.array("S1.1 encapsulation key")?;
-        let shared = provider.encapsulate(&key, &mut ciphertext).map_err(|error| match error {
-            KemError::Entropy => FrameError::Vault(sealway_vault::VaultError::Entropy),
-            _ => FrameError::Handshake(HandshakeError::Kem),
-        })?;
-        let mut payload = [0; PAYLOAD_2_LEN];
-        payload[..4].copy_from_slice(&local.0);
-        payload[4..].copy_from_slice(&ciphertext);
-        let mut written = [0; NOISE_2_LEN];
-        noise.write_message(&payload, &mut written).map_err(HandshakeError::from)?;
-        let mut frame = vec![0; MESSAGE_2_LEN];
-        encode(&Frame::Message2(Message2 { cid: remote, noise: &written }), &mut frame)?;
-        let h2 = noise::transcript_hash(&noise)?;
-        let secrets = KemSecrets::derive(provider, &shared, &h2)?;
-        noise.set_psk(3, secrets.psk.expose()).map_err(HandshakeError::from)?;
-        Ok(Self { noise, secrets, local, remote, frame })
+        let opened = OpenedMessage1::of(vault, own, channel_key, ephemeral, message)?;
+        let encapsulated = Encapsulated::to(provider, &opened.encapsulation_key)?;
+        opened.answer(provider, local, &encapsulated)
     }
 
     /// Reads S1.3: proof, Noise, identity, in this order.
@@ -136,6 +102,85 @@ impl<V: Vault + Clone + 'static> HalfOpen<V> {
         let keys = noise::raw_split(&mut self.noise)?;
         let session_key = SessionKey::extract(provider, DOMAIN, &transcript, &keys);
         Session::new(&session_key, Role::Responder, self.local, self.remote, peer)
+    }
+}
+
+/// S1.1 that has opened.
+pub(crate) struct OpenedMessage1<V: Vault + Clone + 'static> {
+    noise: noise::Handshake<V>,
+    remote: Cid,
+    pub(crate) encapsulation_key: [u8; 1184],
+}
+
+/// What was encapsulated for S1.2.
+pub(crate) struct Encapsulated {
+    pub(crate) ciphertext: [u8; 1088],
+    pub(crate) shared: Secret<32>,
+}
+
+impl Encapsulated {
+    pub(crate) fn to<P: CryptoProvider>(provider: &P, key: &[u8; 1184]) -> Result<Self, FrameError> {
+        let mut ciphertext = [0; 1088];
+        let shared = provider.encapsulate(key, &mut ciphertext).map_err(|error| match error {
+            KemError::Entropy => FrameError::Vault(sealway_vault::VaultError::Entropy),
+            _ => FrameError::Handshake(HandshakeError::Kem),
+        })?;
+        Ok(Self { ciphertext, shared })
+    }
+}
+
+impl<V: Vault + Clone + 'static> OpenedMessage1<V> {
+    /// Reads S1.1, whose gate was found right. `ephemeral` is the seed of our e.
+    pub(crate) fn of(
+        vault: &V,
+        own: &IdentityId,
+        channel_key: &DhHandle,
+        ephemeral: Secret<32>,
+        message: &Message1<'_>,
+    ) -> Result<Self, FrameError> {
+        let prologue = prologue(own.as_bytes());
+        let setup = noise::Setup {
+            pattern: noise::S1,
+            role: Role::Responder,
+            prologue: &prologue,
+            local: noise::Local::Vault(channel_key),
+            remote: None,
+            psk: None,
+            ephemeral,
+            known: [None, None],
+        };
+        let mut noise = noise::build(vault, setup)?;
+        let mut payload = [0; PAYLOAD_1_LEN];
+        noise.read_message(message.noise, &mut payload).map_err(HandshakeError::from)?;
+        let mut reader = Reader::new(&payload);
+        let remote = Cid(reader.array("S1.1 CID")?);
+        let flags = reader.u8("S1.1 flags")?;
+        if flags != 0 {
+            return Err(DecodeError::new("S1.1 flags", Reason::Unknown { value: flags.into() }).into());
+        }
+        let encapsulation_key = reader.array("S1.1 encapsulation key")?;
+        Ok(Self { noise, remote, encapsulation_key })
+    }
+
+    /// Writes S1.2. What is written has to be the same whenever it is written for this S1.1 and this seed of e.
+    pub(crate) fn answer(
+        self,
+        provider: &V::Provider,
+        local: Cid,
+        encapsulated: &Encapsulated,
+    ) -> Result<HalfOpen<V>, FrameError> {
+        let Self { mut noise, remote, .. } = self;
+        let mut payload = [0; PAYLOAD_2_LEN];
+        payload[..4].copy_from_slice(&local.0);
+        payload[4..].copy_from_slice(&encapsulated.ciphertext);
+        let mut written = [0; NOISE_2_LEN];
+        noise.write_message(&payload, &mut written).map_err(HandshakeError::from)?;
+        let mut frame = vec![0; MESSAGE_2_LEN];
+        encode(&Frame::Message2(Message2 { cid: remote, noise: &written }), &mut frame)?;
+        let h2 = noise::transcript_hash(&noise)?;
+        let secrets = KemSecrets::derive(provider, &encapsulated.shared, &h2)?;
+        noise.set_psk(3, secrets.psk.expose()).map_err(HandshakeError::from)?;
+        Ok(HalfOpen { noise, secrets, local, remote, frame })
     }
 }
 

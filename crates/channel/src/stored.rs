@@ -19,8 +19,8 @@ use core::time::Duration;
 use sealway_identity::Peer;
 use sealway_vault::{CryptoProvider, EntropyError, Secret};
 use sealway_wire::{
-    Cid, Incarnation, Instance, Lane, Reader, RecordHeader, Timestamp,
-    content::Content,
+    Cid, Incarnation, Instance, Lane, Reader, RecordHeader, Timestamp, VarInt,
+    content::{Content, Start},
     danger::{self, Protection},
 };
 
@@ -137,7 +137,12 @@ impl<P: CryptoProvider> StoredLane<P> {
 
     /// Whether records may be sealed: the peer is known to have the session, and will still have it when they come.
     pub(crate) fn may_seal(&self, now: Timestamp) -> bool {
-        self.confirmed && now.since(self.since) < SEALING_TIME
+        self.confirmed && self.may_start(now)
+    }
+
+    /// Whether START may be sealed: there would be something to follow it.
+    pub(crate) fn may_start(&self, now: Timestamp) -> bool {
+        now.since(self.since) < SEALING_TIME
     }
 
     /// Until when the peer may still have records of this lane on the way.
@@ -217,6 +222,33 @@ impl<P: CryptoProvider> StoredLane<P> {
         if !self.may_seal(now) {
             return Err(SendError::NotOpen);
         }
+        self.seal_any(provider, content, shape, out)
+    }
+
+    /// Seals START, which tells the peer that we have the session: also before we know that it has.
+    pub(crate) fn seal_start(
+        &mut self,
+        provider: &P,
+        now: Timestamp,
+        instance: Instance,
+        shape: Shape,
+        out: &mut [u8],
+    ) -> Result<usize, SendError> {
+        if !self.may_start(now) {
+            return Err(SendError::NotOpen);
+        }
+        // What was sealed under a session before is not known to have been the peer's last.
+        let start = Start { instance, stored_before: VarInt::MAX, credentials: &[] };
+        self.seal_any(provider, &Content::Start(start), shape, out)
+    }
+
+    fn seal_any(
+        &mut self,
+        provider: &P,
+        content: &Content<'_>,
+        shape: Shape,
+        out: &mut [u8],
+    ) -> Result<usize, SendError> {
         if let (Some(reserved), Some(send)) = (&self.reserved, &self.send)
             && send.sealed() < MAX_STORED
             && !reserved.admits(send.sealed())

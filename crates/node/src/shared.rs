@@ -353,6 +353,7 @@ impl Shared {
             | Table::Sessions
             | Table::Peers
             | Table::Prekeys
+            | Table::Handshakes
             | Table::Published
             | Table::Pairings => false,
         }

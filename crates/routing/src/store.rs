@@ -20,6 +20,8 @@ pub enum Table {
     Peers,
     /// The own prekeys, sealed: by id.
     Prekeys,
+    /// Handshakes by letter, sealed: by peer.
+    Handshakes,
     /// What clients of a relay have published of their prekeys: by box.
     Published,
     /// Pairings of the constrained profile, sealed: by peer.
@@ -28,10 +30,11 @@ pub enum Table {
 
 impl Table {
     /// Every table, in the order in which they are to be loaded.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Sessions,
         Self::Peers,
         Self::Prekeys,
+        Self::Handshakes,
         Self::Outbox,
         Self::Inbox,
         Self::Boxes,
@@ -51,6 +54,7 @@ impl Table {
             Self::Sessions => "sessions",
             Self::Peers => "peers",
             Self::Prekeys => "prekeys",
+            Self::Handshakes => "handshakes",
             Self::Published => "published",
             Self::Pairings => "pairings",
         }

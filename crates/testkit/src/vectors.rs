@@ -444,6 +444,7 @@ fn contents() -> Vec<Value> {
         ("SEED", Content::Seed(Seed(&[5; 32]))),
         ("CANDIDATES", Content::Candidates(Candidates::write(&addresses, true, first))),
         ("CANDIDATES in answer", Content::Candidates(Candidates::write(&addresses[..1], false, second))),
+        ("FLIGHT", Content::Flight(&[0x12, 0xa1, 0xa2])),
     ];
     contents.iter().map(|(name, content)| json!({ "name": name, "fields": format!("{content:?}"), "octets": hex(encoded(content)) })).collect()
 }

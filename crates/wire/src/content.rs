@@ -30,6 +30,7 @@ const FRAGMENT: u8 = 11;
 const ROTATE: u8 = 13;
 const SEED: u8 = 14;
 const CANDIDATES: u8 = 15;
+const FLIGHT: u8 = 16;
 
 /// The decoded content of a typed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub enum Content<'a> {
     Seed(Seed<'a>),
     /// Type 15: where the sender may be reached without a relay.
     Candidates(Candidates<'a>),
+    /// Type 16, in letters alone: a frame of S1, S1.1 without cookie, S1.2 or S1.3.
+    Flight(&'a [u8]),
 }
 
 /// START: `instance 4 | stored records of the session before, varint | (length 2 | credential)*`.
@@ -317,6 +320,7 @@ impl<'a> Content<'a> {
             ROTATE => Self::Rotate(Rotate::decode(&mut reader)?),
             SEED => Self::Seed(Seed::decode(&mut reader)?),
             CANDIDATES => Self::Candidates(Candidates::decode(&mut reader)?),
+            FLIGHT => Self::Flight(reader.rest()),
             kind => return Err(DecodeError::new("content type", Reason::Unknown { value: kind.into() })),
         };
         reader.finish("content")?;
@@ -372,6 +376,10 @@ impl<'a> Content<'a> {
             Self::Candidates(candidates) => {
                 candidates.encode(writer)?;
                 CANDIDATES
+            }
+            Self::Flight(frame) => {
+                writer.put(frame)?;
+                FLIGHT
             }
         };
         writer.u8(kind)?;

@@ -26,7 +26,7 @@ const MAX_ANSWERS: usize = 256;
 const MAX_TRIED: usize = 8;
 
 /// The gates of the channel keys that answer.
-fn answering(gates: &[Gate], now: Timestamp) -> impl Iterator<Item = &Gate> {
+pub(super) fn answering(gates: &[Gate], now: Timestamp) -> impl Iterator<Item = &Gate> {
     gates.iter().filter(move |gate| gate.until.is_none_or(|until| now < until))
 }
 
@@ -270,10 +270,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     }
 
     /// A connection id that no session or handshake of ours has.
-    fn draw_cid(&self) -> Result<Cid, FrameError> {
+    pub(super) fn draw_cid(&self) -> Result<Cid, FrameError> {
         loop {
             let cid = Cid(self.vault.provider().random()?);
-            if !self.by_cid.contains_key(&cid) && !self.half_open.contains(cid) {
+            if !self.by_cid.contains_key(&cid) && !self.half_open.contains(cid) && !self.is_mailed(cid) {
                 return Ok(cid);
             }
         }

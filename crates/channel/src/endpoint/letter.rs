@@ -26,8 +26,9 @@ pub struct OpenedLetter<'f> {
     pub sender: Peer,
     /// The place of our prekey among our [`prekeys`](Endpoint::prekeys).
     pub prekey: u64,
-    /// The content. It may have come before: a letter can be repeated as long as its prekey is there.
-    pub record: Record<'f>,
+    /// The content. It may have come before: a letter can be repeated as long as its prekey is there. None: it was a flight
+    /// of a [handshake by letter](Endpoint::begin_by_letter), and something may be [due](Endpoint::flight_due) now.
+    pub record: Option<Record<'f>>,
 }
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
@@ -95,10 +96,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let misplaced = |value| FrameError::from(DecodeError::new("letter content", Reason::Unknown { value }));
         let record = match Content::decode(opened)? {
             Content::Reliable(message) => match message.instance {
-                Some(instance) => message_of(instance, &message),
+                Some(instance) => Some(message_of(instance, &message)),
                 None => return Err(misplaced(0)),
             },
-            Content::Ack(Ack { opened: None, committed: Some(committed) }) => Record::Committed(committed),
+            Content::Ack(Ack { opened: None, committed: Some(committed) }) => Some(Record::Committed(committed)),
+            Content::Flight(flight) => {
+                self.handle_flight(now, &sender, prekey, flight)?;
+                None
+            }
             _ => return Err(misplaced(1)),
         };
         Ok(OpenedLetter { sender, prekey, record })
@@ -183,7 +188,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
     }
 
-    fn prekey_key(&mut self) -> Result<(), VaultError> {
+    pub(super) fn prekey_key(&mut self) -> Result<(), VaultError> {
         if self.prekey_key.is_none() {
             let key = schedule::state_key(&self.vault, letter::DOMAIN, &self.owner.channel_key())?;
             self.prekey_key = Some(AeadKey::new(&key));
@@ -193,6 +198,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     pub(super) fn handle_prekeys(&mut self, now: Timestamp) {
         let changed = self.prekeys.handle_timeout(now, self.vault.provider());
+        if !changed.is_empty() {
+            self.prune_mailed(now);
+        }
         self.save_prekeys(now, changed);
     }
 

@@ -118,11 +118,16 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         channel.stored_heard(now, cid);
         let Some(stored) = channel.stored_by_cid(cid) else { return Err(FrameError::UnknownConnection) };
         stored.confirmed = true;
-        let peer_instance = stored.peer_instance;
+        let (peer_instance, role) = (stored.peer_instance, stored.role);
+        let peer = channel.peer;
         self.save_if_changed(id, cid, before);
+        let content = Content::decode(&frame[opened.plaintext]);
+        self.mailed_heard(now, peer, (cid, role), matches!(content, Ok(Content::Start(_))));
         self.reschedule(id);
         let record = |record| Ok(Received::Record { channel: id, lane: Lane::Stored, record });
-        match Content::decode(&frame[opened.plaintext]) {
+        match content {
+            // What it says of instances is said by each message, too.
+            Ok(Content::Start(_)) => Ok(Received::Nothing),
             Ok(Content::Reliable(message)) => match message.instance.or(peer_instance) {
                 Some(instance) => record(message_of(instance, &message)),
                 None => Err(FrameError::UnknownConnection),
@@ -231,8 +236,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 self.events.push_back(Event::Candidates { channel: id, addresses, answer_wanted });
                 Received::Nothing
             }
-            // Of the other profile: refused above.
-            Content::Rotate(_) | Content::Seed(_) => Received::Nothing,
+            // Refused above.
+            Content::Rotate(_) | Content::Seed(_) | Content::Flight(_) => Received::Nothing,
             Content::Close(reason) => {
                 // One that was held back until a later session was there ends only what came before that.
                 let keeps = self.keeps(id);
@@ -281,6 +286,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         if moved {
             channel.succeeded();
+            let id_of_peer = channel.peer;
             let peer = channel.by_cid(cid).map(|established| established.session.peer().clone());
             // One is enough until the shell has heard of it: a peer that makes session after session fills nothing.
             let is_told = |event: &Event| matches!(event, Event::Opened { channel, .. } | Event::Renewed { channel, .. } if *channel == id);
@@ -297,6 +303,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                     Event::Opened { channel: id, peer, context }
                 }
             }));
+            // A session with a live lane is worth more.
+            self.end_mailed(id_of_peer);
         }
         self.reschedule(id);
     }
@@ -336,6 +344,8 @@ fn of_this_profile(content: Content<'_>) -> Result<Content<'_>, DecodeError> {
     match content {
         Content::Rotate(_) => Err(DecodeError::new("content type", Reason::Unknown { value: 13 })),
         Content::Seed(_) => Err(DecodeError::new("content type", Reason::Unknown { value: 14 })),
+        // Of letters.
+        Content::Flight(_) => Err(DecodeError::new("content type", Reason::Unknown { value: 16 })),
         content => Ok(content),
     }
 }

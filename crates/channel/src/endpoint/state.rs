@@ -27,6 +27,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         if let Some(established) = channel.by_cid(session).filter(|_| !reserves_only) {
             established.unsaved = established.unsaved.saturating_sub(1);
         }
+        if let Some(kept) = channel.kept_by_cid(session).filter(|_| !reserves_only) {
+            kept.unsaved = kept.unsaved.saturating_sub(1);
+        }
         self.reschedule(id);
     }
 
@@ -37,6 +40,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let jitter = self.vault.provider().random().map_or(0, u64::from_be_bytes);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.stored_by_cid(session).into_iter().for_each(StoredLane::not_written);
+        // What is kept goes on without.
+        channel.kept_by_cid(session).into_iter().for_each(|kept| kept.unsaved = kept.unsaved.saturating_sub(1));
         let gone = channel.abandon(session);
         if gone && channel.can_initiate() && !channel.attempt.is_running() {
             channel.wanted = true;
@@ -141,6 +146,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         }
         if let Some(established) = channel.by_cid(session).filter(|_| !reserves_only) {
             established.unsaved += 1;
+        }
+        if let Some(kept) = channel.kept_by_cid(session).filter(|_| !reserves_only) {
+            kept.unsaved += 1;
         }
         self.saved.push_back(Saved { peer, session, state: Some(state) });
     }

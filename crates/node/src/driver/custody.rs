@@ -17,6 +17,7 @@ use super::{
     Driver,
     frames::seal_hop_frame,
     letters::{Letters, letter_seconds},
+    mailed::Mail,
     peers::Stored,
 };
 use crate::{Progress, links::LinkId, shared::Told};
@@ -45,6 +46,7 @@ const KEEP: (Duration, Duration) = (Duration::from_secs(60), BOX_TIME);
 pub(super) enum Outstanding {
     Message { peer: IdentityId, id: MessageId },
     Report { peer: IdentityId, instance: Instance },
+    Flight { peer: IdentityId, number: u64 },
 }
 
 /// A frame that a relay has pushed, for its verdict.
@@ -75,6 +77,8 @@ pub(super) struct Away {
     pushes: Vec<(MessageId, Pushed)>,
     /// To what letters to the peer are sealed.
     pub(super) letters: Letters,
+    /// What of a handshake by letter is left for it.
+    pub(super) mail: Mail,
 }
 
 /// An instance of which a peer is to be told.
@@ -212,6 +216,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if session.is_none() && !self.may_write_letters(now, id, (index, hop, name)) {
             return;
         }
+        if session.is_none() {
+            self.begin_by_letter(now, id);
+        }
+        self.deposit_flight(now, id, (index, hop, name));
         self.deposit_reports(now, id, session, (index, hop, name));
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.away.paused.is_some_and(|until| until > now) {
@@ -337,7 +345,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         self.settle_pushes(now, id);
     }
 
-    fn deposit(
+    pub(super) fn deposit(
         &mut self,
         now: Timestamp,
         (index, hop, name): (usize, ChannelId, BoxName),
@@ -396,11 +404,15 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
                 self.settle_pushes(now, id);
             }
+            Outstanding::Flight { peer, number: flight } => {
+                self.flight_answered(now, peer, (number.get(), flight), outcome);
+            }
         }
     }
 
     /// A hop session has ended: what it left unanswered is deposited again, and what it pushed comes again.
     pub(super) fn hop_lost(&mut self, now: Timestamp, index: usize, hop: ChannelId) {
+        let relay = self.dials[index].card.id();
         let Some(attachment) = self.dials[index].attachment() else { return };
         attachment.next_deposit = 0;
         let questions = std::mem::take(&mut attachment.questions);
@@ -424,6 +436,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         for peer in self.peers.values_mut() {
             peer.away.pushes.retain(|(_, pushed)| pushed.hop != hop);
+            if peer.away.mailbox.is_some_and(|mailbox| mailbox.relay == relay) {
+                peer.away.mail.unanswered();
+            }
         }
     }
 
@@ -441,6 +456,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if !RecordHeader::decode(frame).is_ok_and(|(header, _)| may_be_kept(header)) {
             return self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Misplaced));
         }
+        let claimed = self.endpoint.claimed_channel(frame).filter(|channel| !self.by_hop.contains_key(channel));
+        let claimed = claimed.and_then(|channel| self.endpoint.peer(channel));
         let mut frame = frame.to_vec();
         // It came out of a box: there is no path to answer on, and records of the stored lane are not answered.
         let path = PathId(u64::MAX - index as u64);
@@ -450,6 +467,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 if let Some(id) = peer {
                     self.take_pushed(now, id, pushed, record, None);
                 }
+            }
+            // START, of a session that was made by letters.
+            Ok(Received::Nothing) if claimed.is_some() => {
+                claimed.into_iter().for_each(|id| self.flight_came(now, id, pushed));
             }
             Ok(_) | Err(FrameError::Decode(_)) => {
                 self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Protocol));

@@ -58,7 +58,7 @@ impl Letters {
         self.prekey.is_some()
     }
 
-    fn fresh(&self, now: Timestamp) -> Option<&Prekey> {
+    pub(super) fn fresh(&self, now: Timestamp) -> Option<&Prekey> {
         self.prekey.as_ref().filter(|(_, named)| now.since(*named) < FRESH).map(|(prekey, _)| prekey)
     }
 }
@@ -77,8 +77,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         &mut self,
         now: Timestamp,
         id: IdentityId,
-        (index, hop, name): (usize, ChannelId, BoxName),
+        way: (usize, ChannelId, BoxName),
     ) -> bool {
+        let has_flight = self.due_flight(now, id).is_some();
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         let patient_until = peer.away.since.map(|since| since.after(PATIENCE)).filter(|until| *until > now);
         let patient_until = patient_until.filter(|_| !self.is_leaving);
@@ -92,7 +93,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.block(id);
             return false;
         }
-        if peer.shared.outgoing().outbox.is_empty() && !peer.away.has_unreported() {
+        if peer.shared.outgoing().outbox.is_empty() && !peer.away.has_unreported() && !has_flight {
             (peer.awake, peer.blocked, peer.away.report_at) = (false, false, None);
             // Nothing is to be done when that time comes.
             peer.away.paused = peer.away.paused.filter(|until| *until > now);
@@ -100,22 +101,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         if !is_fresh
             && peer.away.paused.is_none_or(|until| until <= now)
-            && peer.away.letters.asked.is_none_or(|asked| now.since(asked) >= UNANSWERED)
-            && let Some(attachment) = self.dials[index].attachment()
+            && !self.ask_for_prekey(now, id, way)
+            && let Some(peer) = self.peers.get_mut(&id)
         {
-            attachment.questions.retain(|_, (asked, since)| *asked != id && now.since(*since) < UNANSWERED);
-            if attachment.questions.len() >= QUESTIONS {
-                peer.away.paused = Some(now.after(IN_TURN));
-                peer.away.report_at = peer.away.report_at.map(|at| at.max(now.after(IN_TURN)));
-                (peer.awake, peer.blocked) = (false, false);
-                return false;
-            }
-            let number = attachment.next_question;
-            attachment.next_question += 1;
-            attachment.questions.insert(number, (id, now));
-            peer.away.letters.asked = Some(now);
-            let number = VarInt::new(number).unwrap_or(VarInt::MAX);
-            self.send_hop_frame(now, hop, &HopFrame::Fetch { number, name });
+            peer.away.paused = Some(now.after(IN_TURN));
+            peer.away.report_at = peer.away.report_at.map(|at| at.max(now.after(IN_TURN)));
+            (peer.awake, peer.blocked) = (false, false);
+            return false;
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             let again = peer.away.letters.asked.map(|asked| asked.after(UNANSWERED));
@@ -129,9 +121,36 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         false
     }
 
+    /// Asks the relay for the prekey of a peer, unless it is asked already. `false`: it is asked for too many just now.
+    pub(super) fn ask_for_prekey(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        (index, hop, name): (usize, ChannelId, BoxName),
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return true };
+        let is_asked = peer.away.letters.asked.is_some_and(|asked| now.since(asked) < UNANSWERED);
+        let Some(attachment) = self.dials[index].attachment().filter(|_| !is_asked) else { return true };
+        attachment.questions.retain(|_, (asked, since)| *asked != id && now.since(*since) < UNANSWERED);
+        if attachment.questions.len() >= QUESTIONS {
+            return false;
+        }
+        let number = attachment.next_question;
+        attachment.next_question += 1;
+        attachment.questions.insert(number, (id, now));
+        peer.away.letters.asked = Some(now);
+        let number = VarInt::new(number).unwrap_or(VarInt::MAX);
+        self.send_hop_frame(now, hop, &HopFrame::Fetch { number, name });
+        true
+    }
+
     /// Whether a relay is asked for a prekey to which something is to be told that it is not told otherwise.
-    pub(super) fn asks_for_prekeys(&self) -> bool {
-        self.peers.values().any(|peer| peer.away.has_unreported() && peer.away.letters.asked.is_some())
+    pub(super) fn asks_for_prekeys(&mut self, now: Timestamp) -> bool {
+        let Self { peers, endpoint, .. } = self;
+        peers.iter().any(|(id, peer)| {
+            let mut says_more = || peer.away.has_unreported() || endpoint.flight_due(now, id).is_some();
+            peer.away.letters.asked.is_some() && says_more()
+        })
     }
 
     /// A relay has answered with the prekey of a peer, or with nothing.
@@ -236,7 +255,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if self.is_relay_of_ours(id) {
             return self.give_verdict(now, pushed, Verdict::Discard(DiscardReason::Protocol));
         }
-        self.statistics.letters_received += 1;
+        self.statistics.letters_received += u64::from(record.is_some());
         let relay = self.dials[index].card.id();
         let peer = self.peers.entry(id).or_insert_with(|| super::Peer::new(id, &self.common));
         // Where it can be answered, unless its card has said so, or there is a session. Also by a later run.
@@ -248,7 +267,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             batch.put(Table::Peers, id.0.to_vec(), [mailbox.relay.0.as_slice(), &mailbox.name.0].concat());
             self.write(batch, Stored::Removed);
         }
-        self.take_pushed(now, id, pushed, record, Some(prekey));
+        match record {
+            Some(record) => self.take_pushed(now, id, pushed, record, Some(prekey)),
+            None => self.flight_came(now, id, pushed),
+        }
     }
 
     /// Takes back where a peer can be answered that was known by letters alone.

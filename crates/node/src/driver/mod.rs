@@ -12,6 +12,7 @@
 //! * [`peer`]: what it knows of one peer.
 //! * [`peers`]: messages: outboxes, inboxes, and the application's handles.
 //! * [`custody`]: frames that a relay keeps.
+//! * [`mailed`]: handshakes by letter.
 //! * [`probe`]: how far the way to somebody is open.
 //! * [`letters`]: what is sealed to a peer with whom there is no session; prekeys.
 
@@ -25,6 +26,7 @@ mod fragments;
 mod frames;
 mod letters;
 mod link;
+mod mailed;
 mod paired;
 mod peer;
 mod peers;
@@ -271,7 +273,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let ended = loop {
             let now = self.turn();
             let until = leaving.as_ref().map(|(_, until)| *until);
-            if until.is_some_and(|until| !self.asks_for_prekeys() || self.clock.now() >= until) {
+            let is_busy = self.asks_for_prekeys(now) || self.leaves_flights();
+            if until.is_some_and(|until| !is_busy || self.clock.now() >= until) {
                 break leaving.map(|(replies, _)| replies).unwrap_or_default();
             }
             let deadline = self.next_timeout(now).into_iter().chain(until).min().map(|at| self.clock.instant(at));
@@ -369,6 +372,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.handle_event(now, event);
         }
         self.scratch.inner = frame;
+        self.write_sessions();
+        self.write_handshakes(None);
+        self.write_prekeys();
+    }
+
+    /// Has sessions written that have changed.
+    fn write_sessions(&mut self) {
         while let Some(saved) = self.endpoint.poll_saved() {
             let (peer, session) = (saved.peer, saved.session);
             let key = [peer.0.as_slice(), &session.0].concat();
@@ -384,7 +394,6 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
             }
         }
-        self.write_prekeys();
     }
 
     fn handle_event(&mut self, now: Timestamp, event: Event) {
@@ -570,6 +579,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let is_loaded = match table {
             Table::Peers => self.restore_mailbox(key, value),
             Table::Prekeys => self.restore_prekey(now, value),
+            Table::Handshakes => self.restore_handshake(now, key, value),
             Table::Pairings => self.keep_unclaimed(key, value),
             // A relay reads it when somebody asks.
             Table::Published => true,
@@ -583,7 +593,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 None => false,
             },
         };
-        if !is_loaded && !matches!(table, Table::Sessions | Table::Prekeys) {
+        if !is_loaded && !matches!(table, Table::Sessions | Table::Prekeys | Table::Handshakes) {
             tracing::warn!(table = table.name(), "a row of the store cannot be read; it is left alone");
         }
         is_loaded

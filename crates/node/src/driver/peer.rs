@@ -141,7 +141,7 @@ impl Peer {
             Some(until) => [Some(until), outgoing.outbox.next_expiry()].into_iter().flatten().min(),
             None => outgoing.outbox.poll_timeout(self.lane),
         };
-        outbox.into_iter().chain(self.away.report_at).chain(holding).min()
+        outbox.into_iter().chain(self.away.report_at).chain(self.away.mail.next).chain(holding).min()
     }
 
     /// A handle for an application that begins with this peer, and the runs of the peer of which it is to send again what an

@@ -57,6 +57,8 @@ pub(crate) enum Stored {
     Registered { channel: ChannelId, name: BoxName },
     /// What of a session survives a restart.
     Session { peer: IdentityId, session: Cid },
+    /// A handshake by letter, in this version; `pushed` is what has changed it.
+    Handshake { peer: IdentityId, number: u64, pushed: Option<Pushed> },
     /// A pairing, in this version.
     Pairing { peer: IdentityId, version: u64 },
     /// A frame in custody, where we are a relay.
@@ -285,6 +287,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.may_deposit_again(now, peer);
             }
             Stored::Pairing { peer, version } => self.pairing_written(now, peer, Some(version)),
+            Stored::Handshake { peer, number, pushed } => self.handshake_written(now, peer, number, pushed),
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, true),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Done),
             Stored::Prekey(id) => {
@@ -314,6 +317,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Stored::Session { peer, session } => self.endpoint.not_written(now, &peer, session),
             Stored::Pairing { peer, .. } => self.pairing_written(now, peer, None),
+            Stored::Handshake { peer, number, pushed } => self.handshake_not_written(now, peer, number, pushed),
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, false),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Later),
             // The client is not told: it asks again when it attaches again.
@@ -657,6 +661,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             // It is told as soon as there is a session, or the peer is known to be away.
             peer.away.report_at = None;
             peer.away.paused = None;
+            peer.away.mail.wait();
         }
         let Some(channel) = channel else {
             self.drop_datagrams(id);

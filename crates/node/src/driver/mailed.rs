@@ -1,0 +1,207 @@
+//! Handshakes by letter: with a peer that is never there when we are. Their flights are left in its box, as messages are; what
+//! follows goes under the session that comes of one.
+
+use std::time::Duration;
+
+use sealway_channel::{ChannelId, Flight, SavedHandshake, StateError};
+use sealway_identity::{Mailbox, PayloadParts};
+use sealway_routing::{Batch, Table};
+use sealway_vault::Vault;
+use sealway_wire::{
+    BoxName, IdentityId, Timestamp,
+    hop::{Custody, Verdict},
+};
+
+use super::{
+    Driver,
+    custody::{Outstanding, Pushed, REFUSED},
+    letters::letter_seconds,
+    peers::Stored,
+};
+
+/// What of a handshake by letter is on its way to the relay, and when there may be more to leave.
+#[derive(Default)]
+pub(super) struct Mail {
+    /// The number of the deposit that the relay has not answered, and since when.
+    leaving: Option<(u64, Timestamp)>,
+    pub(super) next: Option<Timestamp>,
+}
+
+impl Mail {
+    /// The hop session has ended in which a flight was left.
+    pub(super) const fn unanswered(&mut self) {
+        (self.leaving, self.next) = (None, None);
+    }
+
+    /// Nothing is left at a relay for a peer that is there.
+    pub(super) const fn wait(&mut self) {
+        self.next = None;
+    }
+
+    const fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+}
+
+impl<V: Vault + Clone + 'static> Driver<V> {
+    /// The flight that is to be left now in the box of a peer.
+    pub(super) fn due_flight(&mut self, now: Timestamp, id: IdentityId) -> Option<Flight> {
+        let mail = &mut self.peers.get_mut(&id)?.away.mail;
+        // A relay that has not answered by now has lost the question, or the answer.
+        mail.leaving.take_if(|(_, since)| now.since(*since) >= REFUSED);
+        mail.next.take_if(|at| *at <= now);
+        if mail.is_leaving() || mail.next.is_some() {
+            return None;
+        }
+        self.endpoint.flight_due(now, &id)
+    }
+
+    /// There is something to say to a peer that is away, and no session to say it under: one is begun.
+    pub(super) fn begin_by_letter(&mut self, now: Timestamp, id: IdentityId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let card = peer.card.as_ref().filter(|_| !peer.shared.outgoing().outbox.is_empty());
+        if let Some(card) = card
+            && let Err(error) = self.endpoint.begin_by_letter(now, card)
+        {
+            tracing::warn!(peer = %id.short(), %error, "no handshake by letter is begun");
+        }
+    }
+
+    /// Leaves the flight that is due in the box of a peer, if one is.
+    pub(super) fn deposit_flight(&mut self, now: Timestamp, id: IdentityId, way: (usize, ChannelId, BoxName)) {
+        let due = self.due_flight(now, id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let prekey = peer.away.letters.fresh(now);
+        match due {
+            None => {
+                let later = self.endpoint.flight_due_at(&id).map(|at| at.max(now.after(REFUSED)));
+                peer.away.mail.next = peer.away.mail.next.or(later);
+            }
+            // A session is there, and the peer begins anew all the same: it has lost it.
+            Some(Flight { is_letter: true, .. }) if prekey.is_none() => {
+                self.ask_for_prekey(now, id, way);
+                self.retry_flight(now, id, REFUSED);
+            }
+            Some(flight) => {
+                let mailbox = peer.away.mailbox.map(|mailbox| Mailbox { name: self.contact_box, ..mailbox });
+                let payload = mailbox.map_or_else(PayloadParts::default, PayloadParts::with_mailbox);
+                let mut frame = std::mem::take(&mut self.scratch.inner);
+                match self.endpoint.seal_flight(now, &id, prekey, &payload, &mut frame) {
+                    Ok(len) => {
+                        let outstanding = Outstanding::Flight { peer: id, number: flight.number };
+                        let seconds = if flight.is_letter { letter_seconds(0) } else { 0 };
+                        let number = self.deposit(now, way, seconds, &frame[..len], outstanding);
+                        if let Some(peer) = self.peers.get_mut(&id) {
+                            peer.away.mail.leaving = number.map(|number| (number, now));
+                            peer.away.mail.next = Some(now.after(REFUSED));
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(peer = %id.short(), %error, "a part of a handshake was not sealed; it waits");
+                        self.retry_flight(now, id, REFUSED);
+                    }
+                }
+                self.scratch.inner = frame;
+            }
+        }
+    }
+
+    fn retry_flight(&mut self, now: Timestamp, id: IdentityId, after: Duration) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.away.mail.next = Some(now.after(after));
+        }
+    }
+
+    /// The relay has answered the deposit `deposit`, of the flight `number`.
+    pub(super) fn flight_answered(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        (deposit, number): (u64, u64),
+        outcome: Custody,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.away.mail.leaving.take_if(|(leaving, _)| *leaving == deposit).is_none() {
+            return;
+        }
+        if matches!(outcome, Custody::Kept { .. }) {
+            self.endpoint.flight_left(now, &id, number);
+            peer.away.mail.next = None;
+            // There may be more, and there will be if it is not answered.
+            peer.awake = true;
+        } else {
+            self.retry_flight(now, id, REFUSED);
+        }
+    }
+
+    /// A flight has come out of our box, or START, from `id`. The relay may forget it when what it has changed is on disk.
+    pub(super) fn flight_came(&mut self, now: Timestamp, id: IdentityId, pushed: Pushed) {
+        // There may be a session now.
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.channel.is_none()
+            && let Some(channel) = self.endpoint.channel_with(&id)
+        {
+            peer.channel = Some(channel);
+            self.by_channel.insert(channel, id);
+        }
+        self.write_sessions();
+        if !self.write_handshakes(Some(pushed)) {
+            self.give_verdict(now, pushed, Verdict::Done);
+        }
+        self.may_deposit_again(now, id);
+    }
+
+    /// Has handshakes written that have changed: after sessions. Returns whether there were any; then `pushed` waits for them.
+    pub(super) fn write_handshakes(&mut self, pushed: Option<Pushed>) -> bool {
+        let mut saved: Vec<SavedHandshake> = std::iter::from_fn(|| self.endpoint.poll_handshake()).collect();
+        let Some(writer) = &self.writer else { return false };
+        let last = saved.pop();
+        let is_any = last.is_some();
+        let all = saved.into_iter().map(|saved| (saved, None)).chain(last.map(|last| (last, pushed)));
+        for (SavedHandshake { peer, number, state }, pushed) in all {
+            let mut batch = Batch::default();
+            match state {
+                Some(state) => batch.put(Table::Handshakes, peer.0.to_vec(), state),
+                None => batch.delete(Table::Handshakes, peer.0.to_vec()),
+            }
+            writer.write(batch, Stored::Handshake { peer, number, pushed });
+        }
+        is_any
+    }
+
+    pub(super) fn handshake_written(&mut self, now: Timestamp, id: IdentityId, number: u64, pushed: Option<Pushed>) {
+        self.endpoint.handshake_written(&id, number);
+        pushed.into_iter().for_each(|pushed| self.give_verdict(now, pushed, Verdict::Done));
+        self.may_deposit_again(now, id);
+    }
+
+    pub(super) fn handshake_not_written(
+        &mut self,
+        now: Timestamp,
+        id: IdentityId,
+        number: u64,
+        pushed: Option<Pushed>,
+    ) {
+        self.endpoint.handshake_not_written(&id, number);
+        pushed.into_iter().for_each(|pushed| self.give_verdict(now, pushed, Verdict::Later));
+        self.retry_flight(now, id, REFUSED);
+    }
+
+    pub(super) fn restore_handshake(&mut self, now: Timestamp, key: &[u8], state: &[u8]) -> bool {
+        let Ok(id) = key.try_into().map(IdentityId) else { return false };
+        let restored = self.endpoint.restore_handshake(now, id, state);
+        if let Err(error) = &restored {
+            tracing::warn!(%error, "a handshake by letter of an earlier run cannot be taken back");
+        }
+        // What the vault does not open now it may open at another start.
+        !matches!(restored, Err(error) if !matches!(error, StateError::Vault(_)))
+    }
+
+    /// Whether a flight of a handshake by letter is about to leave: on its way to the disk, or to the relay.
+    pub(super) fn leaves_flights(&self) -> bool {
+        let is_leaving = |(id, peer): (&IdentityId, &super::Peer)| {
+            peer.away.mail.is_leaving() || self.endpoint.flight_is_being_written(id)
+        };
+        self.writer.is_some() && self.peers.iter().any(is_leaving)
+    }
+}

@@ -103,8 +103,8 @@ pub(crate) async fn open(options: &Open) -> Result<(), Failure> {
     outcome
 }
 
-/// Opens the channel to the identity on `card` for somebody who accepts, too. `None`: only the peer can open it, or the peer was
-/// quicker and it waits to be accepted.
+/// Opens the channel to the identity on `card` for somebody who accepts, too. `None`: only the peer can open it,
+/// or it is open.
 async fn opened(node: &Node, card: &sealway::Card) -> Result<Option<Channel>, Failure> {
     match node.open(card, Policy::only(card)).await {
         Ok(channel) => Ok(Some(channel)),

@@ -106,12 +106,27 @@ pub(crate) enum Command {
     },
 }
 
+/// A handle that nobody has accepted yet: whoever comes first has it, who accepts or who opens the channel.
+#[derive(Clone)]
+pub(crate) struct Offered(Arc<std::sync::Mutex<Option<Channel>>>);
+
+impl Offered {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self(Arc::new(std::sync::Mutex::new(Some(channel))))
+    }
+
+    pub(crate) fn take(&self) -> Option<Channel> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+}
+
 /// A running node. Clones are the same node. When the last one is dropped, the node goes on until it is shut down, or its
 /// runtime ends.
 #[derive(Clone)]
 pub struct Node {
     commands: mpsc::Sender<Command>,
-    accepted: Arc<Mutex<mpsc::Receiver<Channel>>>,
+    accepted: Arc<Mutex<mpsc::Receiver<Offered>>>,
     id: IdentityId,
     contact_box: BoxName,
 }
@@ -119,7 +134,7 @@ pub struct Node {
 impl Node {
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
-        accepted: mpsc::Receiver<Channel>,
+        accepted: mpsc::Receiver<Offered>,
         id: IdentityId,
         contact_box: BoxName,
     ) -> Self {
@@ -203,11 +218,10 @@ impl Node {
 
     /// Opens a channel to the identity on `card`, which `policy` has to admit: through a relay of the card that this node
     /// is attached to, or else directly. Returns at once; the peer may be away. The peer is admitted to open from its side
-    /// too.
+    /// too. Where the peer was quicker, this is the handle that waited for [`Self::accept`].
     ///
     /// # Errors
-    /// If the policy does not admit the card, no way leads there, or a handle exists already: also one that waits for
-    /// [`Self::accept`], where the peer was quicker.
+    /// If the policy does not admit the card, no way leads there, or a handle exists already.
     pub async fn open(&self, card: &Card, policy: Policy) -> Result<Channel, NodeError> {
         let card = Box::new(card.clone());
         self.ask(|reply| Command::Open { card, policy, reply }).await
@@ -292,7 +306,14 @@ impl Node {
     ///
     /// Cancel-safe.
     pub async fn accept(&self) -> Option<Channel> {
-        self.accepted.lock().await.recv().await
+        let mut accepted = self.accepted.lock().await;
+        loop {
+            let offered = accepted.recv().await?;
+            // Somebody may have opened it since.
+            if let Some(channel) = offered.take() {
+                return Some(channel);
+            }
+        }
     }
 
     /// What the node has counted.

@@ -349,3 +349,38 @@ async fn a_peer_that_nobody_accepts_waits() {
     };
     assert_eq!(receive(&mut handle.0, 1).await, [b"anew"]);
 }
+
+/// Who opens a channel that the peer has opened a moment before gets the handle that waits to be accepted; nobody else does.
+#[tokio::test]
+async fn who_opens_what_the_peer_has_just_opened_gets_that_handle() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let server_node = server.builder().accept(client.policy()).start().await.unwrap();
+    let client_node = client.builder().start().await.unwrap();
+    let server_card = server.card_at(&server_node.listen(ANY_PORT).await.unwrap());
+    let client_card = client.card_at(&client_node.listen(ANY_PORT).await.unwrap());
+    let there = client_node.open(&server_card, Policy::only(&server_card)).await.unwrap();
+    there.send_live(b"first".to_vec()).await.unwrap();
+    while server_node.statistics().await.unwrap().sessions == 0 {
+        tokio::task::yield_now().await;
+    }
+    // A policy that does not fit, and a card that leads nowhere, leave it to be accepted.
+    server_node.open(&client_card, Policy::nobody()).await.unwrap_err();
+    let nowhere = client.owner.card(&client.vault, &CardParts::default()).unwrap();
+    let refused = server_node.open(&nowhere, Policy::only(&nowhere)).await;
+    assert!(matches!(refused, Err(NodeError::NoRoute)));
+    let mut here = server_node.open(&client_card, Policy::only(&client_card)).await.unwrap();
+    let message = here.recv().await.unwrap().unwrap();
+    assert_eq!(message.body(), b"first");
+    message.done().await.unwrap();
+    let again = server_node.open(&client_card, Policy::only(&client_card)).await;
+    assert!(matches!(again, Err(NodeError::InUse)));
+    tokio::select! {
+        biased;
+        accepted = server_node.accept() => panic!("{accepted:?}"),
+        _ = server_node.statistics() => {}
+    }
+    drop(here);
+    there.send_live(b"second".to_vec()).await.unwrap();
+    let mut here = server_node.open(&client_card, Policy::only(&client_card)).await.unwrap();
+    assert_eq!(receive(&mut here, 1).await, [b"second"]);
+}

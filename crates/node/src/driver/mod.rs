@@ -56,7 +56,7 @@ use crate::{
     RelayConfig,
     clock::Clock,
     danger::RelayTap,
-    handle::{Channel, Command},
+    handle::{Command, Offered},
     links::{Buffers, EventSenders, LinkEvent, LinkId},
     shared::Common,
     statistics::Statistics,
@@ -189,7 +189,7 @@ enum Input {
 
 /// The other ends of its queues, for tasks that the driver makes and for those who accept.
 pub(crate) struct Senders {
-    accepted: mpsc::Sender<Channel>,
+    accepted: mpsc::Sender<Offered>,
     events: EventSenders,
     reports: mpsc::Sender<Report>,
 }
@@ -197,7 +197,7 @@ pub(crate) struct Senders {
 /// The queues of a driver that takes `commands`, and offers channels on `accepted`.
 pub(crate) fn queues(
     commands: mpsc::Receiver<Command>,
-    accepted: mpsc::Sender<Channel>,
+    accepted: mpsc::Sender<Offered>,
     completed: mpsc::UnboundedReceiver<Completed<Stored>>,
 ) -> (Senders, Queues) {
     let (link_sender, links) = mpsc::channel(256);

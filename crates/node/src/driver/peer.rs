@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{custody::Away, direct::Direct};
 use crate::{
-    handle::Channel,
+    handle::{Channel, Offered},
     shared::{Common, QUEUE_MESSAGES, Queue, Shared, Told},
 };
 
@@ -38,6 +38,8 @@ pub(super) struct Peer {
     pub(super) followed: Option<PathId>,
     pub(super) direct: Direct,
     pub(super) application: Option<Application>,
+    /// The handle that waits to be accepted.
+    pub(super) offered: Option<Offered>,
     /// A message is being written as handed over: the next one waits, for the order.
     pub(super) handing_over: bool,
     pub(super) context: watch::Sender<Option<Context>>,
@@ -92,6 +94,7 @@ impl Peer {
             followed: None,
             direct: Direct::default(),
             application: None,
+            offered: None,
             handing_over: false,
             context: watch::channel(None).0,
             datagrams: Frames::new(),

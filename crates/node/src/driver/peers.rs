@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     NodeError, Progress, Receipt,
-    handle::Channel,
+    handle::{Channel, Offered},
     shared::{Shared, Told},
     writer::Completed,
 };
@@ -94,9 +94,32 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             return Err(NodeError::Open(sealway_channel::OpenError::NotAdmitted));
         }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
-        if peer.application.as_ref().is_some_and(|application| !application.is_gone()) {
+        // One that waits to be accepted is not in use: the peer was quicker.
+        let waiting = peer.offered.take().and_then(|offered| offered.take());
+        let is_used = peer.application.as_ref().is_some_and(|application| !application.is_gone());
+        if waiting.is_none() && is_used {
             return Err(NodeError::InUse);
         }
+        if let Err(error) = self.reach_peer(now, card) {
+            waiting.into_iter().for_each(|waiting| self.offer_handle(id, waiting));
+            return Err(error);
+        }
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
+        peer.card = Some(card.clone());
+        if let Some(handle) = waiting {
+            peer.wake();
+            return Ok(handle);
+        }
+        let (handle, rewound) = peer.handle();
+        for instance in rewound {
+            self.report_committed(now, id, instance, Told::default());
+        }
+        Ok(handle)
+    }
+
+    /// Sets out on the way to the identity on a card, which is admitted from now on.
+    fn reach_peer(&mut self, now: Timestamp, card: &Card) -> Result<(), NodeError> {
+        let id = card.id();
         let is_new = !self.endpoint.admitted().any(|admitted| *admitted == id);
         if !self.open_over_relay(now, card)? {
             if card.addresses().is_empty() && !self.reachable.contains_key(&id) {
@@ -111,13 +134,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if is_new {
             self.admit_at_relays(now);
         }
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
-        peer.card = Some(card.clone());
-        let (handle, rewound) = peer.handle();
-        for instance in rewound {
-            self.report_committed(now, id, instance, Told::default());
-        }
-        Ok(handle)
+        Ok(())
     }
 
     /// Opens the channel to a peer over the first relay of its card that we know. `false`: there is none.
@@ -397,12 +414,22 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         peer.release();
         if peer.application.is_none() && peer.card.is_none() {
             // Nobody accepts: the peer's messages wait at the peer, until its next session.
-            let Ok(place) = self.senders.accepted.try_reserve() else { return };
+            if self.senders.accepted.capacity() == 0 {
+                return;
+            }
             let (handle, rewound) = peer.handle();
-            place.send(handle);
+            self.offer_handle(id, handle);
             for instance in rewound {
                 self.report_committed(now, id, instance, Told::default());
             }
+        }
+    }
+
+    /// Has a handle wait for whoever accepts or opens the channel first.
+    fn offer_handle(&mut self, id: IdentityId, handle: Channel) {
+        let offered = Offered::new(handle);
+        if let (Ok(()), Some(peer)) = (self.senders.accepted.try_send(offered.clone()), self.peers.get_mut(&id)) {
+            peer.offered = Some(offered);
         }
     }
 

@@ -32,7 +32,7 @@ mod renewal;
 mod session;
 mod tries;
 
-use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, vec::Vec};
 use core::{num::NonZeroU64, time::Duration};
 
 use sealway_vault::{AeadKey, CryptoProvider, DhHandle, PublicKey, Secret, Vault, VaultError};
@@ -162,27 +162,27 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     /// What is sealed goes here.
     current: Option<Current<V::Provider>>,
     /// The session before; what the peer has sent on it still opens.
-    previous: Option<Previous<V::Provider>>,
+    previous: Option<Box<Previous<V::Provider>>>,
     version: u64,
     offered: u64,
     written: u64,
     /// Our call is to be sent, once this version has been written.
     call_due: Option<NonZeroU64>,
     /// An answer to the peer's call, and the version with it.
-    answer: Option<(u64, Vec<u8>)>,
+    answer: Option<Box<(u64, Vec<u8>)>>,
     start_due: bool,
     /// The counter of the START that was sent last under the present session, and whether the peer has opened one.
     start_sent: Option<u32>,
     start_is_known: bool,
     telling: Telling,
-    events: VecDeque<(u64, PairingEvent)>,
+    events: Vec<(u64, PairingEvent)>,
     /// What goes with the next answer.
-    reply: Vec<u8>,
+    reply: Box<[u8]>,
     /// Under which psk a message without a hint is tried first.
     bare_turn: u16,
     tries: Tries,
     /// When a clone was reported last, and when the use of a psk that has served.
-    reported: [Option<Timestamp>; 2],
+    reported: Option<Box<[Option<Timestamp>; 2]>>,
 }
 
 /// The session that is sealed under.
@@ -257,7 +257,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 let session = Box::new(Session::restore(&provider, now, &mut reader)?);
                 if flags & 4 != 0 {
                     let session = Box::new(Session::restore(&provider, now, &mut reader)?);
-                    previous = Some(Previous { session, until: None });
+                    previous = Some(Box::new(Previous { session, until: None }));
                 }
                 Some(Current { session, since: 0, reserved: 0, confirmed: flags & 2 != 0 })
             }
@@ -307,11 +307,11 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             start_sent: None,
             start_is_known: false,
             telling: Telling::default(),
-            events: VecDeque::new(),
-            reply: Vec::new(),
+            events: Vec::new(),
+            reply: Box::default(),
             bare_turn: 0,
             tries: Tries::new(),
-            reported: [None; 2],
+            reported: None,
         })
     }
 
@@ -447,7 +447,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if reply.len() > limit {
             return Err(CallError::TooLong { limit, got: reply.len() });
         }
-        self.reply = reply.to_vec();
+        self.reply = reply.into();
         Ok(())
     }
 
@@ -499,7 +499,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             self.call_due = None;
             return Ok(Some(len));
         }
-        if let Some((version, frame)) = &self.answer
+        if let Some((version, frame)) = self.answer.as_deref()
             && self.is_on_disk(*version)
         {
             let len = copy(frame, out)?;
@@ -595,16 +595,16 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     /// The next event, unless it depends on a state that has not been written.
     pub fn poll_event(&mut self) -> Option<PairingEvent> {
-        let (version, _) = self.events.front()?;
+        let (version, _) = self.events.first()?;
         if !self.is_on_disk(*version) {
             return None;
         }
-        let event = self.events.pop_front().map(|(_, event)| event);
+        let (_, event) = self.events.remove(0);
         // Mostly there is none.
         if self.events.is_empty() {
             self.events.shrink_to_fit();
         }
-        event
+        Some(event)
     }
 
     // ---- state ----

@@ -10,7 +10,7 @@ use sealway_wire::{
 };
 
 use super::{
-    keys::Statics,
+    keys::Which,
     ratchet::{Chain, Heard, Parties, Psk, check, put_short, take_short},
     session::Session,
 };
@@ -75,7 +75,7 @@ pub(super) enum Called<P: CryptoProvider> {
         /// The seed that was sent is in it.
         seeded: bool,
         /// With which keys of the two ends it was made.
-        statics: Statics,
+        keys: Which,
     },
     /// It is authentic, and another one was answered under its psk.
     Cloned,
@@ -230,8 +230,8 @@ impl<P: CryptoProvider> Answerer<P> {
             self.expect_attempts(vault.provider(), parties);
         }
         let candidates = self.candidates(message.hint);
-        let statics = parties.keys.all();
-        let count = candidates.len() * statics.len();
+        let keys: Vec<Which> = parties.keys.all().map(|(which, _)| which).collect();
+        let count = candidates.len() * keys.len();
         let turn = match candidates.first() {
             Some(Candidate::Attempt(_)) => &mut self.attempt_turn,
             _ => &mut self.turn,
@@ -242,7 +242,7 @@ impl<P: CryptoProvider> Answerer<P> {
         for try_ in 0..count.min(TRIES) {
             let turn = first.wrapping_add(try_) % count;
             let candidate = candidates.get(turn % candidates.len()).copied();
-            let (Some(candidate), Some(statics)) = (candidate, statics.get(turn / candidates.len())) else { break };
+            let (Some(candidate), Some(which)) = (candidate, keys.get(turn / candidates.len())) else { break };
             let of_attempt = match candidate {
                 Candidate::Attempt(attempt) => {
                     Some(Psk::of_attempt(vault.provider(), parties, &self.recovery_secret, attempt))
@@ -250,7 +250,7 @@ impl<P: CryptoProvider> Answerer<P> {
                 Candidate::Ordinary | Candidate::Seeded | Candidate::After(_) => None,
             };
             let Some(psk) = of_attempt.as_ref().or_else(|| self.kept(candidate)) else { continue };
-            match Heard::read(vault, parties, statics, psk, message.noise) {
+            match Heard::read(vault, parties, *which, psk, message.noise) {
                 Ok(heard) => return self.answer(vault, parties, now, (candidate, of_attempt), call, heard, reply),
                 Err(FrameError::Vault(error)) => return Err(FrameError::Vault(error)),
                 Err(error) => refused = Some(error),
@@ -319,7 +319,7 @@ impl<P: CryptoProvider> Answerer<P> {
         let replied = of_attempt.is_none();
         let reply = if replied { reply } else { &[] };
         let psk = of_attempt.as_ref().or_else(|| self.kept(candidate)).ok_or(FrameError::UnknownConnection)?;
-        let statics = heard.statics.clone();
+        let keys = heard.keys;
         let (frame, made) = heard.answer(vault, parties, now, psk, reply)?;
         let confirmed = match candidate {
             // A first message under the psk after an answer counts as a record of its session.
@@ -345,7 +345,7 @@ impl<P: CryptoProvider> Answerer<P> {
             Answered { call, frame: frame.clone(), next: made.next, session: made.session, is_outlived: false };
         self.slot(chain).answered = Some(answered);
         let early = if chain == Chain::Recovery { Vec::new() } else { made.payload };
-        Ok(Called::Answered { frame, early, replied, confirmed, seeded, statics })
+        Ok(Called::Answered { frame, early, replied, confirmed, seeded, keys })
     }
 
     /// How long [`save`](Self::save) makes it.

@@ -6,7 +6,7 @@ use sealway_vault::{CryptoProvider, PublicKey, Secret, Vault};
 use sealway_wire::{Hint, Reader, Timestamp, constrained};
 
 use super::{
-    keys::Statics,
+    keys::{Keys, Which},
     ratchet::{Call, Chain, Parties, Psk},
     session::Session,
 };
@@ -35,7 +35,7 @@ pub(super) struct Caller {
 pub(super) struct Answer<P: CryptoProvider> {
     pub(super) session: Box<Session<P>>,
     pub(super) reply: Vec<u8>,
-    pub(super) statics: Statics,
+    pub(super) keys: Which,
 }
 
 impl Caller {
@@ -48,8 +48,9 @@ impl Caller {
     }
 
     /// The peer's key with which the call was made that is unanswered.
-    pub(super) fn calls_with(&self) -> Option<PublicKey> {
-        self.call.as_ref().map(|call| call.statics.peer)
+    pub(super) fn calls_with(&self, keys: &Keys) -> Option<PublicKey> {
+        let with = self.call.as_ref().and_then(|call| keys.get(call.keys));
+        with.map(|statics| statics.peer)
     }
 
     /// Whether a seed waits for the next call.
@@ -130,7 +131,7 @@ impl Caller {
             Some((_, rescue)) if self.unanswered.is_multiple_of(2) => Some(rescue),
             _ => self.call.as_deref(),
         };
-        call.map(|call| call.frame.as_slice())
+        call.map(|call| &*call.frame)
     }
 
     /// Reads an answer. The first that opens wins, and the other call is forgotten.
@@ -149,19 +150,19 @@ impl Caller {
         {
             is_rescue = rescues;
             let finished = call.finish(vault, parties, now, psk, message.noise);
-            outcome = finished.map(|made| (made, call.statics.clone())).map_err(FrameError::from);
+            outcome = finished.map(|made| (made, call.keys)).map_err(FrameError::from);
             if outcome.is_ok() {
                 break;
             }
         }
-        let (made, statics) = outcome?;
+        let (made, keys) = outcome?;
         // A call for recovery that was not needed serves the next time: its number is used up only by an answer.
         if is_rescue {
             self.rescue = None;
         }
         (self.psk, self.is_seeded) = (made.next, false);
         (self.call, self.unanswered) = (None, 0);
-        Ok(Answer { session: made.session, reply: made.payload, statics })
+        Ok(Answer { session: made.session, reply: made.payload, keys })
     }
 
     /// How long [`save`](Self::save) makes it.

@@ -138,7 +138,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let second = if turn.is_multiple_of(2) || rest.is_empty() { (likely, turn + 1) } else { (rest, turn / 2) };
         let mut tries = [(likely, turn), second];
         // Where a psk has to be tried with several pairs of keys, two a frame, it is one psk for as many frames as that takes.
-        let pairs = self.parties.keys.all().len();
+        let pairs = self.parties.keys.all().count();
         let several = pairs > 1 && self.parties.role == Role::Responder;
         if several {
             let turn = turn / pairs.div_ceil(2);
@@ -185,7 +185,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     ) -> Result<(), FrameError> {
         let Side::Responder(answerer) = &mut self.side else { return Err(FrameError::UnknownConnection) };
         // One at a time, from the call to the end of its write.
-        if self.answer.as_ref().is_some_and(|(version, _)| *version > self.written) {
+        if self.answer.as_ref().is_some_and(|answer| answer.0 > self.written) {
             return Err(FrameError::Throttled);
         }
         if !answerer.hints().any(|hint| hint == message.hint) {
@@ -198,7 +198,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 return Err(FrameError::Throttled);
             }
             self.tries.count(now, Kind::Repeats, source);
-            self.answer = Some((0, frame.to_vec()));
+            self.answer = Some(Box::new((0, frame.to_vec())));
             return Ok(());
         }
         if self.events.len() >= MAX_EVENTS || !self.tries.may(now, Kind::Calls, source) {
@@ -207,24 +207,24 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         self.tries.count(now, Kind::Calls, source);
         let longest = sealway_wire::constrained::HANDSHAKE_OVERHEAD + self.reply.len();
         let fits = source.is_proven || longest <= len;
-        let reply = if fits { self.reply.as_slice() } else { &[] };
+        let reply = if fits { &*self.reply } else { &[] };
         match answerer.handle_call(&self.vault, &self.parties, now, message, reply)? {
-            Called::Answered { frame, early, replied, confirmed, seeded, statics } => {
+            Called::Answered { frame, early, replied, confirmed, seeded, keys } => {
                 if fits && replied {
-                    self.reply = Vec::new();
+                    self.reply = Box::default();
                 }
                 let version = self.changed();
-                self.answer = Some((version, frame));
+                self.answer = Some(Box::new((version, frame)));
                 if let Some(session) = confirmed {
                     self.move_to(now, version, session);
                 }
                 if !early.is_empty() {
-                    self.events.push_back((version, PairingEvent::Early(early)));
+                    self.events.push((version, PairingEvent::Early(early)));
                 }
                 if seeded {
-                    self.events.push_back((version, PairingEvent::Reseeded));
+                    self.events.push((version, PairingEvent::Reseeded));
                 }
-                self.served(statics.own, statics.peer);
+                self.served(keys);
             }
             Called::Cloned => {
                 self.report(now, 0, PairingEvent::CloneSuspected);
@@ -240,11 +240,11 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     /// Reports at most once a minute; what anybody can cause does not keep the other from being told.
     fn report(&mut self, now: Timestamp, kind: usize, event: PairingEvent) {
-        if let Some(reported) = self.reported.get_mut(kind)
+        if let Some(reported) = self.reported.get_or_insert_default().get_mut(kind)
             && reported.is_none_or(|at| now.since(at) >= REPORT_EACH)
         {
             *reported = Some(now);
-            self.events.push_back((0, event));
+            self.events.push((0, event));
         }
     }
 
@@ -257,20 +257,20 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             return Err(FrameError::UnknownConnection);
         }
         self.tries.count(now, Kind::Calls, source);
-        let Answer { session, reply, statics } = caller.handle_answer(&self.vault, &self.parties, now, message)?;
+        let Answer { session, reply, keys } = caller.handle_answer(&self.vault, &self.parties, now, message)?;
         self.call_due = None;
         let version = self.changed();
         let since = version;
         let old = self.current.replace(Current { session, since, reserved: since, confirmed: false });
         (self.start_sent, self.start_is_known) = (None, false);
         // It goes when the peer is known to send on the new one, and some time after.
-        let old = old.map(|old| Previous { session: old.session, until: None });
+        let old = old.map(|old| Box::new(Previous { session: old.session, until: None }));
         self.previous = old.or(self.previous.take());
         self.start_due = true;
         self.telling.begins_anew();
-        self.served(statics.own, statics.peer);
+        self.served(keys);
         if !reply.is_empty() {
-            self.events.push_back((version, PairingEvent::Reply(reply)));
+            self.events.push((version, PairingEvent::Reply(reply)));
         }
         Ok(())
     }
@@ -349,7 +349,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                     if let Some(previous) = &mut self.previous {
                         previous.until = Some(now.after(OVERLAP));
                     }
-                    self.events.push_back((version, PairingEvent::Opened { recovered }));
+                    self.events.push((version, PairingEvent::Opened { recovered }));
                 }
             }
             Of::Previous => {}
@@ -361,9 +361,9 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     fn move_to(&mut self, now: Timestamp, version: u64, session: Box<Session<V::Provider>>) {
         let recovered = session.recovered;
         let old = self.current.replace(Current { session, since: version, reserved: version, confirmed: true });
-        self.previous = old.map(|old| Previous { session: old.session, until: Some(now.after(OVERLAP)) });
+        self.previous = old.map(|old| Box::new(Previous { session: old.session, until: Some(now.after(OVERLAP)) }));
         (self.start_sent, self.start_is_known) = (None, false);
         self.telling.begins_anew();
-        self.events.push_back((version, PairingEvent::Opened { recovered }));
+        self.events.push((version, PairingEvent::Opened { recovered }));
     }
 }

@@ -1,7 +1,7 @@
 //! The channel keys of both ends. Each end may have told of another one: until the other has made a handshake with it, either
 //! serves.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use sealway_vault::{CryptoProvider, DhHandle, PublicKey, Secret, Vault, VaultError};
 use sealway_wire::{DecodeError, Reader, Reason};
@@ -20,22 +20,36 @@ pub(super) struct Statics {
 /// The place of an attestation in the order of those of its identity: event number, generation.
 pub(super) type Rank = (u32, u32);
 
+/// Which of the keys of the two ends: it means the same as long as a call with them is unanswered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Which {
+    /// Our key before the newest.
+    earlier: bool,
+    /// The one that the peer has told of, and made no handshake with.
+    next: bool,
+}
+
 /// What the two ends go by.
 pub(super) struct Keys {
-    /// Our channel key.
-    newest: DhHandle,
-    /// The one before: the peer has made no handshake with the newest.
-    earlier: Option<DhHandle>,
+    /// Our newest key, and that with which the peer has made its last handshake.
+    statics: Statics,
     /// The peer has the newest on its disk.
     is_told: bool,
-    /// With what the peer has made its last handshake.
-    peer: PublicKey,
-    /// What it has told of since.
-    next: Option<PublicKey>,
     /// Of the attestation that the peer has told of last.
     rank: Option<Rank>,
-    /// Each of ours with each of the peer's.
-    statics: Vec<Statics>,
+    /// What serves beside them: mostly nothing.
+    others: Option<Box<Others>>,
+}
+
+/// Keys that serve until a handshake was made with another.
+#[derive(Default)]
+struct Others {
+    /// Our key before the newest: the peer has made no handshake with that.
+    earlier: Option<DhHandle>,
+    /// What the peer has told of since its last handshake.
+    next: Option<PublicKey>,
+    /// All that the keys have in common, but of the newest ones.
+    statics: Vec<(Which, Statics)>,
 }
 
 impl Keys {
@@ -44,77 +58,105 @@ impl Keys {
         (newest, earlier): (DhHandle, Option<DhHandle>),
         peer: PublicKey,
     ) -> Result<Self, VaultError> {
-        let earlier = earlier.filter(|earlier| *earlier != newest);
-        let mut keys = Self { newest, earlier, is_told: false, peer, next: None, rank: None, statics: Vec::new() };
-        keys.agree(vault)?;
+        let statics = Statics { own: newest, peer, shared: vault.dh(&newest, &peer)? };
+        let mut keys = Self { statics, is_told: false, rank: None, others: None };
+        keys.go_by(vault, earlier.filter(|earlier| *earlier != newest), None)?;
         Ok(keys)
     }
 
-    /// Computes what is not known of what the keys have in common, and forgets what does not serve any more.
-    fn agree<V: Vault>(&mut self, vault: &V) -> Result<(), VaultError> {
-        // As many as there are: mostly one.
-        let count = (1 + usize::from(self.earlier.is_some())) * (1 + usize::from(self.next.is_some()));
-        let mut statics = Vec::with_capacity(count);
-        for own in [Some(self.newest), self.earlier].into_iter().flatten() {
-            for peer in [Some(self.peer), self.next].into_iter().flatten() {
-                let known = self.statics.iter().find(|known| known.own == own && known.peer == peer);
-                statics.push(match known {
-                    Some(known) => known.clone(),
+    /// Has these serve beside the newest ones. Computes what is not known of what they have in common, and forgets what does not
+    /// serve any more.
+    fn go_by<V: Vault>(
+        &mut self,
+        vault: &V,
+        earlier: Option<DhHandle>,
+        next: Option<PublicKey>,
+    ) -> Result<(), VaultError> {
+        let (newest, peer) = (self.statics.own, self.statics.peer);
+        let mut statics = Vec::new();
+        for (own, is_earlier) in [(Some(newest), false), (earlier, true)] {
+            for (peer, is_next) in [(Some(peer), false), (next, true)] {
+                let (Some(own), Some(peer), true) = (own, peer, is_earlier || is_next) else { continue };
+                let known = self.all().find(|(_, known)| known.own == own && known.peer == peer);
+                let agreed = match known {
+                    Some((_, known)) => known.clone(),
                     None => Statics { own, peer, shared: vault.dh(&own, &peer)? },
-                });
+                };
+                statics.push((Which { earlier: is_earlier, next: is_next }, agreed));
             }
         }
-        self.statics = statics;
+        statics.shrink_to_fit();
+        let is_any = !statics.is_empty();
+        self.others = is_any.then(|| Box::new(Others { earlier, next, statics }));
         Ok(())
     }
 
     /// Our newest.
     pub(super) const fn newest(&self) -> DhHandle {
-        self.newest
+        self.statics.own
     }
 
     /// The one before, as long as it serves.
-    pub(super) const fn earlier(&self) -> Option<DhHandle> {
-        self.earlier
+    pub(super) fn earlier(&self) -> Option<DhHandle> {
+        self.others.as_ref().and_then(|others| others.earlier)
+    }
+
+    /// What the peer has told of since its last handshake.
+    pub(super) fn next(&self) -> Option<PublicKey> {
+        self.others.as_ref().and_then(|others| others.next)
     }
 
     /// Whether the peer is to be told of our newest.
-    pub(super) const fn is_to_be_told(&self) -> bool {
-        self.earlier.is_some() && !self.is_told
+    pub(super) fn is_to_be_told(&self) -> bool {
+        self.earlier().is_some() && !self.is_told
     }
 
     /// With which a call is made: of ours what the peer is known to have, of the peer's the newest.
-    pub(super) fn for_calls(&self) -> Option<&Statics> {
-        let own = self.earlier.filter(|_| !self.is_told).unwrap_or(self.newest);
-        let peer = self.next.unwrap_or(self.peer);
-        self.statics.iter().find(|statics| statics.own == own && statics.peer == peer)
+    pub(super) fn for_calls(&self) -> Which {
+        Which { earlier: self.is_to_be_told(), next: self.next().is_some() }
     }
 
     /// Whether another handshake would be made with a key that both ends have, and have used in none.
-    pub(super) const fn wait_for_call(&self) -> bool {
-        self.next.is_some() || self.earlier.is_some() && self.is_told
+    pub(super) fn wait_for_call(&self) -> bool {
+        self.next().is_some() || self.earlier().is_some() && self.is_told
     }
 
     /// With which a call may have been made.
-    pub(super) fn all(&self) -> &[Statics] {
-        &self.statics
+    pub(super) fn all(&self) -> impl Iterator<Item = (Which, &Statics)> {
+        let others = self.others.iter().flat_map(|others| &others.statics);
+        core::iter::once((Which::default(), &self.statics)).chain(others.map(|(which, statics)| (*which, statics)))
+    }
+
+    /// These, as long as they serve.
+    pub(super) fn get(&self, which: Which) -> Option<&Statics> {
+        self.all().find(|(known, _)| *known == which).map(|(_, statics)| statics)
     }
 
     /// A handshake was made with these: what came before them has served. `true`: that changes something.
-    pub(super) fn served(&mut self, own: DhHandle, peer: PublicKey) -> bool {
-        let (before, had) = (self.earlier, self.next);
-        if own == self.newest {
-            (self.earlier, self.is_told) = (None, false);
+    pub(super) fn served(&mut self, which: Which) -> bool {
+        let earlier = self.earlier().filter(|_| which.earlier);
+        let next = self.next().filter(|_| !which.next);
+        let changes = (self.earlier(), self.next()) != (earlier, next);
+        if !changes {
+            return false;
         }
-        if self.next == Some(peer) {
-            (self.peer, self.next) = (peer, None);
+        self.is_told &= which.earlier;
+        let newest = Which { earlier: false, next: which.next };
+        let statics = self.get(newest).cloned();
+        let mut others = self.others.take();
+        if let Some(others) = &mut others {
+            // What is left has the same places as before, but that the peer's next is now its own.
+            others.statics.retain(|(known, _)| {
+                (known.earlier, known.next) != (false, which.next) && (earlier.is_some() || !known.earlier)
+            });
+            others.statics.retain(|(known, _)| known.next == which.next || next.is_some());
+            others.statics.iter_mut().for_each(|(known, _)| known.next &= !which.next);
+            others.statics.shrink_to_fit();
+            (others.earlier, others.next) = (earlier, next);
         }
-        let (newest, earlier, peer, next) = (self.newest, self.earlier, self.peer, self.next);
-        self.statics.retain(|statics| {
-            [Some(newest), earlier].contains(&Some(statics.own)) && [Some(peer), next].contains(&Some(statics.peer))
-        });
-        self.statics.shrink_to_fit();
-        (self.earlier, self.next) != (before, had)
+        self.others = others.filter(|others| !others.statics.is_empty());
+        self.statics = statics.unwrap_or_else(|| self.statics.clone());
+        true
     }
 
     /// The peer has our newest on its disk. `true`: that changes something.
@@ -126,16 +168,15 @@ impl Keys {
 
     /// The peer will make handshakes with `key`, or with the one that it has used until then.
     pub(super) fn expect<V: Vault>(&mut self, vault: &V, key: PublicKey, rank: Rank) -> Result<(), VaultError> {
-        let (had, rank_before) = (self.next, self.rank);
-        self.next = (key != self.peer).then_some(key);
-        self.rank = Some(rank);
         // A key with which nothing can be agreed is none.
-        self.agree(vault).inspect_err(|_| (self.next, self.rank) = (had, rank_before))
+        self.go_by(vault, self.earlier(), (key != self.statics.peer).then_some(key))?;
+        self.rank = Some(rank);
+        Ok(())
     }
 
     /// With what the peer has made its last handshake.
     pub(super) const fn peer(&self) -> PublicKey {
-        self.peer
+        self.statics.peer
     }
 
     pub(super) const fn rank(&self) -> Option<Rank> {
@@ -143,37 +184,36 @@ impl Keys {
     }
 
     /// Whether there is anything to be kept beside what a pairing is made of.
-    pub(super) const fn is_kept(&self) -> bool {
-        self.earlier.is_some() || self.rank.is_some()
+    pub(super) fn is_kept(&self) -> bool {
+        self.earlier().is_some() || self.rank.is_some()
     }
 
     /// How long [`save`](Self::save) makes it.
     pub(super) fn saved_len(&self) -> usize {
         let rank = if self.rank.is_some() { 8 + 32 } else { 0 };
-        1 + rank + if self.next.is_some() { 32 } else { 0 } + if self.earlier.is_some() { 4 } else { 0 }
+        1 + rank + if self.next().is_some() { 32 } else { 0 } + if self.earlier().is_some() { 4 } else { 0 }
     }
 
     /// `flags 1 | [ check of our earlier key 4 ] [ event 4 | generation 4 | peer's key 32 ] [ peer's next key 32 ]`.
     pub(super) fn save(&self, provider: &impl CryptoProvider, out: &mut Vec<u8>) {
-        let flags = [self.earlier.is_some(), self.is_told, self.rank.is_some(), self.next.is_some()];
+        let flags = [self.earlier().is_some(), self.is_told, self.rank.is_some(), self.next().is_some()];
         out.push(flags.iter().rev().fold(0, |octet, flag| octet << 1 | u8::from(*flag)));
-        if let Some(earlier) = &self.earlier {
+        if let Some(earlier) = self.earlier() {
             out.extend_from_slice(&check::<_, 4>(provider, &[&earlier.0]));
         }
         if let Some((event, generation)) = self.rank {
             out.extend_from_slice(&event.to_be_bytes());
             out.extend_from_slice(&generation.to_be_bytes());
-            out.extend_from_slice(&self.peer);
+            out.extend_from_slice(&self.statics.peer);
         }
-        if let Some(next) = &self.next {
-            out.extend_from_slice(next);
+        if let Some(next) = self.next() {
+            out.extend_from_slice(&next);
         }
     }
 
     /// We have had no other key than the newest since this pairing was made, or the peer has made a handshake with it.
     pub(super) fn settle<V: Vault>(&mut self, vault: &V) -> Result<(), VaultError> {
-        self.earlier = None;
-        self.agree(vault)
+        self.go_by(vault, None, self.next())
     }
 
     /// Takes back what [`save`](Self::save) wrote, under our newest key or, if `has_rotated` since, under the one before.
@@ -187,22 +227,25 @@ impl Keys {
         if flags > 0xf {
             return Err(DecodeError::new("key flags", Reason::Unknown { value: flags.into() }).into());
         }
+        let mut earlier = self.earlier();
         if flags & 1 == 0 {
-            self.earlier = self.earlier.filter(|_| has_rotated);
+            earlier = earlier.filter(|_| has_rotated);
         } else {
             let known: [u8; 4] = reader.array("earlier key")?;
-            let earlier = self.earlier.filter(|earlier| check(vault.provider(), &[&earlier.0]) == known);
-            self.earlier = Some(earlier.ok_or(StateError::EarlierKey)?);
+            earlier = earlier.filter(|earlier| check(vault.provider(), &[&earlier.0]) == known);
+            earlier.ok_or(StateError::EarlierKey)?;
         }
         self.is_told = flags & 2 != 0;
         if flags & 4 != 0 {
             let number = |octets| u32::from_be_bytes(octets);
             self.rank = Some((number(reader.array("peer's event")?), number(reader.array("peer's generation")?)));
-            self.peer = reader.array("peer's key")?;
+            let peer = reader.array("peer's key")?;
+            if peer != self.statics.peer {
+                let own = self.statics.own;
+                (self.statics, self.others) = (Statics { own, peer, shared: vault.dh(&own, &peer)? }, None);
+            }
         }
-        if flags & 8 != 0 {
-            self.next = Some(reader.array("peer's next key")?);
-        }
-        Ok(self.agree(vault)?)
+        let next = if flags & 8 != 0 { Some(reader.array("peer's next key")?) } else { None };
+        Ok(self.go_by(vault, earlier, next)?)
     }
 }

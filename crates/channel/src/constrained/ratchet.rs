@@ -15,7 +15,7 @@ use sealway_wire::{
 use zeroize::Zeroizing;
 
 use super::{
-    keys::{Keys, Statics},
+    keys::{Keys, Which},
     session::{Counters, DOMAIN, Session},
 };
 use crate::{FrameError, HandshakeError, Role, StateError, noise, schedule::SessionKey};
@@ -52,11 +52,12 @@ impl Parties {
     fn handshake<V: Vault + Clone + 'static>(
         &self,
         vault: &V,
-        statics: &Statics,
+        keys: Which,
         psk: &Psk,
         ephemeral: Secret<32>,
         ephemeral_static: Option<Secret<32>>,
     ) -> Result<noise::Handshake<V>, HandshakeError> {
+        let statics = self.keys.get(keys).ok_or(HandshakeError::Noise)?;
         let setup = noise::Setup {
             pattern: noise::C1,
             role: self.role,
@@ -146,13 +147,13 @@ pub(super) struct Made<P: CryptoProvider> {
 /// hours, and is some kilobytes.
 pub(super) struct Call {
     /// C1.1.
-    pub(super) frame: Vec<u8>,
+    pub(super) frame: Box<[u8]>,
     seed: Secret<32>,
     /// Diffie-Hellman of e with the peer's static key, so that a forged answer has it computed no second time.
     ephemeral_static: Secret<32>,
-    payload: Zeroizing<Vec<u8>>,
+    payload: Zeroizing<Box<[u8]>>,
     /// With which keys of the two ends it is made.
-    pub(super) statics: Statics,
+    pub(super) keys: Which,
     /// It was written before the last start.
     restored: bool,
 }
@@ -166,25 +167,26 @@ impl Call {
         payload: Vec<u8>,
     ) -> Result<Self, FrameError> {
         let seed = vault.provider().random_secret()?;
-        let statics = parties.keys.for_calls().ok_or(FrameError::UnknownConnection)?;
-        Ok(Self::write(vault, parties, statics, psk, seed, payload, false)?)
+        Ok(Self::write(vault, parties, parties.keys.for_calls(), psk, seed, payload, false)?)
     }
 
     fn write<V: Vault + Clone + 'static>(
         vault: &V,
         parties: &Parties,
-        statics: &Statics,
+        keys: Which,
         psk: &Psk,
         seed: Secret<32>,
         payload: Vec<u8>,
         restored: bool,
     ) -> Result<Self, HandshakeError> {
         let ephemeral = vault.provider().load_dh(&seed);
-        let ephemeral_static = ephemeral.agree(&statics.peer).map_err(|_| HandshakeError::Noise)?;
-        let (payload, statics) = (payload.into(), statics.clone());
-        let mut call = Self { frame: Vec::new(), seed, ephemeral_static, payload, statics, restored };
+        let peer = parties.keys.get(keys).ok_or(HandshakeError::Noise)?.peer;
+        let ephemeral_static = ephemeral.agree(&peer).map_err(|_| HandshakeError::Noise)?;
+        let payload = payload.into_boxed_slice().into();
+        let mut call = Self { frame: Box::default(), seed, ephemeral_static, payload, keys, restored };
         let (_, message) = call.begin(vault, parties, psk)?;
-        call.frame = encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
+        let frame = encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
+        call.frame = frame.into_boxed_slice();
         Ok(call)
     }
 
@@ -196,7 +198,7 @@ impl Call {
         psk: &Psk,
     ) -> Result<(noise::Handshake<V>, Vec<u8>), HandshakeError> {
         let known = Some(self.ephemeral_static.clone());
-        let mut noise = parties.handshake(vault, &self.statics, psk, self.seed.clone(), known)?;
+        let mut noise = parties.handshake(vault, self.keys, psk, self.seed.clone(), known)?;
         let mut message = vec![0; NOISE_OVERHEAD + self.payload.len()];
         noise.write_message(&self.payload, &mut message)?;
         Ok((noise, message))
@@ -240,8 +242,8 @@ impl Call {
         let seed = Secret::new(reader.array("call seed")?);
         let payload = take_short(reader, "call payload")?.to_vec();
         let expected: [u8; 4] = reader.array("call check")?;
-        for statics in parties.keys.all() {
-            let call = Self::write(vault, parties, statics, psk, seed.clone(), payload.clone(), true);
+        for (keys, _) in parties.keys.all() {
+            let call = Self::write(vault, parties, keys, psk, seed.clone(), payload.clone(), true);
             let call = call.map_err(|_| StateError::Rejected)?;
             if check(vault.provider(), &[&call.frame]) == expected {
                 return Ok(call);
@@ -256,23 +258,23 @@ pub(super) struct Heard<V: Vault + Clone + 'static> {
     noise: noise::Handshake<V>,
     pub(super) payload: Vec<u8>,
     /// With which keys of the two ends it was made.
-    pub(super) statics: Statics,
+    pub(super) keys: Which,
 }
 
 impl<V: Vault + Clone + 'static> Heard<V> {
     pub(super) fn read(
         vault: &V,
         parties: &Parties,
-        statics: &Statics,
+        keys: Which,
         psk: &Psk,
         message: &[u8],
     ) -> Result<Self, FrameError> {
         let ephemeral = vault.provider().random_secret()?;
-        let mut noise = parties.handshake(vault, statics, psk, ephemeral, None)?;
+        let mut noise = parties.handshake(vault, keys, psk, ephemeral, None)?;
         let mut payload = vec![0; message.len()];
         let len = noise.read_message(message, &mut payload).map_err(HandshakeError::from)?;
         payload.truncate(len);
-        Ok(Self { noise, payload, statics: statics.clone() })
+        Ok(Self { noise, payload, keys })
     }
 
     /// The only second message under `psk`, and what the handshake has made.

@@ -11,7 +11,7 @@ use sealway_wire::{
     pairing::{ROTATE_PART, Rotate, Seed},
 };
 
-use super::{Pairing, PairingEvent, Side};
+use super::{Pairing, PairingEvent, Side, keys::Which};
 use crate::{RenewalError, SendError, lane::Plaintext};
 
 /// Parts of a ROTATE that are sent at once: for each sign of life of the peer, and each time that what is unanswered is sent again.
@@ -34,9 +34,9 @@ pub(super) struct Telling {
     /// What the peer tells of its key.
     heard: Option<Box<Heard>>,
     /// The version of the state that has this key of the peer's: it is told so.
-    kept: Option<(u64, PublicKey)>,
+    kept: Option<Box<(u64, PublicKey)>>,
     /// The own key that has served, and the version of the state that knows it.
-    released: Option<(u64, DhHandle)>,
+    released: Option<Box<(u64, DhHandle)>>,
 }
 
 /// Counters of records, and what went in them: the latest so many.
@@ -202,17 +202,19 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     #[must_use]
     pub fn earlier_key(&self) -> Option<DhHandle> {
         // After a power cut before that is written the state would want it.
-        let released = self.telling.released.filter(|(version, _)| !self.is_on_disk(*version));
-        self.parties.keys.earlier().or(released.map(|(_, key)| key))
+        let released = self.telling.released.as_deref().filter(|(version, _)| !self.is_on_disk(*version));
+        self.parties.keys.earlier().or(released.map(|(_, key)| *key))
     }
 
     /// A handshake was made with these keys.
-    pub(super) fn served(&mut self, own: DhHandle, peer: PublicKey) {
+    pub(super) fn served(&mut self, keys: Which) {
         let before = self.parties.keys.earlier();
-        if self.parties.keys.served(own, peer) {
+        if self.parties.keys.served(keys) {
             self.keys_changed();
             let released = before.filter(|_| self.parties.keys.earlier().is_none());
-            self.telling.released = released.map(|key| (self.version, key)).or(self.telling.released);
+            if let Some(released) = released {
+                self.telling.released = Some(Box::new((self.version, released)));
+            }
         }
     }
 
@@ -237,14 +239,22 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         }
         // The call that is on the disk could not be made again, nor its answer read.
         if let Side::Initiator(caller) = &self.side
-            && let Some(with) = caller.calls_with()
+            && let Some(with) = caller.calls_with(&self.parties.keys)
             && ![self.parties.keys.peer(), attestation.channel_key].contains(&with)
         {
             return Err(RenewalError::UnderWay);
         }
+        let before = self.parties.keys.next();
         let expected = self.parties.keys.expect(&self.vault, attestation.channel_key, attestation.rank());
         expected.map_err(RenewalError::Vault)?;
-        self.telling.kept = Some((self.changed(), attestation.channel_key));
+        // A call for recovery may have been made with what served before.
+        if before.is_some()
+            && before != self.parties.keys.next()
+            && let Side::Initiator(caller) = &mut self.side
+        {
+            caller.renew_recovery();
+        }
+        self.telling.kept = Some(Box::new((self.changed(), attestation.channel_key)));
         Ok(())
     }
 
@@ -273,7 +283,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             self.telling.heard = None;
             // Until it was looked at it is told again.
             if !self.events.iter().any(|(_, event)| matches!(event, PairingEvent::Rotation(_))) {
-                self.events.push_back((0, PairingEvent::Rotation(payload)));
+                self.events.push((0, PairingEvent::Rotation(payload)));
             }
         }
         true
@@ -320,13 +330,13 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if !self.may_seal() || !self.current.as_ref().is_some_and(|current| current.confirmed) {
             return Ok(None);
         }
-        if let Some((version, key)) = self.telling.kept
+        if let Some((version, key)) = self.telling.kept.as_deref().copied()
             && self.is_on_disk(version)
         {
             let content = Content::Rotate(Rotate::kept(&key));
             let sealed = self.seal_plaintext(Lane::Live, Plaintext::Typed(&content), out);
             let sent = or_later(sealed.map(|sealed| sealed.len))?;
-            self.telling.kept = self.telling.kept.filter(|_| sent.is_none());
+            self.telling.kept.take_if(|_| sent.is_some());
             return Ok(sent);
         }
         // A seed is on the disk before anybody knows it.

@@ -143,7 +143,7 @@ pub(super) struct Session<P: CryptoProvider> {
     /// The chains of the session itself, or, after a restart, of an incarnation drawn since. Where counters are reserved the
     /// live lane goes on under its own chain, and the stored one has ended.
     send: Option<Sending<P>>,
-    reserved: Option<Reserved>,
+    reserved: Option<Box<Reserved>>,
     receive: Receiving<P>,
     /// Restarts of the peer; those that have been heard live come last, the newest at the end.
     incarnations: Vec<(ShortIncarnation, Receiving<P>)>,
@@ -194,7 +194,7 @@ impl<P: CryptoProvider> Session<P> {
             forgeries: 0,
             restarts: 0,
             send: (counters != Counters::OfIncarnation).then_some(send),
-            reserved: is_reserved.then(|| Reserved::new(0, BLOCK, MAX_CONSTRAINED)),
+            reserved: is_reserved.then(|| Box::new(Reserved::new(0, BLOCK, MAX_CONSTRAINED))),
             receive: Receiving::new(ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?)),
             secrets,
             incarnations: Vec::new(),
@@ -266,7 +266,7 @@ impl<P: CryptoProvider> Session<P> {
 
     /// The state that is being written reserves what was asked for; now it is on disk.
     pub(super) fn grant(&mut self) {
-        self.reserved.iter_mut().for_each(Reserved::grant);
+        self.reserved.iter_mut().for_each(|reserved| reserved.grant());
     }
 
     /// Asks for another block of counters, if few are left. `true`: there is one more to be written down.
@@ -458,7 +458,7 @@ impl<P: CryptoProvider> Session<P> {
             }
             let live = SendLane::resume(provider, Lane::Live, (chain, epoch), from);
             session.send = Some(Sending { live, stored: StoredSending::Ended });
-            session.reserved = Some(Reserved::new(from.into(), BLOCK, MAX_CONSTRAINED));
+            session.reserved = Some(Box::new(Reserved::new(from.into(), BLOCK, MAX_CONSTRAINED)));
         }
         for _ in 0..reader.u8("incarnations")? {
             let incarnation = ShortIncarnation(reader.array("incarnation")?);

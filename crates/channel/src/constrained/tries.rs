@@ -1,7 +1,7 @@
 //! How much a source may try: 64 at once, and 64 a minute. Sources that can be forged share sixteen times as much, for
 //! whoever forges one can forge many.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 use core::time::Duration;
 
 use sealway_wire::Timestamp;
@@ -28,8 +28,15 @@ pub(super) enum Kind {
 pub(super) struct Tries {
     /// Until when what a source has tried is paid off.
     spent: Vec<(Kind, Source, Timestamp)>,
-    /// The same, of all sources that can be forged.
-    claimed: [Timestamp; 3],
+    /// Where there are sources that can be forged.
+    claimed: Option<Box<Claimed>>,
+}
+
+/// What sources that can be forged have in common.
+#[derive(Default)]
+struct Claimed {
+    /// Until when what all of them have tried is paid off, of each kind.
+    spent: [Timestamp; 3],
     /// Where a frame has come from last that was authentic: it has no part in what the others share.
     genuine: Option<Source>,
 }
@@ -39,21 +46,25 @@ const SHARE: u32 = 16;
 
 impl Tries {
     pub(super) const fn new() -> Self {
-        Self { spent: Vec::new(), claimed: [Timestamp::from_micros(0); 3], genuine: None }
+        Self { spent: Vec::new(), claimed: None }
     }
 
     /// Whether `source` may try once more.
     pub(super) fn may(&self, now: Timestamp, kind: Kind, source: Source) -> bool {
         let spent = self.spent.iter().find(|(of, known, _)| (*of, *known) == (kind, source));
         let of_source = spent.is_none_or(|(_, _, until)| until.since(now) <= EACH * (BURST - 1));
-        let claimed = self.claimed.get(kind as usize).copied().unwrap_or(now);
-        let of_claimed = source.is_proven || self.genuine == Some(source) || claimed.since(now) <= EACH * (BURST - 1);
+        let of_claimed = self.claimed.as_ref().filter(|_| !source.is_proven).is_none_or(|claimed| {
+            let spent = claimed.spent.get(kind as usize).copied().unwrap_or(now);
+            claimed.genuine == Some(source) || spent.since(now) <= EACH * (BURST - 1)
+        });
         of_source && of_claimed
     }
 
     /// An authentic frame has come from there.
     pub(super) fn is_genuine(&mut self, source: Source) {
-        self.genuine = Some(source);
+        if !source.is_proven {
+            self.claimed.get_or_insert_default().genuine = Some(source);
+        }
         // It pays for one that was damaged on the way: a link that is busy loses more to noise than an idle one.
         let each = u64::try_from(EACH.as_micros()).unwrap_or(0);
         let spent = self.spent.iter_mut().filter(|(kind, known, _)| *kind != Kind::Repeats && *known == source);
@@ -80,11 +91,14 @@ impl Tries {
         if let Some((.., until)) = self.spent.get_mut(index) {
             *until = (*until).max(now).after(EACH);
         }
-        if !source.is_proven
-            && self.genuine != Some(source)
-            && let Some(claimed) = self.claimed.get_mut(kind as usize)
+        if source.is_proven {
+            return;
+        }
+        let claimed = self.claimed.get_or_insert_default();
+        if claimed.genuine != Some(source)
+            && let Some(spent) = claimed.spent.get_mut(kind as usize)
         {
-            *claimed = (*claimed).max(now).after(EACH / SHARE);
+            *spent = (*spent).max(now).after(EACH / SHARE);
         }
     }
 }

@@ -380,6 +380,17 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         matches!(&self.side, Side::Initiator(caller) if caller.is_calling())
     }
 
+    /// How long frames a link has to carry for handshakes, at least 51: our unanswered call is sent in the same octets, or not at
+    /// all, and so is what goes with the next answer.
+    #[must_use]
+    pub fn handshake_len(&self) -> usize {
+        let overhead = sealway_wire::constrained::HANDSHAKE_OVERHEAD;
+        match &self.side {
+            Side::Initiator(caller) => caller.call_len().unwrap_or(overhead),
+            Side::Responder(_) => overhead + self.reply.len(),
+        }
+    }
+
     /// Records sealed under the present session since the last one of the peer that opened, as far as is known.
     #[must_use]
     pub fn unanswered(&self) -> u32 {

@@ -120,14 +120,47 @@ impl DatagramQueue {
 /// longer than what the link carries at once goes in fragments, and is lost with any of them.
 pub struct Datagrams {
     shared: Arc<Shared>,
-    taken: Frames,
+    taken: Taken,
+}
+
+/// What a handle has fetched from a queue and not handed over.
+pub(crate) struct Taken {
+    frames: Frames,
     /// The next of them to be handed over.
     next: usize,
 }
 
+impl Taken {
+    pub(crate) const fn new() -> Self {
+        Self { frames: Frames::new(), next: 0 }
+    }
+
+    /// The next one, also of what comes later. `None`: the queue has ended.
+    pub(crate) async fn next(&mut self, queue: &DatagramQueue) -> Option<&[u8]> {
+        let Self { frames, next } = self;
+        if *next == frames.len() {
+            frames.clear();
+            *next = 0;
+            let is_ended = queue.wait_for(|| match queue.take(frames) {
+                true => Some(false),
+                false => queue.is_ended().then_some(true),
+            });
+            if is_ended.await {
+                return None;
+            }
+        } else {
+            // Who takes many does not keep the others of its thread from their turn.
+            tokio::task::consume_budget().await;
+        }
+        let datagram = frames.get(*next);
+        *next += 1;
+        datagram
+    }
+}
+
 impl Datagrams {
     pub(crate) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, taken: Frames::new(), next: 0 }
+        Self { shared, taken: Taken::new() }
     }
 
     /// The peer's identity.
@@ -188,25 +221,7 @@ impl Datagrams {
     ///
     /// Cancel-safe. What a handle has fetched and not handed over is lost when it is dropped.
     pub async fn recv(&mut self) -> Option<&[u8]> {
-        let Self { shared, taken, next } = self;
-        if *next == taken.len() {
-            taken.clear();
-            *next = 0;
-            let queue = &shared.datagrams_in;
-            let is_ended = queue.wait_for(|| match queue.take(taken) {
-                true => Some(false),
-                false => queue.is_ended().then_some(true),
-            });
-            if is_ended.await {
-                return None;
-            }
-        } else {
-            // Who takes many does not keep the others of its thread from their turn.
-            tokio::task::consume_budget().await;
-        }
-        let datagram = taken.get(*next);
-        *next += 1;
-        datagram
+        self.taken.next(&self.shared.datagrams_in).await
     }
 }
 

@@ -11,7 +11,7 @@ use sealway_wire::{BoxName, IdentityId, MessageId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
-    Builder, Datagrams, Hop, Keys, NodeError, PairedPeer, Receipt, Statistics, Stream,
+    Builder, Datagrams, HandshakePayloads, Hop, Keys, NodeError, PairedPeer, Receipt, Statistics, Stream,
     shared::{Queue, Shared},
 };
 
@@ -69,6 +69,11 @@ pub(crate) enum Command {
     Reseed {
         peer: IdentityId,
         reply: Reply<bool>,
+    },
+    SetPayload {
+        peer: IdentityId,
+        octets: Vec<u8>,
+        reply: Reply<()>,
     },
     EarlierKey {
         peer: IdentityId,
@@ -342,7 +347,10 @@ impl fmt::Debug for Node {
     }
 }
 
-async fn ask<T>(commands: &mpsc::Sender<Command>, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NodeError> {
+pub(crate) async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Result<T, NodeError> {
     let (reply, answer) = oneshot::channel();
     commands.send(command(reply)).await.map_err(|_| NodeError::Closed)?;
     answer.await.map_err(|_| NodeError::Closed)?
@@ -427,6 +435,12 @@ impl Channel {
     #[must_use]
     pub fn datagrams(&self) -> Datagrams {
         Datagrams::new(self.shared.clone())
+    }
+
+    /// A handle for what goes with handshakes, where the peer is one of the constrained profile.
+    #[must_use]
+    pub fn handshake_payloads(&self) -> HandshakePayloads {
+        HandshakePayloads::new(self.shared.clone())
     }
 
     /// The peer's identity.

@@ -16,19 +16,28 @@ pub struct PairedPeer {
     pub(crate) keys: PairingKeys,
     pub(crate) link: Box<dyn FrameLink>,
     pub(crate) rhythm: Option<Rhythm>,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl PairedPeer {
     /// A peer that can be spoken to at any time. The link's frames have to take 51 octets.
     #[must_use]
     pub const fn new(keys: PairingKeys, link: Box<dyn FrameLink>) -> Self {
-        Self { keys, link, rhythm: None }
+        Self { keys, link, rhythm: None, payload: Vec::new() }
     }
 
     /// The side that calls sleeps, but for its rhythm.
     #[must_use]
     pub const fn with_rhythm(mut self, rhythm: Rhythm) -> Self {
         self.rhythm = Some(rhythm);
+        self
+    }
+
+    /// Has these octets go with the next call, on the side that calls, or with the next answer
+    /// ([`HandshakePayloads`](crate::HandshakePayloads)): at most 192, and what the link's frames leave beside 51.
+    #[must_use]
+    pub fn with_payload(mut self, octets: Vec<u8>) -> Self {
+        self.payload = octets;
         self
     }
 }

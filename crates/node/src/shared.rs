@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     incoming: Mutex<Incoming>,
     pub(crate) datagrams_out: DatagramQueue,
     pub(crate) datagrams_in: DatagramQueue,
+    /// What has come with handshakes.
+    pub(crate) payloads_in: DatagramQueue,
     /// Room in the outbox: each message holds its part until it is committed.
     room: Arc<Semaphore>,
     /// The driver was told to look after the peer, and has not begun.
@@ -185,6 +187,7 @@ impl Shared {
             incoming: Mutex::new(Incoming { inbox: Inbox::new(peer), committed: Vec::new(), is_closed: false }),
             datagrams_out: DatagramQueue::new(),
             datagrams_in: DatagramQueue::new(),
+            payloads_in: DatagramQueue::new(),
             room: Arc::new(Semaphore::new(OUTBOX_UNITS as usize)),
             is_told: AtomicBool::new(false),
             has_met: AtomicBool::new(false),
@@ -370,6 +373,7 @@ impl Shared {
         self.close();
         self.datagrams_out.end();
         self.datagrams_in.end();
+        self.payloads_in.end();
         // In this order: what is given up must not look like what was committed.
         self.room.close();
         self.outgoing().pending.clear();

@@ -461,3 +461,64 @@ async fn nodes_go_on_under_their_session_where_the_store_has_no_copies() {
     }
     assert_eq!((handshakes, sent), (1, 8));
 }
+
+/// A reading goes with the call of a device, and a setting with the answer: each once, and each says how far it can be trusted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn something_goes_with_a_handshake_and_its_answer() {
+    let scene = Scene::new(Faults::default(), 70);
+    let nodes = [scene.node(0).await, scene.node(1).await];
+    let [left, right] = radio(222);
+    let service = nodes[1].pair(scene.peer(1, right).with_payload(b"each 10 min".to_vec())).await.unwrap();
+    let device = nodes[0].pair(scene.peer(0, left).with_payload(b"12.5 degrees".to_vec())).await.unwrap();
+    let (mut calls, mut answers) = (service.handshake_payloads(), device.handshake_payloads());
+    let reading = calls.recv().await.unwrap();
+    assert_eq!((reading.octets(), reading.is_early()), (b"12.5 degrees".as_slice(), true));
+    let setting = answers.recv().await.unwrap();
+    assert_eq!((setting.octets(), setting.is_early()), (b"each 10 min".as_slice(), false));
+    let mut channels = [device, service];
+    exchange(&mut channels, 5).await;
+    // What frames of 222 octets leave beside 51.
+    let refused = calls.set(&[0; 172]).await;
+    assert!(matches!(refused, Err(NodeError::TooLong { limit: 171, got: 172 })), "{refused:?}");
+    calls.set(&[0; 171]).await.unwrap();
+    // A link whose frames do not take it is refused, and the other goes on.
+    let [_, short] = radio(MTU);
+    let refused = nodes[1].relink(scene.machines[0].owner.id(), short).await;
+    assert!(matches!(refused, Err(NodeError::Mtu { needed: 222, got: 51 })), "{refused:?}");
+    exchange(&mut channels, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_under_way_is_not_left_behind_by_a_link_with_shorter_frames() {
+    let scene = Scene::new(Faults::default(), 80);
+    let node = scene.node(0).await;
+    let [long, _silence] = radio(222);
+    let [short, _] = radio(MTU);
+    let refused = node.pair(scene.peer(0, short).with_payload(vec![7])).await;
+    assert!(matches!(refused, Err(NodeError::TooLong { limit: 0, got: 1 })), "{refused:?}");
+    let device = node.pair(scene.peer(0, long).with_payload(b"12.5".to_vec())).await.unwrap();
+    // The call is written down with what goes with it.
+    let peer = scene.machines[1].owner.id();
+    let [short, _] = radio(MTU);
+    let refused = node.relink(peer, short).await;
+    assert!(matches!(refused, Err(NodeError::Mtu { needed: 55, got: MTU })), "{refused:?}");
+    drop(device);
+    node.shutdown().await;
+    let node = scene.node(0).await;
+    let [short, _] = radio(MTU);
+    let refused = node.pair(scene.peer(0, short)).await;
+    assert!(matches!(refused, Err(NodeError::Mtu { needed: 55, got: MTU })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn payloads_are_for_paired_peers() {
+    let (server, client) = (Machine::new(), Machine::new());
+    let node = client.builder().start().await.unwrap();
+    let card = server.card_at("tcp://127.0.0.1:1");
+    let channel = node.open(&card, sealway_identity::Policy::only(&card)).await.unwrap();
+    let mut payloads = channel.handshake_payloads();
+    assert!(matches!(payloads.set(b"x").await, Err(NodeError::NotPaired)));
+    node.shutdown().await;
+    assert!(matches!(payloads.set(b"x").await, Err(NodeError::Closed)));
+    assert_eq!(payloads.recv().await, None);
+}

@@ -43,8 +43,8 @@ pub use sealway_identity::{Card, CardParts, IdentityError, Policy, RecoveryKey, 
 pub use sealway_link::{FrameLink, LinkError, Transport};
 pub use sealway_node::danger;
 pub use sealway_node::{
-    Builder, Channel, Datagrams, Hop, HopState, Keys, Kind, MAX_MESSAGE, Message, Node, NodeError, PairedPeer,
-    Progress, Receipt, RelayConfig, Rhythm, SendOptions, Statistic, Statistics, Stream,
+    Builder, Channel, Datagrams, HandshakePayload, HandshakePayloads, Hop, HopState, Keys, Kind, MAX_MESSAGE, Message,
+    Node, NodeError, PairedPeer, Progress, Receipt, RelayConfig, Rhythm, SendOptions, Statistic, Statistics, Stream,
 };
 #[cfg(feature = "recorder")]
 pub use sealway_recorder::Recorder;

@@ -47,6 +47,11 @@ impl Caller {
         self.call.is_some()
     }
 
+    /// The length of the call that is unanswered.
+    pub(super) fn call_len(&self) -> Option<usize> {
+        self.call.as_ref().map(|call| call.frame.len())
+    }
+
     /// The peer's key with which the call was made that is unanswered.
     pub(super) fn calls_with(&self, keys: &Keys) -> Option<PublicKey> {
         let with = self.call.as_ref().and_then(|call| keys.get(call.keys));

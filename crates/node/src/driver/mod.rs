@@ -514,6 +514,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             Command::Reseed { peer, reply } => {
                 let _ = reply.send(self.reseed(now, peer));
             }
+            Command::SetPayload { peer, octets, reply } => {
+                let _ = reply.send(self.set_payload(peer, octets));
+            }
             Command::EarlierKey { peer, reply } => {
                 let _ = reply.send(self.earlier_key(peer));
             }

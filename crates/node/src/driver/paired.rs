@@ -15,7 +15,7 @@ use sealway_routing::{Batch, Table};
 use sealway_vault::{CryptoProvider, DhHandle, Vault};
 use sealway_wire::{
     IdentityId, Instance, Lane, Reader, Timestamp,
-    constrained::{HANDSHAKE_OVERHEAD, MAX_PLAINTEXT, MAX_RECORD, TAG_LEN},
+    constrained::{HANDSHAKE_OVERHEAD, MAX_PAYLOAD, MAX_PLAINTEXT, MAX_RECORD, TAG_LEN},
     content::{Ack, Content, Reliable},
 };
 
@@ -25,7 +25,7 @@ use super::{
     peer::Peer,
     peers::{Stored, TURN},
 };
-use crate::{NodeError, PairedPeer, handle::Channel, links::LinkId, rhythm::Waking};
+use crate::{HandshakePayload, NodeError, PairedPeer, handle::Channel, links::LinkId, rhythm::Waking};
 
 /// What was heard is told after as many times as it takes from one message to the next, within these bounds: with what else
 /// there is then to tell.
@@ -69,6 +69,8 @@ pub(super) struct Paired<V: Vault + Clone + 'static> {
     /// When what is unanswered is sent again, and how long after that; whether that is a call.
     repeat: Option<(Timestamp, Duration)>,
     repeats_call: bool,
+    /// What goes with our next call.
+    payload: Vec<u8>,
     /// When the device asks for a sign of life, until it has heard one, and how long after that.
     sign: Option<(Timestamp, Duration)>,
     /// To a peer of which nothing is heard one record goes at a time: when the next may.
@@ -149,6 +151,11 @@ impl<V: Vault + Clone + 'static> Paired<V> {
     fn tell_by(&mut self, at: Timestamp) {
         self.ack_at = Some(self.ack_at.map_or(at, |before| before.min(at)));
         self.is_touched = true;
+    }
+
+    /// How long frames its link has to carry for handshakes.
+    fn handshake_len(&self) -> usize {
+        self.pairing.handshake_len().max(HANDSHAKE_OVERHEAD + self.payload.len())
     }
 
     pub(super) fn may_send(&self, now: Timestamp) -> bool {
@@ -232,7 +239,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     // ---- commands ----
 
     pub(super) fn pair(&mut self, now: Timestamp, peer: PairedPeer) -> Result<Channel, NodeError> {
-        let PairedPeer { keys, link, rhythm } = peer;
+        let PairedPeer { keys, link, rhythm, payload } = peer;
         let (id, role) = (keys.peer, keys.role);
         if self.writer.is_none() {
             return Err(NodeError::NoStore);
@@ -247,7 +254,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let made = if self.paired.contains_key(&id) { None } else { Some(self.pairing(now, keys)?) };
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         // Whatever else there is with this peer goes on as it was if the link does not do.
-        let mtu = fit(peer, &*link)?;
+        let needed = made.as_ref().map(|(pairing, _)| pairing.handshake_len());
+        let needed = needed.or(self.paired.get(&id).map(Paired::handshake_len)).unwrap_or(HANDSHAKE_OVERHEAD);
+        let mtu = fit(peer, needed, &*link)?;
+        check_payload(mtu, &payload)?;
         if let Some((pairing, peer_instance)) = made {
             // From now on it is spoken to in this profile alone: whether it is away from its relay does not matter.
             peer.away = Away::default();
@@ -264,6 +274,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 write_at: None,
                 repeat: None,
                 repeats_call: false,
+                payload: Vec::new(),
                 sign: None,
                 probe_at: None,
                 check_at: now,
@@ -282,6 +293,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             paired.waking.set_rhythm(rhythm);
         }
         self.connect_paired(now, id, link, mtu);
+        if !payload.is_empty() {
+            self.set_payload(id, payload)?;
+        }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
         let (handle, rewound) = peer.handle();
         self.paired_opened(id);
@@ -320,11 +334,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     pub(super) fn relink(&mut self, now: Timestamp, id: IdentityId, link: Box<dyn FrameLink>) -> Result<(), NodeError> {
-        if !self.paired.contains_key(&id) {
-            return Err(NodeError::NotPaired);
-        }
+        let needed = self.paired.get(&id).map(Paired::handshake_len).ok_or(NodeError::NotPaired)?;
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, &self.common));
-        let mtu = fit(peer, &*link)?;
+        let mtu = fit(peer, needed, &*link)?;
         self.connect_paired(now, id, link, mtu);
         Ok(())
     }
@@ -359,6 +371,20 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         paired.repeat = paired.repeat.or(Some((now.after(FIRST_REPEAT), FIRST_REPEAT)));
         paired.is_touched = true;
         Ok(is_new)
+    }
+
+    /// Has something go with the next handshake.
+    pub(super) fn set_payload(&mut self, id: IdentityId, octets: Vec<u8>) -> Result<(), NodeError> {
+        let paired = self.paired.get_mut(&id).ok_or(NodeError::NotPaired)?;
+        check_payload(paired.mtu, &octets)?;
+        match paired.role {
+            Role::Initiator => paired.payload = octets,
+            // Its length was looked at.
+            Role::Responder => {
+                let _ = paired.pairing.set_reply(&octets);
+            }
+        }
+        Ok(())
     }
 
     /// The channel key that has to stay beside the newest, for the sake of a paired peer.
@@ -578,7 +604,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let done = if paired.role == Role::Initiator && paired.pairing.is_due(now) && !is_calling {
             paired.repeat = Some((now.after(FIRST_REPEAT), FIRST_REPEAT));
             paired.repeats_call = true;
-            paired.pairing.call(&[])
+            let called = paired.pairing.call(&paired.payload);
+            if called.is_ok() {
+                paired.payload = Vec::new();
+            }
+            called
         } else if !paired.pairing.is_unanswered() {
             paired.repeat = None;
             return;
@@ -615,10 +645,18 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 }
                 PairingEvent::Rotation(payload) => self.take_key(id, &payload),
                 PairingEvent::Reseeded => tracing::info!(peer = %id.short(), "the psk of the pairing has been renewed"),
-                // A node sends nothing with its calls and answers.
+                PairingEvent::Early(octets) => self.payload_came(id, &octets, true),
+                PairingEvent::Reply(octets) => self.payload_came(id, &octets, false),
                 _ => self.statistics.refused_frames += 1,
             }
         }
+    }
+
+    /// Something has come with a handshake of the peer.
+    fn payload_came(&mut self, id: IdentityId, octets: &[u8], is_early: bool) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let has_room = peer.shared.payloads_in.came(&HandshakePayload::encode(octets, is_early));
+        self.statistics.dropped_datagrams += u64::from(!has_room);
     }
 
     /// Looks at what a paired peer says of its channel key, and takes it if it is so.
@@ -794,15 +832,21 @@ impl<V: Vault + Clone + 'static> Paired<V> {
 }
 
 /// Has messages to a peer cut for a link, and returns its longest frame. What waits was cut before, and parts that the peer may
-/// have are not cut anew: they have to fit.
-fn fit(peer: &Peer, link: &dyn FrameLink) -> Result<usize, NodeError> {
+/// have are not cut anew: they have to fit; so do handshakes, which take `needed`.
+fn fit(peer: &Peer, needed: usize, link: &dyn FrameLink) -> Result<usize, NodeError> {
     let got = link.capabilities().unit;
-    if got < HANDSHAKE_OVERHEAD {
-        return Err(NodeError::Mtu { needed: HANDSHAKE_OVERHEAD, got });
+    if got < needed {
+        return Err(NodeError::Mtu { needed, got });
     }
     let content = (got - OVERHEAD).min(MAX_PLAINTEXT - 1);
     let fits = peer.shared.set_content(content);
     fits.map(|()| got).map_err(|needed| NodeError::Mtu { needed: needed + OVERHEAD, got })
+}
+
+/// Whether a handshake with this payload fits a link's frames.
+fn check_payload(mtu: usize, payload: &[u8]) -> Result<(), NodeError> {
+    let (limit, got) = (MAX_PAYLOAD.min(mtu.saturating_sub(HANDSHAKE_OVERHEAD)), payload.len());
+    if got > limit { Err(NodeError::TooLong { limit, got }) } else { Ok(()) }
 }
 
 /// `1 | instance 4 | state`, or `0 | state` before the peer's START has come.

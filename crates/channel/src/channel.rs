@@ -23,7 +23,7 @@ use crate::{
     established::{Established, Repeat},
     initiator::{AwaitingMessage2, Finished},
     lane::{MAX_CONTENT, Padding, Shape},
-    stored::{BOX_TIME, StoredLane},
+    stored::{BOX_TIME, SEALING_TIME, StoredLane},
 };
 
 /// How long each stage of our own handshake may take.
@@ -107,8 +107,9 @@ pub(crate) enum Attempt<V: Vault + Clone + 'static> {
 pub(crate) struct Kept<P: CryptoProvider> {
     pub(crate) stored: StoredLane<P>,
     until: Timestamp,
-    /// Writes of its state that have not completed.
+    /// Writes of its state that have not completed, and whether one of them has failed.
     pub(crate) unsaved: u32,
+    pub(crate) failed: bool,
 }
 
 /// The committed messages that every ACK tells of.
@@ -297,9 +298,14 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     /// Takes a stored lane back from an earlier run. Returns the connection id of one that had to go.
     pub(crate) fn restore(&mut self, stored: StoredLane<V::Provider>) -> Option<Cid> {
         let until = stored.ends_at();
-        // The same once more: what was written of it before a crash.
-        self.kept.retain(|kept| kept.stored.local != stored.local);
         self.keep(stored, until)
+    }
+
+    /// Takes the stored lane of a session that has no live one. Returns the connection id of one that had to go.
+    pub(crate) fn keep_mailed(&mut self, now: Timestamp, stored: StoredLane<V::Provider>) -> Option<Cid> {
+        // The same once more: what was written of it before a crash, and has sealed nothing.
+        self.kept.retain(|kept| kept.stored.local != stored.local);
+        self.keep(stored, now.after(SEALING_TIME + BOX_TIME))
     }
 
     /// Wipes the live lane of a session, and keeps its stored lane as long as it may bring something. Returns the
@@ -317,7 +323,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
         let at = self.kept.iter().filter(|kept| kept.stored.since <= stored.since).count();
         self.kept.reserve_exact(1);
         let newest = stored.local;
-        self.kept.insert(at, Kept { stored, until, unsaved: 0 });
+        self.kept.insert(at, Kept { stored, until, unsaved: 0, failed: false });
         let surplus = self.kept.len() > MAX_KEPT;
         // One that the peer was never heard under is the likeliest to bring nothing.
         let unconfirmed = self.kept.iter().position(|kept| !kept.stored.confirmed && kept.stored.local != newest);

@@ -688,6 +688,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Whether [`seal_deposit`](Self::seal_deposit) has a session to seal under.
     #[must_use]
     pub fn may_deposit(&mut self, now: Timestamp, channel: ChannelId) -> bool {
+        self.save_failed(channel);
         let Some(found) = self.channels.get_mut(&channel) else { return false };
         self.config.accept.decide(&found.peer).is_allow() && found.depositing(now).is_some()
     }

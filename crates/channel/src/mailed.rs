@@ -22,8 +22,11 @@ const STAGE_TIME: Duration = BOX_TIME;
 const _: () = assert!(STAGE_TIME.as_secs() >= 2 * PREKEY_TIME.as_secs(), "a letter may wait so long each way");
 /// A flight that a relay has taken and that was not answered is left once more after so long, and in each run.
 const REPEAT: Duration = Duration::from_secs(24 * 60 * 60);
-/// First messages of one peer that are remembered. Who can repeat more of them can hold up all handshakes as well.
-const MAX_SEEN: usize = 16;
+/// Letters with first messages of one peer that are remembered. Who can repeat more of them can hold up all handshakes as well.
+const MAX_SEEN: usize = 32;
+/// Who goes first gives the other the way all the same when that still begins after so long, or when its own leads to nothing: the
+/// other has lost what it had.
+const PATIENCE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// What was done last, and is waited for.
 pub(crate) enum Stage {
@@ -65,11 +68,6 @@ impl Stage {
             | Self::AwaitingStart { cid, .. }
             | Self::Starting { cid, .. } => *cid,
         }
-    }
-
-    /// Whether it is of a handshake that we have begun, and the peer has to answer.
-    pub(crate) const fn is_ours(&self) -> bool {
-        matches!(self, Self::AwaitingMessage2 { .. } | Self::AwaitingStart { .. })
     }
 
     /// Whether the session is there.
@@ -150,21 +148,23 @@ impl Stage {
     }
 }
 
-/// A first message that was answered: a letter can come again as long as its prekey is there.
-struct Seen {
+/// A letter that has brought a first message: it can come again as long as its prekey is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
     /// The place of the prekey among ours.
-    prekey: u64,
-    /// The first half of the SHA-256 of its Noise message.
-    message1: [u8; 16],
+    pub(crate) prekey: u64,
+    /// The first half of the SHA-256 of the letter's Noise message.
+    pub(crate) letter: [u8; 16],
 }
 
 impl Seen {
     const LEN: usize = 8 + 16;
 }
 
-fn half(message1: &[u8; 32]) -> [u8; 16] {
+/// By what a letter or a first message is recognised when it comes again.
+pub(crate) fn half(hash: &[u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
-    half.copy_from_slice(&message1[..16]);
+    half.copy_from_slice(&hash[..16]);
     half
 }
 
@@ -175,10 +175,14 @@ pub(crate) struct Mailed {
     since: Timestamp,
     /// The newest last.
     seen: Vec<Seen>,
-    /// Of the stage, in this run.
+    /// The first message that was answered last.
+    answered: [u8; 16],
+    /// Of the stage: another one of the endpoint's for each.
     pub(crate) number: u64,
     /// When a relay has taken its flight, in this run.
     left: Option<Timestamp>,
+    /// START is to be left once more on this lane, as the flight of this number.
+    pub(crate) start_again: Option<(Cid, u64)>,
     /// It is being written, under this number.
     writing: Option<u64>,
     /// It could not be.
@@ -195,14 +199,38 @@ impl Mailed {
         self.stage.as_ref().is_some_and(|stage| stage.cid() == cid)
     }
 
-    pub(crate) fn enter(&mut self, now: Timestamp, stage: Stage) {
+    pub(crate) fn enter(&mut self, now: Timestamp, number: u64, stage: Stage) {
         (self.stage, self.since, self.left) = (Some(Box::new(stage)), now, None);
-        self.number += 1;
+        self.number = number;
+    }
+
+    /// When the stage was entered.
+    pub(crate) const fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Whether what is under way is given up for a handshake of ours with the key of `rank`.
+    pub(crate) fn gives_way_to_ours(&self, now: Timestamp, rank: (u32, u32)) -> bool {
+        match self.stage(now) {
+            None => true,
+            Some(Stage::AwaitingMessage2 { peer, .. }) => rank > peer.attestation().rank(),
+            Some(Stage::AwaitingMessage3 { .. }) => now.since(self.since) >= PATIENCE,
+            Some(Stage::AwaitingStart { .. } | Stage::Starting { .. }) => false,
+        }
+    }
+
+    /// Whether our own handshake goes on although the peer, whose id is the higher, has begun one.
+    pub(crate) fn goes_first(&self, now: Timestamp) -> bool {
+        match self.stage(now) {
+            Some(Stage::AwaitingMessage2 { .. }) => true,
+            Some(Stage::AwaitingStart { .. }) => now.since(self.since) < PATIENCE,
+            _ => false,
+        }
     }
 
     /// Ends the stage. Returns whether there was one.
     pub(crate) fn end(&mut self) -> bool {
-        (self.number, self.left) = (self.number + 1, None);
+        self.left = None;
         self.stage.take().is_some()
     }
 
@@ -229,25 +257,27 @@ impl Mailed {
         self.left.filter(|_| self.stage.is_some()).map(|left| left.after(REPEAT))
     }
 
-    /// Whether a first message was answered, and is not to be answered again: the peer has begun anew since, or there is what has
-    /// come of it. A relay that repeats it holds nothing up. It was in a letter to our prekey of the place `prekey`.
-    pub(crate) fn knows(&mut self, prekey: u64, message1: &[u8; 32], now: Timestamp) -> bool {
-        let newest = self.seen.len().saturating_sub(1);
-        let found = self.seen.iter().position(|seen| seen.message1 == half(message1));
-        if let Some(seen) = found.and_then(|at| self.seen.get_mut(at)) {
-            seen.prekey = seen.prekey.max(prekey);
-        }
-        let waits = || matches!(self.stage(now), None | Some(Stage::AwaitingMessage3 { .. }));
-        found.is_some_and(|at| at != newest || !waits())
+    /// Whether a letter with a first message has come before: a relay that repeats it holds nothing up.
+    pub(crate) fn has_seen(&self, seen: &Seen) -> bool {
+        self.seen.contains(seen)
     }
 
-    /// Takes note of a first message that is answered.
-    pub(crate) fn answers(&mut self, prekey: u64, message1: &[u8; 32]) {
-        self.seen.retain(|seen| seen.message1 != half(message1));
+    /// Takes note of a letter with a first message.
+    pub(crate) fn sees(&mut self, seen: Seen) {
         if self.seen.len() >= MAX_SEEN {
             self.seen.remove(0);
         }
-        self.seen.push(Seen { prekey, message1: half(message1) });
+        self.seen.push(seen);
+    }
+
+    /// Takes note of the first message that is answered.
+    pub(crate) const fn answers(&mut self, message1: [u8; 16]) {
+        self.answered = message1;
+    }
+
+    /// Whether this first message is the one that was answered last.
+    pub(crate) fn has_answered(&self, message1: [u8; 16]) -> bool {
+        self.answered == message1
     }
 
     /// No letter to a prekey before `oldest` opens any more; and what is over is over. Returns whether that has changed anything.
@@ -290,7 +320,7 @@ impl Mailed {
         self.failed
     }
 
-    /// `seen count 1 | (prekey 8 | S1.1 16)* | has stage 1 | [since 8 | stage]`.
+    /// `seen count 1 | (prekey 8 | letter 16)* | answered S1.1 16 | has stage 1 | [since 8 | stage]`.
     pub(crate) fn seal<P: CryptoProvider>(
         &self,
         provider: &P,
@@ -298,13 +328,14 @@ impl Mailed {
         ids: [&[u8; 32]; 2],
     ) -> Result<Vec<u8>, EntropyError> {
         let stage_len = self.stage.as_ref().map_or(0, |stage| 8 + stage.encoded_len());
-        let len = 1 + self.seen.len() * Seen::LEN + 1 + stage_len;
+        let len = 1 + self.seen.len() * Seen::LEN + 16 + 1 + stage_len;
         at_rest::seal(provider, key, (DOMAIN, &ids), len, |state| {
             state.push(u8::try_from(self.seen.len()).unwrap_or(u8::MAX));
             for seen in &self.seen {
                 state.extend_from_slice(&seen.prekey.to_be_bytes());
-                state.extend_from_slice(&seen.message1);
+                state.extend_from_slice(&seen.letter);
             }
+            state.extend_from_slice(&self.answered);
             state.push(u8::from(self.stage.is_some()));
             if let Some(stage) = &self.stage {
                 state.extend_from_slice(&self.since.as_micros().to_be_bytes());
@@ -325,8 +356,9 @@ impl Mailed {
         let mut mailed = Self::default();
         for _ in 0..reader.u8("handshakes seen")? {
             let prekey = u64::from_be_bytes(reader.array("handshake prekey")?);
-            mailed.seen.push(Seen { prekey, message1: reader.array("handshake S1.1")? });
+            mailed.seen.push(Seen { prekey, letter: reader.array("handshake letter")? });
         }
+        mailed.answered = reader.array("handshake S1.1")?;
         if reader.u8("handshake flag")? != 0 {
             let since = Timestamp::from_micros(u64::from_be_bytes(reader.array("handshake time")?));
             // A clock that has gone back counts from there.

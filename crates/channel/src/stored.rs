@@ -38,6 +38,8 @@ pub const BOX_TIME: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Incarnations of the sender that a receiver follows in one session; with as many, a new session is wanted.
 pub const MAX_INCARNATIONS: usize = 64;
 
+/// A START that has come out of a box is answered once in so long: its sender leaves it each day.
+const START_PAUSE: Duration = Duration::from_secs(12 * 60 * 60);
 /// Counters that are reserved at once, where they are: what a restart may skip.
 const BLOCK: u64 = 1 << 12;
 
@@ -58,6 +60,8 @@ pub(crate) struct StoredLane<P: CryptoProvider> {
     pub(crate) peer_instance: Option<Instance>,
     /// A record of the peer has opened: it has the session.
     pub(crate) confirmed: bool,
+    /// When a START of the peer was answered on this lane, in this run.
+    start_answered: Option<Timestamp>,
     /// How many records the peer has sealed on this lane, as it says in the START of the session after.
     pub(crate) sealed_by_peer: Option<u64>,
     secrets: StoredSecrets,
@@ -123,6 +127,7 @@ impl<P: CryptoProvider> StoredLane<P> {
             since: Timestamp::from_micros(0),
             peer_instance: None,
             confirmed: false,
+            start_answered: None,
             sealed_by_peer: None,
             send: Some(SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?)),
             restored: false,
@@ -142,7 +147,17 @@ impl<P: CryptoProvider> StoredLane<P> {
 
     /// Whether START may be sealed: there would be something to follow it.
     pub(crate) fn may_start(&self, now: Timestamp) -> bool {
-        now.since(self.since) < SEALING_TIME
+        let is_full = self.send.as_ref().is_some_and(|send| send.sealed() >= MAX_STORED);
+        now.since(self.since) < SEALING_TIME && !is_full
+    }
+
+    /// Whether a START of the peer is answered with our own: not each time that a relay repeats it.
+    pub(crate) fn answers_start(&mut self, now: Timestamp) -> bool {
+        let answers = self.start_answered.is_none_or(|at| now.since(at) >= START_PAUSE);
+        if answers {
+            self.start_answered = Some(now);
+        }
+        answers
     }
 
     /// Until when the peer may still have records of this lane on the way.
@@ -369,6 +384,7 @@ impl<P: CryptoProvider> StoredLane<P> {
             since,
             peer_instance: (flags & 4 != 0).then_some(peer_instance),
             confirmed: flags & 2 != 0,
+            start_answered: None,
             sealed_by_peer: None,
             secrets,
             send,

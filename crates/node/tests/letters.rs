@@ -4,7 +4,7 @@
 mod machines;
 
 use sealway_identity::{Card, Policy};
-use sealway_node::{Channel, Node, Progress, Receipt};
+use sealway_node::{Channel, Node, Progress, Receipt, RelayConfig, danger::RelayTap};
 use sealway_routing::{Store, Table};
 
 use self::machines::{ANY_PORT, Machine, run_relay};
@@ -217,4 +217,48 @@ async fn a_stranger_learns_no_prekey_and_leaves_no_letter() {
     assert_eq!(receipt.progress(), Progress::NeverMet);
     assert_eq!(node.statistics().await.unwrap().letters_sent, 0);
     assert_eq!(relay.statistics().await.unwrap().kept_frames, 0);
+}
+
+/// Lets nothing pass but what is left in boxes.
+struct BoxesOnly;
+
+impl RelayTap for BoxesOnly {
+    fn saw(&self, _: &[u8]) {}
+
+    fn passes_on(&self, _: u64, _: &[u8]) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+}
+
+/// Both are there all the time, and nothing that would have to be repeated in another run is: each flight leaves when the one before has come.
+#[tokio::test]
+async fn flights_leave_as_soon_as_they_can() {
+    let (relay, left, right) = (Machine::new(), Machine::new(), Machine::new());
+    let config = RelayConfig::default().with_tap(BoxesOnly);
+    let policy = Policy::ids([left.owner.id(), right.owner.id()]);
+    let relay_node = relay.builder().accept(policy).relay(config).start().await.unwrap();
+    let relay_card = relay.card_at(&relay_node.listen(ANY_PORT).await.unwrap());
+    let right_node = right.builder().accept(left.policy()).start().await.unwrap();
+    right_node.attach(&relay_card).await.unwrap();
+    let left_node = left.builder().start().await.unwrap();
+    left_node.attach(&relay_card).await.unwrap();
+    let card = right.card_behind(&relay_card);
+    let mut there = left_node.open(&card, Policy::only(&card)).await.unwrap();
+    there.send(b"first".to_vec()).await.unwrap();
+    let mut here = right_node.accept().await.unwrap();
+    assert_eq!(read(&mut here, 1).await, [b"first"]);
+    // Messages to and fro, until they go under the session.
+    let mut letters = 0;
+    loop {
+        here.send(b"back".to_vec()).await.unwrap();
+        let (_, of_right) = read_any(&mut there, 1).await;
+        there.send(b"forth".to_vec()).await.unwrap();
+        let (_, of_left) = read_any(&mut here, 1).await;
+        if of_right + of_left == 0 {
+            break;
+        }
+        letters += of_right + of_left;
+    }
+    println!("{letters} letters before");
+    assert_eq!(left_node.statistics().await.unwrap().sessions, 1, "live is that with the relay");
 }

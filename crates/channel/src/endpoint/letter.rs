@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use sealway_identity::{IdentityError, PayloadParts, Peer, Prekey};
-use sealway_vault::{AeadKey, Vault, VaultError};
+use sealway_vault::{AeadKey, CryptoProvider, Vault, VaultError};
 use sealway_wire::{
     DecodeError, IdentityId, PrekeyId, Reason, Timestamp,
     content::{Ack, Content},
@@ -14,6 +14,7 @@ use super::{Deposit, Endpoint, Record, Source, record::message_of};
 use crate::{
     FrameError, SendError, StateError,
     letter::{self, PrekeySecrets},
+    mailed::{Seen, half},
     prekeys::{PrekeyKind, SavedPrekey},
     responder::Admission,
     schedule,
@@ -88,6 +89,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let admit = Admission { own: self.owner.id(), policy: &self.config.accept, known: &known };
         let (sender, content) = letter::open(&self.vault, &secrets, &letter, admit)?;
         let prekey = held.sequence;
+        let seen = Seen { prekey, letter: half(&self.vault.provider().sha256(&[letter.noise])) };
         let rank = sender.attestation().rank();
         let known = self.known.entry(sender.id()).or_insert(rank);
         *known = rank.max(*known);
@@ -101,7 +103,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             },
             Content::Ack(Ack { opened: None, committed: Some(committed) }) => Some(Record::Committed(committed)),
             Content::Flight(flight) => {
-                self.handle_flight(now, &sender, prekey, flight)?;
+                self.handle_flight(now, &sender, seen, flight)?;
                 None
             }
             _ => return Err(misplaced(1)),

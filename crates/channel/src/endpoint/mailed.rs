@@ -18,7 +18,7 @@ use crate::{
     FrameError, HandshakeError, Role, SendError, StateError,
     initiator::AwaitingMessage2,
     letter,
-    mailed::{Mailed, Stage},
+    mailed::{Mailed, Seen, Stage, half},
     responder::{Admission, Encapsulated, HalfOpen, OpenedMessage1, Refused},
     schedule,
     session::Session,
@@ -58,20 +58,20 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub fn begin_by_letter(&mut self, now: Timestamp, card: &Card) -> Result<(), FrameError> {
         let peer = Peer::of_card(card, true);
         let id = peer.id();
+        let rank = peer.attestation().rank();
         let has_session = self.by_peer.get(&id).copied().is_some_and(|channel| self.may_deposit(now, channel));
-        let runs = self.mailed.get(&id).is_some_and(|mailed| mailed.stage(now).is_some());
+        let runs = self.mailed.get(&id).is_some_and(|mailed| !mailed.gives_way_to_ours(now, rank));
         let is_able = self.config.keeps_state && self.prekeys.published().is_some() && self.admits(&id);
         if has_session || runs || !is_able || id == self.owner.id() {
             return Ok(());
         }
-        if self.known.get(&id).is_some_and(|known| peer.attestation().rank() < *known) {
+        if self.known.get(&id).is_some_and(|known| rank < *known) {
             return Err(HandshakeError::Identity(IdentityError::Superseded).into());
         }
         let cid = self.draw_cid()?;
         let provider = self.vault.provider();
         let (ephemeral, kem) = (provider.random_secret()?, provider.random_secret()?);
-        self.mailed.entry(id).or_default().enter(now, Stage::AwaitingMessage2 { cid, ephemeral, kem, peer });
-        self.save_mailed(id);
+        self.enter_mailed(now, id, Stage::AwaitingMessage2 { cid, ephemeral, kem, peer });
         Ok(())
     }
 
@@ -82,14 +82,30 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             self.save_mailed(*peer);
             return None;
         }
-        let stage = mailed.stage(now).filter(|_| mailed.is_due(now))?;
-        let (is_letter, number) = (!matches!(stage, Stage::Starting { .. }), mailed.number);
-        if stage.has_session() && !self.has_lane(now, peer, stage.cid()) {
-            // It had to make room for others, or is too old: all begins anew.
-            self.end_mailed(*peer);
+        if let Some((cid, number)) = mailed.start_again {
+            if self.lane(now, peer, cid).is_some() {
+                return Some(Flight { is_letter: false, number });
+            }
+            self.said_start(peer);
             return None;
         }
-        Some(Flight { is_letter, number })
+        let stage = mailed.stage(now).filter(|_| mailed.is_due(now))?;
+        let (is_letter, number) = (!matches!(stage, Stage::Starting { .. }), mailed.number);
+        let flight = Some(Flight { is_letter, number });
+        if !stage.has_session() {
+            return flight;
+        }
+        let cid = stage.cid();
+        match self.lane(now, peer, cid) {
+            Some(0) => flight,
+            // Neither leaves before the lane is on disk.
+            Some(_) => None,
+            None => {
+                // It had to make room for others, or is too old: all begins anew.
+                self.end_mailed(*peer);
+                None
+            }
+        }
     }
 
     /// Whether a flight waits for [`handshake_written`](Self::handshake_written).
@@ -122,6 +138,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Err(SendError::NotOpen);
         }
         let mailed = self.mailed.get(peer).ok_or(SendError::NotOpen)?;
+        if let Some((cid, _)) = mailed.start_again {
+            return self.seal_start(now, peer, cid, out);
+        }
         let stage = mailed.stage(now).filter(|_| mailed.is_due(now)).ok_or(SendError::NotOpen)?;
         let frame = match stage {
             Stage::AwaitingMessage2 { .. } => self.first_flight(stage).map(|begun| begun.frame),
@@ -132,6 +151,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
                 return self.seal_start(now, peer, cid, out);
             }
         };
+        if frame.as_ref().is_err_and(|error| *error == FrameError::Gate) {
+            // The channel key that was called answers no more: the peer begins anew with a newer card.
+            self.end_mailed(*peer);
+            return Err(SendError::NotOpen);
+        }
         let frame = frame.map_err(|error| match error {
             FrameError::Handshake(error) => SendError::Letter(error),
             FrameError::Vault(VaultError::Entropy) => SendError::Entropy,
@@ -144,6 +168,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// A relay has taken the flight of that number. It is due again after a day, in another run, or if the peer asks for it.
     pub fn flight_left(&mut self, now: Timestamp, peer: &IdentityId, number: u64) {
         let Some(mailed) = self.mailed.get_mut(peer) else { return };
+        if mailed.start_again.is_some_and(|(_, again)| again == number) {
+            return self.said_start(peer);
+        }
         mailed.left(now, number);
         // Nothing is to come back for ours: if it is lost, the peer says START once more.
         let is_over =
@@ -195,8 +222,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             }
             (opened, _) => (opened?, false),
         };
+        // S1.3 attests the key before: nobody who has heard of the newer one takes it.
+        let is_over = is_earlier && matches!(mailed.stage(now), Some(Stage::AwaitingStart { .. }));
         self.mailed.insert(peer, mailed);
-        if is_earlier {
+        if is_over {
+            self.end_mailed(peer);
+        } else if is_earlier {
             self.save_mailed(peer);
         }
         Ok(())
@@ -234,13 +265,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
 
     // ---- the flights ----
 
-    /// A letter of `sender`, to our prekey of the place `prekey`, has brought a frame of S1. What is of no handshake that runs
+    /// The letter `seen` of `sender` has brought a frame of S1. What is of no handshake that runs
     /// changes nothing, and is no error: letters come late, and more than once.
     pub(super) fn handle_flight(
         &mut self,
         now: Timestamp,
         sender: &Peer,
-        prekey: u64,
+        seen: Seen,
         frame: &[u8],
     ) -> Result<(), FrameError> {
         if !self.config.keeps_state {
@@ -250,7 +281,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         match Frame::decode(frame)? {
             // There is nobody who could forge its source.
             Frame::Message1(message) if message.cookie.is_none() => {
-                self.mailed_message1(now, sender.id(), prekey, &message, frame)
+                self.mailed_message1(now, sender.id(), seen, &message, frame)
             }
             Frame::Message2(message) => self.mailed_message2(now, sender.id(), &message),
             Frame::Message3(message) => self.mailed_message3(now, sender.id(), &message),
@@ -262,31 +293,34 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         &mut self,
         now: Timestamp,
         peer: IdentityId,
-        prekey: u64,
+        seen: Seen,
         message: &Message1<'_>,
         frame: &[u8],
     ) -> Result<(), FrameError> {
         let provider = self.vault.provider();
         let gate = answering(&self.gates, now).find(|gate| gate.gate.fits(provider, message));
         let channel_key = gate.ok_or(FrameError::Gate)?.key;
-        let hash = provider.sha256(&[message.noise]);
-        if let Some(mailed) = self.mailed.get_mut(&peer)
-            && mailed.knows(prekey, &hash, now)
-        {
-            return Ok(());
-        }
-        if let Some(mailed) = self.mailed.get_mut(&peer)
-            && let Some(stage) = mailed.stage(now)
-        {
-            let is_answered = matches!(stage, Stage::AwaitingMessage3 { message1, .. } if message1 == frame);
-            // Of two that have begun, the lower one's goes on; and what is about to be over is not given up.
-            let goes_first = stage.is_ours() && self.owner.id() < peer;
-            let is_over_soon = matches!(stage, Stage::Starting { message3: None, .. });
-            if is_answered {
-                mailed.again();
-            }
-            if is_answered || goes_first || is_over_soon {
+        let hash = half(&provider.sha256(&[message.noise]));
+        let goes_before = self.owner.id() < peer;
+        if let Some(mailed) = self.mailed.get_mut(&peer) {
+            if mailed.has_seen(&seen) || goes_before && mailed.goes_first(now) {
                 return Ok(());
+            }
+            match mailed.stage(now) {
+                // It is about to be over.
+                Some(Stage::Starting { message3: None, .. }) => return Ok(()),
+                // The same once more, in another letter: it gets the same answer, or what has come of it goes on.
+                Some(stage @ (Stage::AwaitingMessage3 { .. } | Stage::Starting { .. }))
+                    if mailed.has_answered(hash) =>
+                {
+                    if matches!(stage, Stage::AwaitingMessage3 { .. }) {
+                        mailed.again();
+                    }
+                    mailed.sees(seen);
+                    self.save_mailed(peer);
+                    return Ok(());
+                }
+                _ => {}
             }
         }
         let cid = self.draw_cid()?;
@@ -296,10 +330,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let opened = OpenedMessage1::of(&self.vault, &own, &channel_key, ephemeral.clone(), message)?;
         let encapsulated = Encapsulated::to(provider, &opened.encapsulation_key)?;
         let mailed = self.mailed.entry(peer).or_default();
-        mailed.answers(prekey, &hash);
+        mailed.answers(hash);
+        mailed.sees(seen);
         let message1 = frame.to_vec();
-        mailed.enter(now, Stage::AwaitingMessage3 { cid, ephemeral, encapsulated, message1 });
-        self.save_mailed(peer);
+        self.enter_mailed(now, peer, Stage::AwaitingMessage3 { cid, ephemeral, encapsulated, message1 });
         Ok(())
     }
 
@@ -316,7 +350,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Err(HandshakeError::Identity(IdentityError::Superseded).into());
         }
         let cid = finished.session.local();
-        self.keep_mailed(now, finished.session);
+        self.keep_mailed(now, now, finished.session);
         self.enter_mailed(now, peer, Stage::AwaitingStart { cid, message3: finished.frame });
         Ok(())
     }
@@ -331,9 +365,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Ok(());
         }
         let stage = self.mailed.get(&peer).and_then(|mailed| mailed.stage(now));
-        if stage.is_none() && self.has_lane(now, &peer, message.cid) {
-            // Or the peer has lost it, after we had heard of the peer.
-            self.enter_mailed(now, peer, Stage::Starting { cid: message.cid, message3: Some(hash) });
+        if self.lane(now, &peer, message.cid).is_some() {
+            // Or the peer has lost it after we had heard of the peer.
+            self.say_start_again(now, peer, message.cid, Role::Responder);
             return Ok(());
         }
         let is_awaited = |stage: &&Stage| matches!(stage, Stage::AwaitingMessage3 { cid, .. } if *cid == message.cid);
@@ -350,8 +384,10 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return Err(FrameError::Rejected);
         }
         self.known.insert(peer, accepted.session.peer().attestation().rank());
+        // The initiator has the session since it has answered S1.2: nothing is sealed that it may have no keys for any more.
+        let since = self.mailed.get(&peer).map_or(now, Mailed::since);
         let cid = accepted.session.local();
-        self.keep_mailed(now, accepted.session);
+        self.keep_mailed(now, since, accepted.session);
         self.enter_mailed(now, peer, Stage::Starting { cid, message3: Some(hash) });
         Ok(())
     }
@@ -384,12 +420,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     // ---- the session ----
 
     /// Keeps the stored lane of a session. No live one begins: the peer is not there.
-    fn keep_mailed(&mut self, now: Timestamp, session: Session<V::Provider>) {
+    fn keep_mailed(&mut self, now: Timestamp, since: Timestamp, session: Session<V::Provider>) {
         let mut stored = session.stored;
-        stored.since = now;
+        stored.since = since;
         let (peer, cid) = (stored.peer.id(), stored.local);
         let id = self.channel_of(peer);
-        let gone = self.channels.get_mut(&id).and_then(|channel| channel.restore(stored));
+        let gone = self.channels.get_mut(&id).and_then(|channel| channel.keep_mailed(now, stored));
         self.by_cid.insert(cid, id);
         self.gone(peer, true, gone.into_iter().collect());
         self.save(id, cid);
@@ -397,7 +433,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     }
 
     fn enter_mailed(&mut self, now: Timestamp, peer: IdentityId, stage: Stage) {
-        self.mailed.entry(peer).or_default().enter(now, stage);
+        let number = self.next_handshake;
+        self.next_handshake += 1;
+        self.mailed.entry(peer).or_default().enter(now, number, stage);
         self.save_mailed(peer);
     }
 
@@ -406,11 +444,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         self.mailed.values().any(|mailed| mailed.has_cid(cid))
     }
 
-    fn has_lane(&self, now: Timestamp, peer: &IdentityId, cid: Cid) -> bool {
-        let channel = self.by_peer.get(peer).and_then(|channel| self.channels.get(channel));
-        channel.is_some_and(|channel| {
-            channel.kept.iter().any(|kept| kept.stored.local == cid && kept.stored.may_start(now))
-        })
+    /// Of the stored lane `cid` of a session without a live one, on which START may be sealed, how many writes of its state have not
+    /// completed.
+    fn lane(&self, now: Timestamp, peer: &IdentityId, cid: Cid) -> Option<u32> {
+        let channel = self.by_peer.get(peer).and_then(|channel| self.channels.get(channel))?;
+        let kept = channel.kept.iter().find(|kept| kept.stored.local == cid)?;
+        kept.stored.may_start(now).then_some(kept.unsaved)
     }
 
     fn seal_start(&mut self, now: Timestamp, peer: &IdentityId, cid: Cid, out: &mut [u8]) -> Result<usize, SendError> {
@@ -433,14 +472,29 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             Some(Stage::AwaitingStart { .. }) => self.enter_mailed(now, peer, Stage::Starting { cid, message3: None }),
             Some(Stage::Starting { message3: Some(_), .. }) => self.end_mailed(peer),
             Some(_) => {}
-            // The peer has not heard of us under this session: it says so as long as that is so.
-            None if is_start && role == Role::Initiator => {
-                let is_free = self.mailed.get(&peer).is_none_or(|mailed| mailed.stage(now).is_none());
-                if is_free {
-                    self.enter_mailed(now, peer, Stage::Starting { cid, message3: None });
-                }
-            }
+            // The peer has not heard of us under this session: it says so as long as that is so, once a day.
+            None if is_start && role == Role::Initiator => self.say_start_again(now, peer, cid, role),
             None => {}
+        }
+    }
+
+    /// Has START left once more on a lane of which we are `role`, whatever else is under way: at most once in half a day, for a relay
+    /// can repeat what asks for it.
+    fn say_start_again(&mut self, now: Timestamp, peer: IdentityId, cid: Cid, role: Role) {
+        let lane = self.by_cid.get(&cid).and_then(|channel| self.channels.get_mut(channel));
+        let lane = lane.and_then(|channel| channel.stored_by_cid(cid)).filter(|lane| lane.role == role);
+        if lane.is_some_and(|lane| lane.answers_start(now)) {
+            let number = self.next_handshake;
+            self.next_handshake += 1;
+            self.mailed.entry(peer).or_default().start_again = Some((cid, number));
+        }
+    }
+
+    fn said_start(&mut self, peer: &IdentityId) {
+        self.mailed.get_mut(peer).into_iter().for_each(|mailed| mailed.start_again = None);
+        // Nothing of it was written.
+        if self.mailed.get(peer).is_some_and(Mailed::is_empty) {
+            self.mailed.remove(peer);
         }
     }
 
@@ -473,6 +527,7 @@ mod tests {
     struct Machine {
         endpoint: Endpoint<TestVault>,
         card: Card,
+        letters: u128,
     }
 
     impl Machine {
@@ -488,7 +543,7 @@ mod tests {
             endpoint.handle_timeout(NOW);
             let id = endpoint.poll_prekey().unwrap().id;
             endpoint.prekey_written(NOW, id);
-            Self { endpoint, card }
+            Self { endpoint, card, letters: 0 }
         }
 
         fn id(&self) -> IdentityId {
@@ -496,6 +551,9 @@ mod tests {
         }
 
         fn write(&mut self) {
+            while let Some(saved) = self.endpoint.poll_saved() {
+                self.endpoint.written(&saved.peer, saved.session);
+            }
             while let Some(saved) = self.endpoint.poll_handshake() {
                 self.endpoint.handshake_written(&saved.peer, saved.number);
             }
@@ -518,7 +576,9 @@ mod tests {
         }
 
         fn take(&mut self, sender: &Card, frame: &[u8]) -> Result<(), FrameError> {
-            self.endpoint.handle_flight(NOW, &Peer::of_card(sender, true), 0, frame)
+            self.letters += 1;
+            let seen = Seen { prekey: 0, letter: self.letters.to_be_bytes() };
+            self.endpoint.handle_flight(NOW, &Peer::of_card(sender, true), seen, frame)
         }
     }
 

@@ -40,8 +40,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let jitter = self.vault.provider().random().map_or(0, u64::from_be_bytes);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.stored_by_cid(session).into_iter().for_each(StoredLane::not_written);
-        // What is kept goes on without.
-        channel.kept_by_cid(session).into_iter().for_each(|kept| kept.unsaved = kept.unsaved.saturating_sub(1));
+        // What is kept seals nothing before it is written: it is tried again when something is to be left.
+        channel.kept_by_cid(session).into_iter().for_each(|kept| kept.failed = true);
         let gone = channel.abandon(session);
         if gone && channel.can_initiate() && !channel.attempt.is_running() {
             channel.wanted = true;
@@ -65,7 +65,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let (provider, reserves) = (self.vault.provider().clone(), self.config.reserves_counters);
         let bound = (owner.as_bytes(), reserves);
         let restored = StoredLane::restore(&provider, self.state_key()?, bound, state);
-        let (stored, is_earlier) = match (restored, self.config.earlier_key) {
+        let (mut stored, is_earlier) = match (restored, self.config.earlier_key) {
             // What was written before the last rotation opens as long as the key before it answers.
             (Err(StateError::Rejected), Some((earlier, _))) => {
                 let key = AeadKey::new(&schedule::state_key(&self.vault, DOMAIN, &earlier)?);
@@ -73,6 +73,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             }
             (restored, _) => (restored?, false),
         };
+        // A clock that has gone back counts from there.
+        stored.since = stored.since.min(now);
         let (peer, session) = (stored.peer.clone(), stored.local);
         let rank = peer.attestation().rank();
         let known = self.known.entry(peer.id()).or_insert(rank);
@@ -105,6 +107,13 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     /// Has the state of a session written anew.
     pub(super) fn save(&mut self, id: ChannelId, session: Cid) {
         self.save_for(id, session, false);
+    }
+
+    /// Has what could not be written of lanes that are kept written once more.
+    pub(super) fn save_failed(&mut self, id: ChannelId) {
+        let failed = self.channels.get(&id).into_iter().flat_map(|channel| &channel.kept).filter(|kept| kept.failed);
+        let failed: Vec<Cid> = failed.map(|kept| kept.stored.local).collect();
+        failed.into_iter().for_each(|session| self.save(id, session));
     }
 
     /// Has more counters of its stored lane reserved: nothing but those waits for it.
@@ -148,7 +157,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             established.unsaved += 1;
         }
         if let Some(kept) = channel.kept_by_cid(session).filter(|_| !reserves_only) {
-            kept.unsaved += 1;
+            // Instead of one that has failed.
+            kept.unsaved += u32::from(!kept.failed);
+            kept.failed = false;
         }
         self.saved.push_back(Saved { peer, session, state: Some(state) });
     }

@@ -213,6 +213,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let way = mailbox.and_then(|mailbox| self.way_to(mailbox).map(|(index, hop)| (index, hop, mailbox.name)));
         let Some((index, hop, name)) = way else { return self.block(id) };
         let session = channel.filter(|channel| self.endpoint.may_deposit(now, *channel));
+        // A record needs no prekey.
+        if self.due_flight(now, id).is_some_and(|flight| !flight.is_letter) {
+            self.deposit_flight(now, id, (index, hop, name));
+        }
         if session.is_none() && !self.may_write_letters(now, id, (index, hop, name)) {
             return;
         }

@@ -160,6 +160,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let Some((id, _)) = question else { return };
         let prekey = self.verified_prekey(id, statement);
         let is_away = self.is_away(id);
+        let channel = self.peers.get(&id).and_then(|peer| peer.channel);
+        let has_session = channel.is_some_and(|channel| self.endpoint.may_deposit(now, channel));
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.away.letters.asked = None;
         match prekey {
@@ -171,6 +173,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                     peer.away.letters.prekey = Some((prekey, now));
                     peer.away.letters.refusals = 0;
                     peer.away.paused = None;
+                    peer.away.mail.look_anew();
                     peer.shared.outgoing().met();
                     peer.wake();
                     // What could not be told is told now.
@@ -183,6 +186,10 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let refusals = peer.away.letters.refusals;
         peer.away.letters.refusals += 1;
+        if has_session {
+            // It was asked for a handshake alone.
+            return self.retry_flight(now, id, (REFUSED * (1 << refusals.min(8))).min(FRESH));
+        }
         peer.away.paused = is_away.then(|| now.after((REFUSED * (1 << refusals.min(8))).min(FRESH)));
         peer.blocked = false;
         // Nothing can be told either: what waits for that waits no longer.

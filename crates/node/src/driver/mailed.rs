@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sealway_channel::{ChannelId, Flight, SavedHandshake, StateError};
+use sealway_channel::{ChannelId, Flight, Saved, SavedHandshake, StateError};
 use sealway_identity::{Mailbox, PayloadParts};
 use sealway_routing::{Batch, Table};
 use sealway_vault::Vault;
@@ -33,8 +33,8 @@ impl Mail {
         (self.leaving, self.next) = (None, None);
     }
 
-    /// Nothing is left at a relay for a peer that is there.
-    pub(super) const fn wait(&mut self) {
+    /// There is another reason to look: the peer is there, or what was missing has come.
+    pub(super) const fn look_anew(&mut self) {
         self.next = None;
     }
 
@@ -63,7 +63,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if let Some(card) = card
             && let Err(error) = self.endpoint.begin_by_letter(now, card)
         {
-            tracing::warn!(peer = %id.short(), %error, "no handshake by letter is begun");
+            tracing::debug!(peer = %id.short(), %error, "no handshake by letter is begun");
         }
     }
 
@@ -106,7 +106,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
     }
 
-    fn retry_flight(&mut self, now: Timestamp, id: IdentityId, after: Duration) {
+    pub(super) fn retry_flight(&mut self, now: Timestamp, id: IdentityId, after: Duration) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.away.mail.next = Some(now.after(after));
         }
@@ -144,46 +144,53 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             peer.channel = Some(channel);
             self.by_channel.insert(channel, id);
         }
-        self.write_sessions();
-        if !self.write_handshakes(Some(pushed)) {
+        if !self.write_states(Some(pushed)) {
             self.give_verdict(now, pushed, Verdict::Done);
         }
+        self.look_for_flights(now, id);
+    }
+
+    /// What has come may have changed what is to be left.
+    fn look_for_flights(&mut self, now: Timestamp, id: IdentityId) {
+        self.peers.get_mut(&id).into_iter().for_each(|peer| peer.away.mail.look_anew());
         self.may_deposit_again(now, id);
     }
 
-    /// Has handshakes written that have changed: after sessions. Returns whether there were any; then `pushed` waits for them.
-    pub(super) fn write_handshakes(&mut self, pushed: Option<Pushed>) -> bool {
-        let mut saved: Vec<SavedHandshake> = std::iter::from_fn(|| self.endpoint.poll_handshake()).collect();
-        let Some(writer) = &self.writer else { return false };
-        let last = saved.pop();
-        let is_any = last.is_some();
-        let all = saved.into_iter().map(|saved| (saved, None)).chain(last.map(|last| (last, pushed)));
-        for (SavedHandshake { peer, number, state }, pushed) in all {
-            let mut batch = Batch::default();
+    /// Has sessions and handshakes by letter written that have changed: in one step, for each is of no use without the other.
+    /// Returns whether there were any; then the verdict about `pushed` waits for them.
+    pub(super) fn write_states(&mut self, pushed: Option<Pushed>) -> bool {
+        let (mut batch, mut what) = (Batch::default(), Vec::new());
+        while let Some(Saved { peer, session, state }) = self.endpoint.poll_saved() {
+            let key = [peer.0.as_slice(), &session.0].concat();
             match state {
-                Some(state) => batch.put(Table::Handshakes, peer.0.to_vec(), state),
-                None => batch.delete(Table::Handshakes, peer.0.to_vec()),
+                Some(state) => {
+                    batch.put(Table::Sessions, key, state);
+                    what.push(Stored::Session { peer, session });
+                }
+                None => batch.delete(Table::Sessions, key),
             }
-            writer.write(batch, Stored::Handshake { peer, number, pushed });
         }
-        is_any
+        while let Some(SavedHandshake { peer, number, state }) = self.endpoint.poll_handshake() {
+            let key = peer.0.to_vec();
+            match state {
+                Some(state) => batch.put(Table::Handshakes, key, state),
+                None => batch.delete(Table::Handshakes, key),
+            }
+            what.push(Stored::Handshake { peer, number });
+        }
+        let Some(writer) = self.writer.as_ref().filter(|_| !batch.is_empty()) else { return false };
+        what.extend(pushed.map(Stored::Taken));
+        writer.write(batch, Stored::Several(what));
+        true
     }
 
-    pub(super) fn handshake_written(&mut self, now: Timestamp, id: IdentityId, number: u64, pushed: Option<Pushed>) {
+    pub(super) fn handshake_written(&mut self, now: Timestamp, id: IdentityId, number: u64) {
         self.endpoint.handshake_written(&id, number);
-        pushed.into_iter().for_each(|pushed| self.give_verdict(now, pushed, Verdict::Done));
-        self.may_deposit_again(now, id);
+        self.look_for_flights(now, id);
     }
 
-    pub(super) fn handshake_not_written(
-        &mut self,
-        now: Timestamp,
-        id: IdentityId,
-        number: u64,
-        pushed: Option<Pushed>,
-    ) {
+    pub(super) fn handshake_not_written(&mut self, now: Timestamp, id: IdentityId, number: u64) {
         self.endpoint.handshake_not_written(&id, number);
-        pushed.into_iter().for_each(|pushed| self.give_verdict(now, pushed, Verdict::Later));
         self.retry_flight(now, id, REFUSED);
     }
 

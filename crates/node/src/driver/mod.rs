@@ -372,28 +372,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.handle_event(now, event);
         }
         self.scratch.inner = frame;
-        self.write_sessions();
-        self.write_handshakes(None);
+        self.write_states(None);
         self.write_prekeys();
-    }
-
-    /// Has sessions written that have changed.
-    fn write_sessions(&mut self) {
-        while let Some(saved) = self.endpoint.poll_saved() {
-            let (peer, session) = (saved.peer, saved.session);
-            let key = [peer.0.as_slice(), &session.0].concat();
-            let mut batch = Batch::default();
-            match saved.state {
-                Some(state) => {
-                    batch.put(Table::Sessions, key, state);
-                    self.write(batch, Stored::Session { peer, session });
-                }
-                None => {
-                    batch.delete(Table::Sessions, key);
-                    self.write(batch, Stored::Removed);
-                }
-            }
-        }
     }
 
     fn handle_event(&mut self, now: Timestamp, event: Event) {

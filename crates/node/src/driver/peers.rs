@@ -57,8 +57,10 @@ pub(crate) enum Stored {
     Registered { channel: ChannelId, name: BoxName },
     /// What of a session survives a restart.
     Session { peer: IdentityId, session: Cid },
-    /// A handshake by letter, in this version; `pushed` is what has changed it.
-    Handshake { peer: IdentityId, number: u64, pushed: Option<Pushed> },
+    /// A handshake by letter, in this version.
+    Handshake { peer: IdentityId, number: u64 },
+    /// All of these.
+    Several(Vec<Stored>),
     /// A pairing, in this version.
     Pairing { peer: IdentityId, version: u64 },
     /// A frame in custody, where we are a relay.
@@ -304,7 +306,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.may_deposit_again(now, peer);
             }
             Stored::Pairing { peer, version } => self.pairing_written(now, peer, Some(version)),
-            Stored::Handshake { peer, number, pushed } => self.handshake_written(now, peer, number, pushed),
+            Stored::Handshake { peer, number } => self.handshake_written(now, peer, number),
+            Stored::Several(all) => all.into_iter().for_each(|what| self.stored(now, what)),
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, true),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Done),
             Stored::Prekey(id) => {
@@ -334,7 +337,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             }
             Stored::Session { peer, session } => self.endpoint.not_written(now, &peer, session),
             Stored::Pairing { peer, .. } => self.pairing_written(now, peer, None),
-            Stored::Handshake { peer, number, pushed } => self.handshake_not_written(now, peer, number, pushed),
+            Stored::Handshake { peer, number } => self.handshake_not_written(now, peer, number),
+            Stored::Several(all) => all.into_iter().for_each(|what| self.not_stored(now, what, error)),
             Stored::Deposited(deposit) => self.deposit_written(now, deposit, false),
             Stored::Taken(pushed) => self.give_verdict(now, pushed, Verdict::Later),
             // The client is not told: it asks again when it attaches again.
@@ -688,7 +692,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             // It is told as soon as there is a session, or the peer is known to be away.
             peer.away.report_at = None;
             peer.away.paused = None;
-            peer.away.mail.wait();
+            peer.away.mail.unanswered();
         }
         let Some(channel) = channel else {
             self.drop_datagrams(id);

@@ -659,6 +659,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         deposit: Deposit<'_>,
         out: &mut [u8],
     ) -> Result<usize, SendError> {
+        self.save_failed(channel);
         let found = self.channels.get_mut(&channel).ok_or(SendError::UnknownChannel)?;
         // A session of an earlier run was admitted by that run's policy.
         if !self.config.accept.decide(&found.peer).is_allow() {
@@ -690,7 +691,14 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub fn may_deposit(&mut self, now: Timestamp, channel: ChannelId) -> bool {
         self.save_failed(channel);
         let Some(found) = self.channels.get_mut(&channel) else { return false };
-        self.config.accept.decide(&found.peer).is_allow() && found.depositing(now).is_some()
+        let is_admitted = self.config.accept.decide(&found.peer).is_allow();
+        let is_full = found.depositing(now).map(|stored| stored.is_full());
+        if is_full == Some(true) {
+            // Another session is wanted, and what is sealed until then goes without.
+            found.wanted |= found.can_initiate();
+            self.reschedule(channel);
+        }
+        is_admitted && is_full == Some(false)
     }
 
     /// When a record of the live lane of the peer has opened last.

@@ -145,10 +145,14 @@ impl<P: CryptoProvider> StoredLane<P> {
         self.confirmed && self.may_start(now)
     }
 
+    /// Whether as many records were sealed as a chain takes.
+    pub(crate) fn is_full(&self) -> bool {
+        self.send.as_ref().is_some_and(|send| send.sealed() >= MAX_STORED)
+    }
+
     /// Whether START may be sealed: there would be something to follow it.
     pub(crate) fn may_start(&self, now: Timestamp) -> bool {
-        let is_full = self.send.as_ref().is_some_and(|send| send.sealed() >= MAX_STORED);
-        now.since(self.since) < SEALING_TIME && !is_full
+        now.since(self.since) < SEALING_TIME
     }
 
     /// Whether a START of the peer is answered with our own: not each time that a relay repeats it.

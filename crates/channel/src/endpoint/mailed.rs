@@ -449,7 +449,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     fn lane(&self, now: Timestamp, peer: &IdentityId, cid: Cid) -> Option<u32> {
         let channel = self.by_peer.get(peer).and_then(|channel| self.channels.get(channel))?;
         let kept = channel.kept.iter().find(|kept| kept.stored.local == cid)?;
-        kept.stored.may_start(now).then_some(kept.unsaved)
+        (kept.stored.may_start(now) && !kept.stored.is_full()).then_some(kept.unsaved)
     }
 
     fn seal_start(&mut self, now: Timestamp, peer: &IdentityId, cid: Cid, out: &mut [u8]) -> Result<usize, SendError> {

@@ -113,7 +113,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     pub(super) fn save_failed(&mut self, id: ChannelId) {
         let failed = self.channels.get(&id).into_iter().flat_map(|channel| &channel.kept).filter(|kept| kept.failed);
         let failed: Vec<Cid> = failed.map(|kept| kept.stored.local).collect();
-        failed.into_iter().for_each(|session| self.save(id, session));
+        for session in failed {
+            // With the counters that it was to reserve.
+            let stored = self.channels.get_mut(&id).and_then(|channel| channel.stored_by_cid(session));
+            stored.into_iter().for_each(|stored| _ = stored.wants_saving());
+            self.save(id, session);
+        }
     }
 
     /// Has more counters of its stored lane reserved: nothing but those waits for it.

@@ -260,7 +260,7 @@ impl<V: Vault + Clone + 'static> Channel<V> {
     pub(crate) fn depositing(&mut self, now: Timestamp) -> Option<&mut StoredLane<V::Provider>> {
         // Not before our own state is written: the peer's answer would find nobody after a crash.
         let sessions = self.sessions.iter_mut().filter(|established| established.unsaved == 0);
-        let kept = self.kept.iter_mut().filter(|kept| kept.unsaved == 0);
+        let kept = self.kept.iter_mut().filter(|kept| kept.unsaved == 0 && !kept.failed);
         let lanes =
             kept.map(|kept| &mut kept.stored).chain(sessions.map(|established| &mut established.session.stored));
         lanes.filter(|stored| stored.may_seal(now)).max_by_key(|stored| stored.since)

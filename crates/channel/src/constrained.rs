@@ -387,7 +387,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let overhead = sealway_wire::constrained::HANDSHAKE_OVERHEAD;
         match &self.side {
             Side::Initiator(caller) => caller.call_len().unwrap_or(overhead),
-            Side::Responder(_) => overhead + self.reply.len(),
+            Side::Responder(answerer) => answerer.answer_len().max(overhead + self.reply.len()),
         }
     }
 
@@ -513,9 +513,10 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if let Some((version, frame)) = self.answer.as_deref()
             && self.is_on_disk(*version)
         {
-            let len = copy(frame, out)?;
+            // What does not go now is asked for again.
+            let copied = copy(frame, out);
             self.answer = None;
-            return Ok(Some(len));
+            return copied.map(Some);
         }
         if self.start_due && self.may_seal() {
             let start = Start { instance: self.instance, stored_before: VarInt::from_u32(0), credentials: &[] };

@@ -294,6 +294,10 @@ impl Mailed {
         self.stage.is_none() && self.seen.is_empty()
     }
 
+    pub(crate) const fn is_on_disk(&self) -> bool {
+        self.writing.is_none() && !self.failed
+    }
+
     /// Whether a flight waits to be written.
     pub(crate) const fn is_waiting(&self) -> bool {
         self.writing.is_some() && self.stage.is_some()

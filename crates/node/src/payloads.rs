@@ -73,7 +73,8 @@ impl HandshakePayloads {
 
     /// What has come with the next handshake that the peer has put something into. `None`: the node has shut down.
     ///
-    /// Several of these handles share what comes: each goes to one of them.
+    /// Several of these handles share what comes: each goes to one of them. What a handle has fetched and not handed over is lost when
+    /// it is dropped: keep one.
     ///
     /// Cancel-safe.
     pub async fn recv(&mut self) -> Option<HandshakePayload> {

@@ -214,6 +214,12 @@ impl<P: CryptoProvider> Answerer<P> {
         self.discarded.push_back((hint, call));
     }
 
+    /// How long the longest answer is that may be asked for again.
+    pub(super) fn answer_len(&self) -> usize {
+        let kept = [&self.ordinary, &self.recovery].into_iter().filter_map(|slot| slot.answered.as_ref());
+        kept.map(|answered| answered.frame.len()).max().unwrap_or(0)
+    }
+
     pub(super) fn handle_call<V: Vault<Provider = P> + Clone + 'static>(
         &mut self,
         vault: &V,

@@ -83,10 +83,11 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             return None;
         }
         if let Some((cid, number)) = mailed.start_again {
-            if self.lane(now, peer, cid).is_some() {
-                return Some(Flight { is_letter: false, number });
+            match self.lane(now, peer, cid) {
+                Some(0) => return Some(Flight { is_letter: false, number }),
+                Some(_) => return None,
+                None => self.said_start(peer),
             }
-            self.said_start(peer);
             return None;
         }
         let stage = mailed.stage(now).filter(|_| mailed.is_due(now))?;
@@ -112,6 +113,12 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     #[must_use]
     pub fn flight_is_being_written(&self, peer: &IdentityId) -> bool {
         self.mailed.get(peer).is_some_and(Mailed::is_waiting)
+    }
+
+    /// Whether all that handshakes by letter with a peer have changed is on disk.
+    #[must_use]
+    pub fn handshake_is_on_disk(&self, peer: &IdentityId) -> bool {
+        self.mailed.get(peer).is_none_or(Mailed::is_on_disk)
     }
 
     /// When [`flight_due`](Self::flight_due) is to be asked again at the latest.
@@ -303,12 +310,17 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let hash = half(&provider.sha256(&[message.noise]));
         let goes_before = self.owner.id() < peer;
         if let Some(mailed) = self.mailed.get_mut(&peer) {
-            if mailed.has_seen(&seen) || goes_before && mailed.goes_first(now) {
+            if mailed.has_seen(&seen) {
+                return Ok(());
+            }
+            // Ours goes on, or is about to be over.
+            let is_over_soon = matches!(mailed.stage(now), Some(Stage::Starting { message3: None, .. }));
+            if is_over_soon || goes_before && mailed.goes_first(now) {
+                mailed.sees(seen);
+                self.save_mailed(peer);
                 return Ok(());
             }
             match mailed.stage(now) {
-                // It is about to be over.
-                Some(Stage::Starting { message3: None, .. }) => return Ok(()),
                 // The same once more, in another letter: it gets the same answer, or what has come of it goes on.
                 Some(stage @ (Stage::AwaitingMessage3 { .. } | Stage::Starting { .. }))
                     if mailed.has_answered(hash) =>
@@ -449,7 +461,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
     fn lane(&self, now: Timestamp, peer: &IdentityId, cid: Cid) -> Option<u32> {
         let channel = self.by_peer.get(peer).and_then(|channel| self.channels.get(channel))?;
         let kept = channel.kept.iter().find(|kept| kept.stored.local == cid)?;
-        (kept.stored.may_start(now) && !kept.stored.is_full()).then_some(kept.unsaved)
+        (kept.stored.may_start(now) && !kept.stored.is_full()).then_some(kept.unsaved + u32::from(kept.failed))
     }
 
     fn seal_start(&mut self, now: Timestamp, peer: &IdentityId, cid: Cid, out: &mut [u8]) -> Result<usize, SendError> {

@@ -41,7 +41,9 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.stored_by_cid(session).into_iter().for_each(StoredLane::not_written);
         // What is kept seals nothing before it is written: it is tried again when something is to be left.
-        channel.kept_by_cid(session).into_iter().for_each(|kept| kept.failed = true);
+        channel.kept_by_cid(session).into_iter().for_each(|kept| {
+            (kept.unsaved, kept.failed) = (kept.unsaved.saturating_sub(1), true);
+        });
         let gone = channel.abandon(session);
         if gone && channel.can_initiate() && !channel.attempt.is_running() {
             channel.wanted = true;
@@ -162,9 +164,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
             established.unsaved += 1;
         }
         if let Some(kept) = channel.kept_by_cid(session).filter(|_| !reserves_only) {
-            // Instead of one that has failed.
-            kept.unsaved += u32::from(!kept.failed);
-            kept.failed = false;
+            (kept.unsaved, kept.failed) = (kept.unsaved + 1, false);
         }
         self.saved.push_back(Saved { peer, session, state: Some(state) });
     }

@@ -107,7 +107,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     }
 
     pub(super) fn retry_flight(&mut self, now: Timestamp, id: IdentityId, after: Duration) {
-        if let Some(peer) = self.peers.get_mut(&id) {
+        if let Some(peer) = self.peers.get_mut(&id).filter(|_| !self.paired.contains_key(&id)) {
             peer.away.mail.next = Some(now.after(after));
         }
     }
@@ -145,7 +145,9 @@ impl<V: Vault + Clone + 'static> Driver<V> {
             self.by_channel.insert(channel, id);
         }
         if !self.write_states(Some(pushed)) {
-            self.give_verdict(now, pushed, Verdict::Done);
+            // What it has changed may be on its way to the disk.
+            let is_on_disk = self.endpoint.handshake_is_on_disk(&id);
+            self.give_verdict(now, pushed, if is_on_disk { Verdict::Done } else { Verdict::Later });
         }
         self.look_for_flights(now, id);
     }

@@ -273,8 +273,11 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         let ended = loop {
             let now = self.turn();
             let until = leaving.as_ref().map(|(_, until)| *until);
-            let is_busy = self.asks_for_prekeys(now) || self.leaves_flights();
-            if until.is_some_and(|until| !is_busy || self.clock.now() >= until) {
+            let is_done = |until| {
+                let is_busy = self.asks_for_prekeys(now) || self.leaves_flights();
+                !is_busy || self.clock.now() >= until
+            };
+            if until.is_some_and(is_done) {
                 break leaving.map(|(replies, _)| replies).unwrap_or_default();
             }
             let deadline = self.next_timeout(now).into_iter().chain(until).min().map(|at| self.clock.instant(at));

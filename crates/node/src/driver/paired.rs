@@ -256,8 +256,8 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         // Whatever else there is with this peer goes on as it was if the link does not do.
         let needed = made.as_ref().map(|(pairing, _)| pairing.handshake_len());
         let needed = needed.or(self.paired.get(&id).map(Paired::handshake_len)).unwrap_or(HANDSHAKE_OVERHEAD);
+        check_payload(link.capabilities().unit, &payload)?;
         let mtu = fit(peer, needed, &*link)?;
-        check_payload(mtu, &payload)?;
         if let Some((pairing, peer_instance)) = made {
             // From now on it is spoken to in this profile alone: whether it is away from its relay does not matter.
             peer.away = Away::default();

@@ -206,8 +206,7 @@ impl<V: Vault + Clone + 'static> Builder<V> {
             for table in Table::ALL {
                 let loaded = store.load(table, &mut |key, value| {
                     // What was sealed and cannot be taken back never will be: under a channel key that was replaced, say.
-                    let is_sealed = matches!(table, Table::Sessions | Table::Prekeys | Table::Handshakes);
-                    if !driver.load(table, key, value) && is_sealed {
+                    if !driver.load(table, key, value) && table.is_sealed() {
                         stale.delete(table, key.to_vec());
                     }
                 });

@@ -43,6 +43,12 @@ impl Table {
         Self::Pairings,
     ];
 
+    /// Whether its rows are sealed under a key of the vault: those that do not open now never will.
+    #[must_use]
+    pub const fn is_sealed(self) -> bool {
+        matches!(self, Self::Sessions | Self::Prekeys | Self::Handshakes)
+    }
+
     /// Its name on disk.
     #[must_use]
     pub const fn name(self) -> &'static str {

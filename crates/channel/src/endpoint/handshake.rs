@@ -25,9 +25,15 @@ const MAX_ANSWERS: usize = 256;
 /// Handshakes of one path that an S1.R is held against.
 const MAX_TRIED: usize = 8;
 
-/// The gates of the channel keys that answer.
-pub(super) fn answering(gates: &[Gate], now: Timestamp) -> impl Iterator<Item = &Gate> {
-    gates.iter().filter(move |gate| gate.until.is_none_or(|until| now < until))
+/// The gate that S1.1 fits, of the channel keys that answer.
+pub(super) fn gate_of<'g, P: CryptoProvider>(
+    gates: &'g [Gate],
+    provider: &P,
+    now: Timestamp,
+    message: &Message1<'_>,
+) -> Option<&'g Gate> {
+    let mut answering = gates.iter().filter(|gate| gate.until.is_none_or(|until| now < until));
+    answering.find(|gate| gate.gate.fits(provider, message))
 }
 
 impl<V: Vault + Clone + 'static> Endpoint<V> {
@@ -46,9 +52,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         let Some(beginning) = frame.get_mut(..head.len()) else { return false };
         beginning.copy_from_slice(head);
         match Frame::decode(frame) {
-            Ok(Frame::Message1(message)) => {
-                answering(&self.gates, now).any(|gate| gate.gate.fits(self.vault.provider(), &message))
-            }
+            Ok(Frame::Message1(message)) => gate_of(&self.gates, self.vault.provider(), now, &message).is_some(),
             Ok(Frame::Message2(message)) => self.by_cid.contains_key(&message.cid),
             Ok(Frame::Message3(message)) => self.half_open.contains(message.cid),
             _ => false,
@@ -63,8 +67,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         message: &Message1<'_>,
     ) -> Result<(), FrameError> {
         let provider = self.vault.provider();
-        let fits = |found: &&Gate| found.gate.fits(provider, message);
-        let Gate { key: channel_key, gate, .. } = answering(&self.gates, now).find(fits).ok_or(FrameError::Gate)?;
+        let Gate { key: channel_key, gate, .. } =
+            gate_of(&self.gates, provider, now, message).ok_or(FrameError::Gate)?;
         let key = provider.sha256(&[message.noise]);
         if let Some(answer) = self.half_open.repeated(&key) {
             let answer = answer.map(<[u8]>::to_vec);

@@ -13,7 +13,7 @@ use sealway_wire::{
     handshake::{Message1, Message2, Message3},
 };
 
-use super::{ChannelId, Endpoint, handshake::answering};
+use super::{ChannelId, Endpoint, handshake::gate_of};
 use crate::{
     FrameError, HandshakeError, Role, SendError, StateError,
     initiator::AwaitingMessage2,
@@ -305,8 +305,7 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         frame: &[u8],
     ) -> Result<(), FrameError> {
         let provider = self.vault.provider();
-        let gate = answering(&self.gates, now).find(|gate| gate.gate.fits(provider, message));
-        let channel_key = gate.ok_or(FrameError::Gate)?.key;
+        let channel_key = gate_of(&self.gates, provider, now, message).ok_or(FrameError::Gate)?.key;
         let hash = half(&provider.sha256(&[message.noise]));
         let goes_before = self.owner.id() < peer;
         if let Some(mailed) = self.mailed.get_mut(&peer) {
@@ -423,8 +422,8 @@ impl<V: Vault + Clone + 'static> Endpoint<V> {
         };
         let Frame::Message1(message) = Frame::decode(message1)? else { return Err(FrameError::Rejected) };
         let provider = self.vault.provider();
-        let gate = answering(&self.gates, now).find(|gate| gate.gate.fits(provider, &message));
-        let (own, channel_key) = (self.owner.id(), gate.ok_or(FrameError::Gate)?.key);
+        let channel_key = gate_of(&self.gates, provider, now, &message).ok_or(FrameError::Gate)?.key;
+        let own = self.owner.id();
         let opened = OpenedMessage1::of(&self.vault, &own, &channel_key, ephemeral.clone(), &message)?;
         opened.answer(provider, *cid, encapsulated)
     }

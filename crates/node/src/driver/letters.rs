@@ -207,6 +207,12 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         if self.endpoint.is_current(&prekey) { Ok(prekey) } else { Err(Some(IdentityError::Superseded)) }
     }
 
+    /// What a letter to a peer says of us: we have a box where the peer has one.
+    pub(super) fn payload_for(&self, peer: &super::Peer) -> PayloadParts {
+        let mailbox = peer.away.mailbox.map(|mailbox| Mailbox { name: self.contact_box, ..mailbox });
+        mailbox.map_or_else(PayloadParts::default, PayloadParts::with_mailbox)
+    }
+
     /// Seals for a peer's box: under the session, or as a letter where there is none.
     pub(super) fn seal_for_box(
         &mut self,
@@ -221,9 +227,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
         }
         let peer = self.peers.get(&id).ok_or(SendError::UnknownChannel)?;
         let prekey = peer.away.letters.fresh(now).ok_or(SendError::NotOpen)?;
-        // We have a box where the peer has one.
-        let mailbox = peer.away.mailbox.map(|mailbox| Mailbox { name: self.contact_box, ..mailbox });
-        let payload = mailbox.map_or_else(PayloadParts::default, PayloadParts::with_mailbox);
+        let payload = self.payload_for(peer);
         let sealed = self.endpoint.seal_letter(prekey, &payload, deposit, out);
         self.statistics.letters_sent += u64::from(sealed.is_ok());
         sealed

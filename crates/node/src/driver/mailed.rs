@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use sealway_channel::{ChannelId, Flight, Saved, SavedHandshake, StateError};
-use sealway_identity::{Mailbox, PayloadParts};
 use sealway_routing::{Batch, Table};
 use sealway_vault::Vault;
 use sealway_wire::{
@@ -70,12 +69,13 @@ impl<V: Vault + Clone + 'static> Driver<V> {
     /// Leaves the flight that is due in the box of a peer, if one is.
     pub(super) fn deposit_flight(&mut self, now: Timestamp, id: IdentityId, way: (usize, ChannelId, BoxName)) {
         let due = self.due_flight(now, id);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get(&id) else { return };
         let prekey = peer.away.letters.fresh(now);
         match due {
             None => {
                 let later = self.endpoint.flight_due_at(&id).map(|at| at.max(now.after(REFUSED)));
-                peer.away.mail.next = peer.away.mail.next.or(later);
+                let mail = self.peers.get_mut(&id).map(|peer| &mut peer.away.mail);
+                mail.into_iter().for_each(|mail| mail.next = mail.next.or(later));
             }
             // A session is there, and the peer begins anew all the same: it has lost it.
             Some(Flight { is_letter: true, .. }) if prekey.is_none() => {
@@ -83,8 +83,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 self.retry_flight(now, id, REFUSED);
             }
             Some(flight) => {
-                let mailbox = peer.away.mailbox.map(|mailbox| Mailbox { name: self.contact_box, ..mailbox });
-                let payload = mailbox.map_or_else(PayloadParts::default, PayloadParts::with_mailbox);
+                let payload = self.payload_for(peer);
                 let mut frame = std::mem::take(&mut self.scratch.inner);
                 match self.endpoint.seal_flight(now, &id, prekey, &payload, &mut frame) {
                     Ok(len) => {

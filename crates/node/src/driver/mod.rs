@@ -579,7 +579,7 @@ impl<V: Vault + Clone + 'static> Driver<V> {
                 None => false,
             },
         };
-        if !is_loaded && !matches!(table, Table::Sessions | Table::Prekeys | Table::Handshakes) {
+        if !is_loaded && !table.is_sealed() {
             tracing::warn!(table = table.name(), "a row of the store cannot be read; it is left alone");
         }
         is_loaded

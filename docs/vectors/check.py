@@ -264,15 +264,16 @@ class ShortSession:
         assert b"\x22" + hints[1] + public(e_r) + noise.seal(reply) == unhex(told["C1.2"])
         prk = extract(noise.h, noise.split())
         self.next_psk = expand(prk, label("psk", "C1"))
+        later = expand(prk, label("later", "C1"))
         cids = expand(prk, label("cid", "C1"))
         cids = {"device": cids[2:4], "service": cids[:2]}  # of whoever receives what they send
         roles = {"device": "initiator", "service": "responder"}
         self.lanes = {
-            (lane, sender): ShortLane(expand(prk, label(f"{lane} {role}", "C1")), cids[sender])
-            for lane in ("live", "stored")
+            (lane, sender): ShortLane(expand(source, label(f"{lane} {role}", "C1")), cids[sender])
+            for lane, source in (("live", prk), ("stored", later))
             for sender, role in roles.items()
         }
-        self.restart = {sender: expand(prk, label(f"restart {role}", "C1")) for sender, role in roles.items()}
+        self.restart = {sender: expand(later, label(f"restart {role}", "C1")) for sender, role in roles.items()}
         self.cids = cids
 
     def open(self, record):

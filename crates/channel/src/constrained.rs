@@ -29,6 +29,7 @@ mod keys;
 mod provision;
 mod ratchet;
 mod renewal;
+mod seldom;
 mod session;
 mod tries;
 
@@ -52,6 +53,7 @@ use self::{
     keys::Keys,
     ratchet::{Chain, Parties, Psk},
     renewal::Telling,
+    seldom::Seldom,
     session::{DOMAIN, Session},
     tries::Tries,
 };
@@ -168,31 +170,23 @@ pub struct Pairing<V: Vault + Clone + 'static> {
     written: u64,
     /// Our call is to be sent, once this version has been written.
     call_due: Option<NonZeroU64>,
-    /// An answer to the peer's call, and the version with it.
-    answer: Option<Box<(u64, Vec<u8>)>>,
     start_due: bool,
     /// The counter of the START that was sent last under the present session, and whether the peer has opened one.
     start_sent: Option<u32>,
     start_is_known: bool,
-    telling: Telling,
-    events: Vec<(u64, PairingEvent)>,
-    /// What goes with the next answer.
-    reply: Box<[u8]>,
+    /// Mostly there is nothing to be told.
+    telling: Option<Box<Telling>>,
+    events: Seldom<(u64, PairingEvent)>,
     /// Under which psk a message without a hint is tried first.
     bare_turn: u16,
     tries: Tries,
-    /// When a clone was reported last, and when the use of a psk that has served.
-    reported: Option<Box<[Option<Timestamp>; 2]>>,
 }
 
 /// The session that is sealed under.
 struct Current<P: CryptoProvider> {
     session: Box<Session<P>>,
-    /// The version of the state that has it, and of the one that reserves the counters that were asked for last.
+    /// The version of the state that has it.
     since: u64,
-    reserved: u64,
-    /// A record of the peer has opened under it.
-    confirmed: bool,
 }
 
 /// The session before.
@@ -254,12 +248,13 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let current = match flags & 1 {
             0 => None,
             _ => {
-                let session = Box::new(Session::restore(&provider, now, &mut reader)?);
+                let mut session = Box::new(Session::restore(&provider, keys.role, now, &mut reader)?);
+                session.confirmed = flags & 2 != 0;
                 if flags & 4 != 0 {
-                    let session = Box::new(Session::restore(&provider, now, &mut reader)?);
+                    let session = Box::new(Session::restore(&provider, keys.role, now, &mut reader)?);
                     previous = Some(Box::new(Previous { session, until: None }));
                 }
-                Some(Current { session, since: 0, reserved: 0, confirmed: flags & 2 != 0 })
+                Some(Current { session, since: 0 })
             }
         };
         let recovery = keys.recovery;
@@ -275,7 +270,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         // A restart counts once it has been written, and nothing is sealed before: the peer follows so many of them.
         if restored.current.is_some() || has_rotated {
             let version = restored.changed();
-            restored.current.iter_mut().for_each(|current| (current.since, current.reserved) = (version, version));
+            restored.current.iter_mut().for_each(|current| current.since = version);
         }
         Ok(restored)
     }
@@ -302,16 +297,13 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             offered: 0,
             written: 0,
             call_due: None,
-            answer: None,
             start_due: false,
             start_sent: None,
             start_is_known: false,
-            telling: Telling::default(),
-            events: Vec::new(),
-            reply: Box::default(),
+            telling: None,
+            events: Seldom::new(),
             bare_turn: 0,
             tries: Tries::new(),
-            reported: None,
         })
     }
 
@@ -369,7 +361,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// How the present session came to be, once the peer is known to have it.
     #[must_use]
     pub fn context(&self) -> Option<Context> {
-        let current = self.current.as_ref().filter(|current| current.confirmed)?;
+        let current = self.current.as_ref().filter(|current| current.session.confirmed)?;
         let recovered = current.session.recovered;
         Some(Context { profile: Profile::C1, post_quantum: PostQuantum::PskChain, unclocked: false, recovered })
     }
@@ -387,7 +379,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let overhead = sealway_wire::constrained::HANDSHAKE_OVERHEAD;
         match &self.side {
             Side::Initiator(caller) => caller.call_len().unwrap_or(overhead),
-            Side::Responder(answerer) => answerer.answer_len().max(overhead + self.reply.len()),
+            Side::Responder(answerer) => answerer.answer_len().max(overhead + answerer.reply.len()),
         }
     }
 
@@ -400,7 +392,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// Whether [`repeat`](Self::repeat) has something to have sent once more.
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
-        let is_unconfirmed = self.current.as_ref().is_some_and(|current| !current.confirmed);
+        let is_unconfirmed = self.current.as_ref().is_some_and(|current| !current.session.confirmed);
         self.is_calling() || self.parties.role == Role::Initiator && is_unconfirmed || self.has_to_tell()
     }
 
@@ -441,7 +433,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 caller.repeat(&self.vault, &self.parties)?;
                 self.call_due = NonZeroU64::new(self.changed());
             }
-            self.start_due |= self.current.as_ref().is_some_and(|current| !current.confirmed);
+            self.start_due |= self.current.as_ref().is_some_and(|current| !current.session.confirmed);
         }
         self.tell_again();
         Ok(())
@@ -452,13 +444,14 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// can be forged and the call is shorter, it waits for the next.
     ///
     /// # Errors
-    /// If it is too long.
+    /// [`CallError::NotResponder`]; [`CallError::TooLong`].
     pub fn set_reply(&mut self, reply: &[u8]) -> Result<(), CallError> {
+        let Side::Responder(answerer) = &mut self.side else { return Err(CallError::NotResponder) };
         let limit = sealway_wire::constrained::MAX_PAYLOAD;
         if reply.len() > limit {
             return Err(CallError::TooLong { limit, got: reply.len() });
         }
-        self.reply = reply.into();
+        answerer.reply = reply.into();
         Ok(())
     }
 
@@ -499,23 +492,26 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     /// has been written.
     ///
     /// # Errors
-    /// If `out` is too short for it, or the source of randomness fails.
+    /// If `out` is too short for it, the source of randomness fails, or the vault has lost its key.
     pub fn poll_transmit(&mut self, out: &mut [u8]) -> Result<Option<usize>, SendError> {
         if let Some(version) = self.call_due
             && self.is_on_disk(version.get())
             && let Side::Initiator(caller) = &self.side
-            && let Some(frame) = caller.frame()
+            && let Some(frame) = caller.frame(&self.vault, &self.parties)
         {
-            let len = copy(frame, out)?;
+            let len = copy(&frame.map_err(SendError::Call)?, out)?;
             self.call_due = None;
             return Ok(Some(len));
         }
-        if let Some((version, frame)) = self.answer.as_deref()
+        if let Side::Responder(answerer) = &self.side
+            && let Some((version, frame)) = &answerer.due
             && self.is_on_disk(*version)
         {
-            // What does not go now is asked for again.
             let copied = copy(frame, out);
-            self.answer = None;
+            // What does not go now is asked for again.
+            if let Side::Responder(answerer) = &mut self.side {
+                answerer.due = None;
+            }
             return copied.map(Some);
         }
         if self.start_due && self.may_seal() {
@@ -567,19 +563,16 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     fn seal_plaintext(&mut self, lane: Lane, plaintext: Plaintext<'_>, out: &mut [u8]) -> Result<Sealed, SendError> {
         let may_seal = self.may_seal();
-        let is_reserved = self.current.as_ref().is_some_and(|current| self.is_on_disk(current.reserved));
+        let (on_disk, next) = (self.on_disk(), self.version + 1);
         let Some(current) = self.current.as_mut().filter(|_| may_seal) else { return Err(SendError::NotOpen) };
         if !self.parties.reserves_counters {
             current.session.has_copies();
         }
-        if is_reserved {
-            current.session.grant();
-        }
+        current.session.grant(on_disk);
         let shape = Shape { limit: MAX_PLAINTEXT, padding: self.padding };
         let provider = self.vault.provider();
         let sealed = current.session.seal(provider, lane, self.with_cid, plaintext, shape, out)?;
-        if current.session.ask() {
-            current.reserved = self.version + 1;
+        if current.session.ask(next) {
             self.changed();
             return Ok(sealed);
         }
@@ -599,7 +592,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     }
 
     /// Octets that only the two ends of the present session know, expanded for `label` and `context` (RFC 8446 section 7.5
-    /// has the idea). `false`: there is no session of this run, or more than 8160 octets are asked for.
+    /// has the idea). `false`: there is no session, or more than 8160 octets are asked for.
     pub fn export(&self, label: &str, context: &[u8], out: &mut [u8]) -> bool {
         let session = self.current.as_ref().map(|current| &current.session);
         session.is_some_and(|session| session.export(self.vault.provider(), label, context, out))
@@ -611,19 +604,19 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if !self.is_on_disk(*version) {
             return None;
         }
-        let (_, event) = self.events.remove(0);
-        // Mostly there is none.
-        if self.events.is_empty() {
-            self.events.shrink_to_fit();
-        }
-        Some(event)
+        self.events.take_if(|_| true).map(|(_, event)| event)
     }
 
     // ---- state ----
 
     /// Whether what depends on that version of the state may leave.
     fn is_on_disk(&self, version: u64) -> bool {
-        version <= self.written || danger::is_off(Protection::WriteFirst)
+        version <= self.on_disk()
+    }
+
+    /// The last version of the state that is on disk.
+    fn on_disk(&self) -> u64 {
+        if danger::is_off(Protection::WriteFirst) { u64::MAX } else { self.written }
     }
 
     fn changed(&mut self) -> u64 {
@@ -655,7 +648,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let key = <V::Provider as CryptoProvider>::AeadKey::new(&self.state_key);
         let bound = (DOMAIN, &[&self.parties.own.0, &self.parties.peer.0][..]);
         let octets = at_rest::seal(provider, &key, bound, 1 + keys_len + session_len + side_len, |octets| {
-            let confirmed = self.current.as_ref().is_some_and(|current| current.confirmed);
+            let confirmed = self.current.as_ref().is_some_and(|current| current.session.confirmed);
             let flags = [self.current.is_some(), confirmed, previous.is_some(), keys.is_some()];
             octets.push(flags.iter().rev().fold(0, |octet, flag| octet << 1 | u8::from(*flag)));
             if let Some(keys) = keys {
@@ -663,7 +656,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             }
             sessions.iter().flatten().for_each(|session| session.save(octets));
             match &self.side {
-                Side::Initiator(caller) => caller.save(provider, octets),
+                Side::Initiator(caller) => caller.save(octets),
                 Side::Responder(answerer) => answerer.save(octets),
             }
         })?;

@@ -47,6 +47,8 @@ pub enum FrameError {
 pub enum CallError {
     /// The other side calls in this pairing.
     NotInitiator,
+    /// The other side answers in this pairing.
+    NotResponder,
     /// A call is unanswered: there is one for each psk.
     UnderWay,
     /// What goes with it is too long.
@@ -103,6 +105,8 @@ pub enum SendError {
     Entropy,
     /// A letter cannot be sealed: the own vault, or the recipient's ML-KEM key, is at fault.
     Letter(HandshakeError),
+    /// A call cannot be sent: the own vault is at fault.
+    Call(HandshakeError),
 }
 
 /// Why what was kept of a session cannot be taken back. Delete it: a new session will be made.
@@ -183,6 +187,7 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotInitiator => f.write_str("the other side calls in this pairing"),
+            Self::NotResponder => f.write_str("the other side answers in this pairing"),
             Self::UnderWay => f.write_str("a call is unanswered"),
             Self::TooLong { limit, got } => write!(f, "{got} octets, a call takes {limit}"),
             Self::Exhausted => f.write_str("no number is left for a call for recovery"),
@@ -213,7 +218,7 @@ impl fmt::Display for SendError {
             Self::TooLong { limit, got } => write!(f, "{got} octets, a record takes {limit}"),
             Self::Buffer(error) => error.fmt(f),
             Self::Entropy => f.write_str("the source of randomness failed"),
-            Self::Letter(error) => error.fmt(f),
+            Self::Letter(error) | Self::Call(error) => error.fmt(f),
         }
     }
 }

@@ -96,7 +96,7 @@ impl<V: Vault + Clone + 'static> AwaitingMessage2<V> {
             remote: Some(&remote),
             psk: None,
             ephemeral,
-            known: [None, None],
+            known: None,
         };
         let mut noise = noise::build(vault, setup)?;
         let mut payload = [0; PAYLOAD_1_LEN];
@@ -186,7 +186,7 @@ fn finish<P: CryptoProvider, V: Vault<Provider = P>>(
     let transcript = noise::transcript_hash(noise)?;
     let keys = noise::raw_split(noise)?;
     let session_key = SessionKey::extract(provider, DOMAIN, &transcript, &keys);
-    let session = Session::new(&session_key, Role::Initiator, local, remote, peer)?;
+    let session = Session::new(&session_key, Role::Initiator, local, remote, peer);
     Ok(Finished { session, frame })
 }
 

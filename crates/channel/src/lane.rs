@@ -4,7 +4,7 @@
 //! receiver derives ahead in scratch state and commits only after the tag has verified.
 
 use alloc::boxed::Box;
-use core::{ops::Range, time::Duration};
+use core::{num::NonZeroU64, ops::Range, time::Duration};
 
 use sealway_vault::{CryptoProvider, Secret, TAG_LEN};
 use sealway_wire::{
@@ -15,7 +15,7 @@ use sealway_wire::{
 
 use crate::{
     FrameError, SendError,
-    replay::ReplayWindow,
+    replay::{ReplayWindow, Ring},
     schedule::{self, EpochSecrets},
     suite::{C1, EpochKey, Header, S1, Suite},
 };
@@ -83,13 +83,18 @@ impl Padding {
 
 /// The keys of one epoch.
 pub(crate) struct EpochKeys<K> {
-    pub(crate) epoch: u64,
-    pub(crate) key: K,
+    /// One more than the epoch: so that there being none takes no room of its own.
+    end: NonZeroU64,
+    key: K,
 }
 
 impl<K: EpochKey> EpochKeys<K> {
     fn new(epoch: u64, secrets: &EpochSecrets) -> Self {
-        Self { epoch, key: K::new(secrets) }
+        Self { end: NonZeroU64::MIN.saturating_add(epoch), key: K::new(secrets) }
+    }
+
+    const fn epoch(&self) -> u64 {
+        self.end.get() - 1
     }
 
     /// Decrypts in place, if the tag verifies.
@@ -166,7 +171,7 @@ impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
 
     /// The chain of the current epoch, and the epoch, of a lane that goes on after a restart.
     pub(crate) fn save(&self) -> Option<(&Secret<32>, u8)> {
-        let epoch = self.keys.as_ref().map_or(0, |keys| keys.epoch);
+        let epoch = self.keys.as_ref().map_or(0, EpochKeys::epoch);
         self.keeps_chain.then_some((&self.chain, u8::try_from(epoch).unwrap_or(u8::MAX)))
     }
 
@@ -265,8 +270,8 @@ impl<P: CryptoProvider, S: Suite<P>> SendLane<P, S> {
             Some(keys) => keys,
             None => self.step(provider, 0),
         };
-        while keys.epoch < epoch {
-            keys = self.step(provider, keys.epoch + 1);
+        while keys.epoch() < epoch {
+            keys = self.step(provider, keys.epoch() + 1);
         }
         self.keys.insert(keys)
     }
@@ -325,30 +330,55 @@ pub(crate) struct ReceiveLane<P: CryptoProvider, S: Suite<P> = S1> {
     current: Option<EpochKeys<S::Key>>,
     /// Of the epoch before, which there seldom is.
     previous: Option<Box<EpochKeys<S::Key>>>,
-    /// One more than the largest counter opened.
-    next: u64,
-    /// The live lane's window. The stored lane has none: what it carries is harmless when repeated.
-    window: Option<ReplayWindow<S::Ring>>,
+    seen: Seen<S::Ring>,
     jumps: JumpLimit,
+}
+
+/// Which counters have been opened.
+enum Seen<R> {
+    /// Of the live lane.
+    Window(ReplayWindow<R>),
+    /// Of the stored lane one more than the largest: what it carries is harmless when repeated.
+    Next(u64),
+}
+
+impl<R: Ring> Seen<R> {
+    /// One more than the largest counter opened.
+    const fn next(&self) -> u64 {
+        match self {
+            Self::Window(window) => window.next(),
+            Self::Next(next) => *next,
+        }
+    }
+
+    fn commit(&mut self, counter: u64) {
+        match self {
+            Self::Window(window) => window.commit(counter),
+            Self::Next(next) => *next = (*next).max(counter + 1),
+        }
+    }
 }
 
 impl<P: CryptoProvider, S: Suite<P>> ReceiveLane<P, S> {
     pub(crate) const fn new(lane: Lane, chain: Secret<32>) -> Self {
-        let window = match lane {
-            Lane::Live => Some(ReplayWindow::new()),
-            Lane::Stored => None,
+        let seen = match lane {
+            Lane::Live => Seen::Window(ReplayWindow::new()),
+            Lane::Stored => Seen::Next(0),
         };
-        Self { lane, chain, current: None, previous: None, next: 0, window, jumps: JumpLimit::new() }
+        Self { lane, chain, current: None, previous: None, seen, jumps: JumpLimit::new() }
     }
 
     /// One more than the largest counter opened.
     pub(crate) const fn next(&self) -> u64 {
-        self.next
+        self.seen.next()
     }
 
     /// The records of a lane with a window that were opened, highest first; `None` before the first.
     pub(crate) fn opened(&self) -> Option<Ranges> {
-        self.window.as_ref().and_then(ReplayWindow::opened)
+        match &self.seen {
+            Seen::Window(window) => window.opened(),
+            Seen::Next(_) => None,
+        }
     }
 
     /// Opens one record in place.
@@ -362,7 +392,7 @@ impl<P: CryptoProvider, S: Suite<P>> ReceiveLane<P, S> {
         header: &S::Header,
         frame: &mut [u8],
     ) -> Result<Opened, FrameError> {
-        let expected = Counter::new(self.next).unwrap_or(Counter::MAX);
+        let expected = Counter::new(self.next()).unwrap_or(Counter::MAX);
         let counter = header.counter().expand(expected).ok_or(FrameError::TooFarAhead)?;
         if !self.admits(counter) {
             return Err(FrameError::Replayed);
@@ -396,33 +426,30 @@ impl<P: CryptoProvider, S: Suite<P>> ReceiveLane<P, S> {
             self.current = Some(ahead.current);
             self.chain = ahead.chain;
         }
-        let is_newest = counter.get() >= self.next;
-        self.next = self.next.max(counter.get() + 1);
-        if let Some(window) = &mut self.window {
-            window.commit(counter.get());
-        }
+        let is_newest = counter.get() >= self.next();
+        self.seen.commit(counter.get());
         Ok(Opened { plaintext: start..end, counter: counter.get(), is_newest })
     }
 
     fn admits(&self, counter: Counter) -> bool {
-        match &self.window {
+        match &self.seen {
             #[cfg(sealway_break)]
-            Some(_) if danger::is_off(Protection::Window) => true,
-            Some(window) => counter.get() < S::MAX_LIVE && window.admits(counter.get()),
-            None => counter.get() < MAX_STORED,
+            Seen::Window(_) if danger::is_off(Protection::Window) => true,
+            Seen::Window(window) => counter.get() < S::MAX_LIVE && window.admits(counter.get()),
+            Seen::Next(_) => counter.get() < MAX_STORED,
         }
     }
 
     fn known(&self, epoch: u64) -> Option<&EpochKeys<S::Key>> {
         match &self.current {
-            Some(keys) if keys.epoch == epoch => Some(keys),
-            _ => self.previous.as_deref().filter(|keys| keys.epoch == epoch),
+            Some(keys) if keys.epoch() == epoch => Some(keys),
+            _ => self.previous.as_deref().filter(|keys| keys.epoch() == epoch),
         }
     }
 
     /// Derives the keys of a later epoch without changing anything but the count of jumps.
     fn derive(&mut self, provider: &P, now: Timestamp, epoch: u64) -> Result<Ahead<S::Key>, FrameError> {
-        let first = self.current.as_ref().map_or(0, |keys| keys.epoch + 1);
+        let first = self.current.as_ref().map_or(0, |keys| keys.end.get());
         let steps = epoch.checked_sub(first).ok_or(FrameError::Replayed)?; // older than the previous epoch
         let may_jump = steps == 0 || danger::is_off(Protection::Jumps) || self.jumps.admits(now, S::JUMPS);
         if steps >= MAX_EPOCH_JUMP || !may_jump {
@@ -457,8 +484,11 @@ pub(crate) struct SavedLane {
 
 impl<P: CryptoProvider> ReceiveLane<P, C1> {
     pub(crate) fn save(&self) -> SavedLane {
-        let (next, bits) = self.window.as_ref().map_or((self.next, 0), ReplayWindow::newest);
-        let epoch = self.current.as_ref().map_or(0, |keys| keys.epoch);
+        let (next, bits) = match &self.seen {
+            Seen::Window(window) => window.newest(),
+            Seen::Next(next) => (*next, 0),
+        };
+        let epoch = self.current.as_ref().map_or(0, EpochKeys::epoch);
         // Neither can be larger: the lane ends at counter 2^16, in epoch 63.
         let (epoch, next) = (u8::try_from(epoch).unwrap_or(u8::MAX), u32::try_from(next).unwrap_or(u32::MAX));
         SavedLane { chain: self.chain.clone(), epoch, next, bits }
@@ -470,10 +500,12 @@ impl<P: CryptoProvider> ReceiveLane<P, C1> {
         if next > 0 {
             let secrets = schedule::epoch(provider, <C1 as Suite<P>>::DOMAIN, &restored.chain);
             restored.current = Some(EpochKeys::new(epoch.into(), &secrets));
-            restored.next = next.into();
-            if !danger::is_off(Protection::KeptWindow) {
-                restored.window = restored.window.map(|_| ReplayWindow::from_newest(next.into(), bits));
-            }
+            // Of the stored lane nothing is kept.
+            let bits = if danger::is_off(Protection::KeptWindow) { 0 } else { bits };
+            restored.seen = match lane {
+                Lane::Live => Seen::Window(ReplayWindow::from_newest(next.into(), bits)),
+                Lane::Stored => Seen::Next(next.into()),
+            };
         }
         restored
     }

@@ -80,7 +80,7 @@ fn write<V: Vault + Clone + 'static>(
         remote: Some(&parts.key),
         psk: Some((1, &psk)),
         ephemeral,
-        known: [None, None],
+        known: None,
     };
     let mut noise = noise::build(vault, setup).map_err(SendError::Letter)?;
     let mut message = vec![0; NOISE_OVERHEAD + len];
@@ -116,7 +116,7 @@ pub(crate) fn open<V: Vault + Clone + 'static>(
         psk: Some((1, &psk)),
         // A recipient has no ephemeral key in this pattern.
         ephemeral: Secret::zero(),
-        known: [None, None],
+        known: None,
     };
     let mut noise = noise::build(vault, setup)?;
     let mut plaintext = Zeroizing::new(vec![0; letter.noise.len()]);

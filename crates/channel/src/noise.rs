@@ -79,8 +79,25 @@ pub(crate) struct Setup<'a> {
     pub(crate) psk: Option<(u8, &'a Secret<32>)>,
     /// Seed of the only ephemeral key.
     pub(crate) ephemeral: Secret<32>,
-    /// What Diffie-Hellman of the two static keys gave, and of the ephemeral key with the peer's static one, if that is known.
-    pub(crate) known: [Option<Secret<32>>; 2],
+    /// What has been computed before, where the peer's static key is known.
+    pub(crate) known: Option<Known>,
+}
+
+/// What has been computed of a handshake before it begins.
+#[derive(Clone)]
+pub(crate) struct Known {
+    /// The public key of the ephemeral key.
+    pub(crate) ephemeral: Option<PublicKey>,
+    /// What Diffie-Hellman of the two static keys gives.
+    pub(crate) statics: Option<Secret<32>>,
+    /// What it gives of the ephemeral key and the peer's static one.
+    pub(crate) ephemeral_static: Option<Secret<32>>,
+}
+
+impl Known {
+    fn with(&self, is_ephemeral: bool) -> Option<Secret<32>> {
+        if is_ephemeral { self.ephemeral_static.clone() } else { self.statics.clone() }
+    }
 }
 
 /// Begins a handshake.
@@ -96,7 +113,7 @@ pub(crate) fn build<V: Vault + Clone + 'static>(vault: &V, setup: Setup<'_>) -> 
         // The handle is of no vault: the resolver has the key itself.
         Local::Held(key) => (DhHandle([0; 32]), Some(key.clone())),
     };
-    let known = setup.remote.map(|remote| Known { remote: *remote, shared: setup.known });
+    let known = setup.remote.zip(setup.known).map(|(remote, known)| Box::new((*remote, known)));
     let resolver = Resolver { vault: vault.clone(), ephemeral: setup.ephemeral, known, held };
     let mut builder = Builder::with_resolver(setup.pattern.parse()?, Box::new(resolver))
         .local_private_key(&handle.0)?
@@ -136,25 +153,11 @@ pub(crate) fn raw_split(state: &mut HandshakeState) -> Result<Zeroizing<[u8; 64]
     Ok(keys)
 }
 
-/// Results of Diffie-Hellman with the peer's static key: of our static one, and of our ephemeral one.
-#[derive(Clone)]
-struct Known {
-    remote: PublicKey,
-    shared: [Option<Secret<32>>; 2],
-}
-
-impl Known {
-    fn with(&self, peer: &PublicKey, is_ephemeral: bool) -> Option<Secret<32>> {
-        let [of_static, of_ephemeral] = &self.shared;
-        let shared = if is_ephemeral { of_ephemeral } else { of_static };
-        shared.clone().filter(|_| self.remote == *peer)
-    }
-}
-
 struct Resolver<V> {
     vault: V,
     ephemeral: Secret<32>,
-    known: Option<Known>,
+    /// With the peer's static key.
+    known: Option<Box<(PublicKey, Known)>>,
     /// The own static key, where it is not in the vault.
     held: Option<Secret<32>>,
 }
@@ -196,8 +199,8 @@ impl Random for OneSeed {
 struct NoiseDh<V: Vault> {
     vault: V,
     key: Key<V>,
-    public: [u8; 32],
-    known: Option<Known>,
+    public: PublicKey,
+    known: Option<Box<(PublicKey, Known)>>,
     held: Option<Secret<32>>,
 }
 
@@ -239,7 +242,8 @@ impl<V: Vault> Dh for NoiseDh<V> {
         let mut seed = Secret::zero();
         rng.try_fill_bytes(seed.expose_mut())?;
         let key = self.vault.provider().load_dh(&seed);
-        self.public = key.public();
+        let known = self.known.as_ref().and_then(|known| known.1.ephemeral);
+        self.public = known.unwrap_or_else(|| key.public());
         self.key = Key::Loaded(key);
         Ok(())
     }
@@ -256,7 +260,8 @@ impl<V: Vault> Dh for NoiseDh<V> {
         let (Some(peer), Some(out)) = (pubkey.first_chunk(), out.first_chunk_mut::<32>()) else {
             return Err(Error::Dh);
         };
-        let known = |is_ephemeral| self.known.as_ref().and_then(|known| known.with(peer, is_ephemeral));
+        let known = self.known.as_ref().filter(|known| known.0 == *peer);
+        let known = |is_ephemeral| known.and_then(|known| known.1.with(is_ephemeral));
         let shared = match &self.key {
             Key::None => return Err(Error::Dh),
             Key::Static(handle) => match known(false) {
@@ -462,7 +467,7 @@ mod tests {
             remote: Some(&[7; 32]),
             psk: None,
             ephemeral: Secret::new([1; 32]),
-            known: [None, None],
+            known: None,
         };
         let mut state = build(&vault, setup(Local::Vault(&handle))).unwrap();
         assert_eq!(raw_split(&mut state).unwrap_err(), HandshakeError::Noise);

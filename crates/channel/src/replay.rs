@@ -45,6 +45,11 @@ impl<R: Ring> ReplayWindow<R> {
         Self { next: 0, bits: R::EMPTY }
     }
 
+    /// One more than the largest counter opened.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Whether a record with this counter may be opened: it is ahead, or in the window and not seen.
     pub(crate) fn admits(&self, counter: u64) -> bool {
         if counter >= self.next {

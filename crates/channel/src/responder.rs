@@ -101,7 +101,7 @@ impl<V: Vault + Clone + 'static> HalfOpen<V> {
         let transcript = noise::transcript_hash(&self.noise)?;
         let keys = noise::raw_split(&mut self.noise)?;
         let session_key = SessionKey::extract(provider, DOMAIN, &transcript, &keys);
-        Session::new(&session_key, Role::Responder, self.local, self.remote, peer)
+        Ok(Session::new(&session_key, Role::Responder, self.local, self.remote, peer))
     }
 }
 
@@ -147,7 +147,7 @@ impl<V: Vault + Clone + 'static> OpenedMessage1<V> {
             remote: None,
             psk: None,
             ephemeral,
-            known: [None, None],
+            known: None,
         };
         let mut noise = noise::build(vault, setup)?;
         let mut payload = [0; PAYLOAD_1_LEN];
@@ -252,7 +252,7 @@ mod tests {
             remote: Some(&key.0),
             psk: None,
             ephemeral,
-            known: [None, None],
+            known: None,
         };
         let mut noise = noise::build(&other, setup).unwrap();
         let mut payload = [0; PAYLOAD_1_LEN];

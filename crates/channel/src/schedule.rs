@@ -7,9 +7,17 @@
 //!                                     ├─"stored responder"─► chain
 //!                                     ├─"restart initiator"► restart secret, from which chains of incarnations come
 //!                                     ├─"restart responder"► restart secret
-//!                                     ├─"exporter"─────────► exporter secret
-//!                                     ├─"psk"──────────────► psk of the next handshake   (C1 alone)
-//!                                     └─"cid"──────────────► connection ids              (C1 alone)
+//!                                     └─"exporter"─────────► exporter secret
+//! ```
+//!
+//! In the constrained profile, which keeps one secret instead of five:
+//!
+//! ```text
+//! k1 || k2, salt h ──Extract──► PRK ──┬─"live initiator"───► chain
+//!                                     ├─"live responder"───► chain
+//!                                     ├─"psk"──────────────► psk of the next handshake
+//!                                     ├─"cid"──────────────► connection ids
+//!                                     └─"later"────────────► PRK of all others of the above
 //! ```
 
 use alloc::vec::Vec;
@@ -20,8 +28,6 @@ use sealway_wire::{
     Lane, ShortCid,
     danger::{self, Protection},
 };
-
-use crate::HandshakeError;
 
 /// Domain of the labels of S1.
 pub(crate) const DOMAIN: &str = "S1";
@@ -44,7 +50,8 @@ impl Role {
     }
 }
 
-/// The pseudorandom key of a session: everything else is expanded from it, then it is wiped.
+/// The pseudorandom key of a session: everything else is expanded from it, then it is wiped. In the constrained profile some of
+/// it is expanded when it is needed, from another such key that is kept.
 pub(crate) struct SessionKey<'p, P> {
     provider: &'p P,
     domain: &'static str,
@@ -57,8 +64,13 @@ impl<'p, P: CryptoProvider> SessionKey<'p, P> {
         Self { provider, domain, prk: provider.hkdf_extract(transcript, &[keys]) }
     }
 
+    /// What comes from the secret that a session has kept for [`later`](Self::later).
+    pub(crate) const fn of_later(provider: &'p P, domain: &'static str, later: Secret<32>) -> Self {
+        Self { provider, domain, prk: later }
+    }
+
     /// The chain of the records that `sender` seals on `lane`.
-    pub(crate) fn chain(&self, lane: Lane, sender: Role) -> Result<Secret<32>, HandshakeError> {
+    pub(crate) fn chain(&self, lane: Lane, sender: Role) -> Secret<32> {
         let lane = if danger::is_off(Protection::Lanes) { Lane::Live } else { lane };
         self.expand(match (lane, sender) {
             (Lane::Live, Role::Initiator) => "live initiator",
@@ -69,33 +81,39 @@ impl<'p, P: CryptoProvider> SessionKey<'p, P> {
     }
 
     /// The secret from which `sender` takes the chains of its stored lane after a restart.
-    pub(crate) fn restart(&self, sender: Role) -> Result<Secret<32>, HandshakeError> {
+    pub(crate) fn restart(&self, sender: Role) -> Secret<32> {
         self.expand(match sender {
             Role::Initiator => "restart initiator",
             Role::Responder => "restart responder",
         })
     }
 
-    pub(crate) fn exporter(&self) -> Result<Secret<32>, HandshakeError> {
+    pub(crate) fn exporter(&self) -> Secret<32> {
         self.expand("exporter")
     }
 
+    /// In the constrained profile: from which stored chains, restart secrets and the exporter secret come.
+    pub(crate) fn later(&self) -> Secret<32> {
+        // Else what the fault is to show would be other chains, and none used twice.
+        if danger::is_off(Protection::Lanes) { self.prk.clone() } else { self.expand("later") }
+    }
+
     /// In the constrained profile: the psk of the next handshake.
-    pub(crate) fn next_psk(&self) -> Result<Secret<32>, HandshakeError> {
+    pub(crate) fn next_psk(&self) -> Secret<32> {
         self.expand("psk")
     }
 
     /// In the constrained profile: the connection ids of initiator and responder.
-    pub(crate) fn cids(&self) -> Result<[ShortCid; 2], HandshakeError> {
-        let [a, b, c, d, ..] = *self.expand("cid")?.expose();
-        Ok([ShortCid([a, b]), ShortCid([c, d])])
+    pub(crate) fn cids(&self) -> [ShortCid; 2] {
+        let [a, b, c, d, ..] = *self.expand("cid").expose();
+        [ShortCid([a, b]), ShortCid([c, d])]
     }
 
-    fn expand(&self, name: &str) -> Result<Secret<32>, HandshakeError> {
+    fn expand(&self, name: &str) -> Secret<32> {
         let mut secret = Secret::zero();
-        let info = label(self.domain, name);
-        self.provider.hkdf_expand(&self.prk, &[&info], secret.expose_mut()).map_err(|_| HandshakeError::Noise)?;
-        Ok(secret)
+        // Expand of 32 octets cannot fail (RFC 5869 section 2.3: the limit is 8160).
+        let _ = self.provider.hkdf_expand(&self.prk, &[&label(self.domain, name)], secret.expose_mut());
+        secret
     }
 }
 

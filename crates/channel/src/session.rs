@@ -5,7 +5,7 @@ use sealway_vault::{CryptoProvider, Secret};
 use sealway_wire::{Cid, Lane, RecordHeader, Timestamp, content::Ranges};
 
 use crate::{
-    FrameError, HandshakeError, Role, SendError,
+    FrameError, Role, SendError,
     lane::{Opened, Plaintext, ReceiveLane, Sealed, SendLane, Shape},
     schedule::{self, SessionKey},
     stored::StoredLane,
@@ -21,19 +21,13 @@ pub(crate) struct Session<P: CryptoProvider> {
 }
 
 impl<P: CryptoProvider> Session<P> {
-    pub(crate) fn new(
-        key: &SessionKey<'_, P>,
-        role: Role,
-        local: Cid,
-        remote: Cid,
-        peer: Peer,
-    ) -> Result<Self, HandshakeError> {
-        Ok(Self {
-            send: SendLane::new(Lane::Live, key.chain(Lane::Live, role)?),
-            receive: ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?),
-            stored: StoredLane::new(key, role, (local, remote), peer)?,
-            exporter: key.exporter()?,
-        })
+    pub(crate) fn new(key: &SessionKey<'_, P>, role: Role, local: Cid, remote: Cid, peer: Peer) -> Self {
+        Self {
+            send: SendLane::new(Lane::Live, key.chain(Lane::Live, role)),
+            receive: ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())),
+            stored: StoredLane::new(key, role, (local, remote), peer),
+            exporter: key.exporter(),
+        }
     }
 
     pub(crate) const fn role(&self) -> Role {

@@ -25,7 +25,7 @@ use sealway_wire::{
 };
 
 use crate::{
-    FrameError, HandshakeError, Role, SendError, StateError, at_rest,
+    FrameError, Role, SendError, StateError, at_rest,
     lane::{MAX_STORED, Opened, Plaintext, ReceiveLane, SendLane, Shape},
     reserved::Reserved,
     schedule::{self, DOMAIN, SessionKey},
@@ -108,18 +108,13 @@ struct StoredSecrets {
 }
 
 impl<P: CryptoProvider> StoredLane<P> {
-    pub(crate) fn new(
-        key: &SessionKey<'_, P>,
-        role: Role,
-        (local, remote): (Cid, Cid),
-        peer: Peer,
-    ) -> Result<Self, HandshakeError> {
+    pub(crate) fn new(key: &SessionKey<'_, P>, role: Role, (local, remote): (Cid, Cid), peer: Peer) -> Self {
         let secrets = StoredSecrets {
-            receive: key.chain(Lane::Stored, role.other())?,
-            restart_send: key.restart(role)?,
-            restart_receive: key.restart(role.other())?,
+            receive: key.chain(Lane::Stored, role.other()),
+            restart_send: key.restart(role),
+            restart_receive: key.restart(role.other()),
         };
-        Ok(Self {
+        Self {
             role,
             local,
             remote,
@@ -129,7 +124,7 @@ impl<P: CryptoProvider> StoredLane<P> {
             confirmed: false,
             start_answered: None,
             sealed_by_peer: None,
-            send: Some(SendLane::new(Lane::Stored, key.chain(Lane::Stored, role)?)),
+            send: Some(SendLane::new(Lane::Stored, key.chain(Lane::Stored, role))),
             restored: false,
             reserved: None,
             writes: VecDeque::new(),
@@ -137,7 +132,7 @@ impl<P: CryptoProvider> StoredLane<P> {
             opened: OpenedSet::default(),
             incarnations: VecDeque::new(),
             secrets,
-        })
+        }
     }
 
     /// Whether records may be sealed: the peer is known to have the session, and will still have it when they come.

@@ -22,7 +22,7 @@ pub trait Entropy: Clone + Send + Sync + 'static {
 
 /// A loaded X25519 private key. Implementations wipe it on drop.
 pub trait DhKey: Send + Sync + 'static {
-    /// The public key.
+    /// The public key: computed each time that it is asked for, which costs as much as [`agree`](Self::agree).
     fn public(&self) -> PublicKey;
 
     /// Diffie-Hellman with `peer`: 32 octets.

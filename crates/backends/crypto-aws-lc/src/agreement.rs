@@ -5,30 +5,25 @@ use std::fmt;
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use sealway_vault::{AgreementError, DhKey, PublicKey, Secret};
 
-/// An X25519 private key and its public key.
-pub struct X25519Key {
-    /// None only if there was no memory for it.
-    secret: Option<PrivateKey>,
-    public: PublicKey,
-}
+/// An X25519 private key. None only if there was no memory for it.
+pub struct X25519Key(Option<PrivateKey>);
 
 impl X25519Key {
     pub(crate) fn new(seed: &Secret<32>) -> Self {
-        let secret = PrivateKey::from_private_key(&X25519, seed.expose()).ok();
-        let public = secret.as_ref().and_then(|secret| secret.compute_public_key().ok());
-        let public = public.and_then(|public| public.as_ref().try_into().ok());
-        // The all-zero public key agrees with nobody.
-        Self { secret, public: public.unwrap_or_default() }
+        Self(PrivateKey::from_private_key(&X25519, seed.expose()).ok())
     }
 }
 
 impl DhKey for X25519Key {
     fn public(&self) -> PublicKey {
-        self.public
+        let public = self.0.as_ref().and_then(|secret| secret.compute_public_key().ok());
+        let public = public.and_then(|public| public.as_ref().try_into().ok());
+        // The all-zero public key agrees with nobody.
+        public.unwrap_or_default()
     }
 
     fn agree(&self, peer: &PublicKey) -> Result<Secret<32>, AgreementError> {
-        let secret = self.secret.as_ref().ok_or(AgreementError)?;
+        let secret = self.0.as_ref().ok_or(AgreementError)?;
         // AWS-LC refuses an all-zero result.
         agreement::agree(secret, UnparsedPublicKey::new(&X25519, peer), AgreementError, |shared| {
             shared.try_into().map(Secret::new).map_err(|_| AgreementError)

@@ -14,7 +14,7 @@ use super::{
     ratchet::{Chain, Heard, Parties, Psk, check, put_short, take_short},
     session::Session,
 };
-use crate::{FrameError, StateError};
+use crate::{FrameError, Role, StateError};
 
 /// Discarded psks that are remembered, to recognise a device that uses one once more.
 const DISCARDED: u8 = 8;
@@ -26,6 +26,12 @@ const ATTEMPTS: u32 = 256;
 
 /// What the responder keeps.
 pub(super) struct Answerer<P: CryptoProvider> {
+    /// What goes with the next answer.
+    pub(super) reply: Box<[u8]>,
+    /// An answer to the peer's call, and the version of the state with it.
+    pub(super) due: Option<(u64, Vec<u8>)>,
+    /// When a clone was reported last, and when the use of a psk that has served.
+    pub(super) reported: [Option<Timestamp>; 2],
     ordinary: Slot<P>,
     /// What is to go into the psk, and the psk with it: the caller uses that one if it has the seed.
     seed: Option<(Secret<32>, Psk)>,
@@ -68,8 +74,6 @@ pub(super) enum Called<P: CryptoProvider> {
     Answered {
         frame: Vec<u8>,
         early: Vec<u8>,
-        /// The reply went with it.
-        replied: bool,
         /// The session whose psk it was made with: the caller has it.
         confirmed: Option<Box<Session<P>>>,
         /// The seed that was sent is in it.
@@ -100,6 +104,9 @@ impl<P: CryptoProvider> Answerer<P> {
     pub(super) fn new(provider: &P, parties: &Parties, psk: Psk, recovery: Secret<32>, attempt: u32) -> Self {
         let of_attempt = Psk::of_attempt(provider, parties, &recovery, attempt);
         Self {
+            reply: Box::default(),
+            due: None,
+            reported: [None; 2],
             ordinary: Slot { psk, answered: None },
             seed: None,
             recovery: Slot { psk: of_attempt, answered: None },
@@ -226,7 +233,7 @@ impl<P: CryptoProvider> Answerer<P> {
         parties: &Parties,
         now: Timestamp,
         message: &constrained::Handshake<'_>,
-        reply: &[u8],
+        may_reply: bool,
     ) -> Result<Called<P>, FrameError> {
         let call = check_of(vault.provider(), message);
         if self.window.is_some_and(|until| now >= until) {
@@ -257,7 +264,7 @@ impl<P: CryptoProvider> Answerer<P> {
             };
             let Some(psk) = of_attempt.as_ref().or_else(|| self.kept(candidate)) else { continue };
             match Heard::read(vault, parties, *which, psk, message.noise) {
-                Ok(heard) => return self.answer(vault, parties, now, (candidate, of_attempt), call, heard, reply),
+                Ok(heard) => return self.answer(vault, parties, now, (candidate, of_attempt), call, heard, may_reply),
                 Err(FrameError::Vault(error)) => return Err(FrameError::Vault(error)),
                 Err(error) => refused = Some(error),
             }
@@ -312,7 +319,7 @@ impl<P: CryptoProvider> Answerer<P> {
         (candidate, of_attempt): (Candidate, Option<Psk>),
         call: [u8; 8],
         heard: Heard<V>,
-        reply: &[u8],
+        may_reply: bool,
     ) -> Result<Called<P>, FrameError> {
         let provider = vault.provider();
         if candidate == Candidate::Ordinary
@@ -322,11 +329,14 @@ impl<P: CryptoProvider> Answerer<P> {
             return Ok(Called::Cloned);
         }
         // Everything is made before anything is changed.
-        let replied = of_attempt.is_none();
-        let reply = if replied { reply } else { &[] };
+        let replies = may_reply && of_attempt.is_none();
+        let reply = if replies { &*self.reply } else { &[] };
         let psk = of_attempt.as_ref().or_else(|| self.kept(candidate)).ok_or(FrameError::UnknownConnection)?;
         let keys = heard.keys;
         let (frame, made) = heard.answer(vault, parties, now, psk, reply)?;
+        if replies {
+            self.reply = Box::default();
+        }
         let confirmed = match candidate {
             // A first message under the psk after an answer counts as a record of its session.
             Candidate::After(chain) => self.confirm(provider, parties, chain),
@@ -351,7 +361,7 @@ impl<P: CryptoProvider> Answerer<P> {
             Answered { call, frame: frame.clone(), next: made.next, session: made.session, is_outlived: false };
         self.slot(chain).answered = Some(answered);
         let early = if chain == Chain::Recovery { Vec::new() } else { made.payload };
-        Ok(Called::Answered { frame, early, replied, confirmed, seeded, keys })
+        Ok(Called::Answered { frame, early, confirmed, seeded, keys })
     }
 
     /// How long [`save`](Self::save) makes it.
@@ -406,7 +416,7 @@ impl<P: CryptoProvider> Answerer<P> {
             let call = reader.array("answered call")?;
             let frame = take_short(reader, "answer")?.to_vec();
             let next = Psk::new(provider, parties, Chain::Ordinary, Secret::new(reader.array("next psk")?));
-            let session = Box::new(Session::restore(provider, now, reader)?);
+            let session = Box::new(Session::restore(provider, Role::Responder, now, reader)?);
             answerer.slot(chain).answered = Some(Answered { call, frame, next, session, is_outlived: false });
         }
         for _ in 0..reader.u8("discarded psks")?.min(DISCARDED) {

@@ -10,7 +10,7 @@ use super::{
     ratchet::{Call, Chain, Parties, Psk},
     session::Session,
 };
-use crate::{CallError, FrameError, StateError};
+use crate::{CallError, FrameError, HandshakeError, StateError};
 
 /// After so many unanswered calls every other one is made under the recovery psk.
 const RECOVERY_FROM: u8 = 8;
@@ -49,7 +49,7 @@ impl Caller {
 
     /// The length of the call that is unanswered.
     pub(super) fn call_len(&self) -> Option<usize> {
-        self.call.as_ref().map(|call| call.frame.len())
+        self.call.as_ref().map(|call| call.frame_len())
     }
 
     /// The peer's key with which the call was made that is unanswered.
@@ -131,12 +131,16 @@ impl Caller {
     }
 
     /// The first message to be sent this time.
-    pub(super) fn frame(&self) -> Option<&[u8]> {
-        let call = match self.active_rescue() {
-            Some((_, rescue)) if self.unanswered.is_multiple_of(2) => Some(rescue),
-            _ => self.call.as_deref(),
+    pub(super) fn frame<V: Vault + Clone + 'static>(
+        &self,
+        vault: &V,
+        parties: &Parties,
+    ) -> Option<Result<Vec<u8>, HandshakeError>> {
+        let (psk, call) = match self.active_rescue() {
+            Some((psk, rescue)) if self.unanswered.is_multiple_of(2) => (psk, rescue),
+            _ => (&self.psk, self.call.as_deref()?),
         };
-        call.map(|call| &*call.frame)
+        Some(call.frame(vault, parties, psk))
     }
 
     /// Reads an answer. The first that opens wins, and the other call is forgotten.
@@ -181,13 +185,13 @@ impl Caller {
     }
 
     /// `flags 1 | unanswered 1 | psk 32 | attempt 4 | the calls that there are`.
-    pub(super) fn save(&self, provider: &impl CryptoProvider, out: &mut Vec<u8>) {
+    pub(super) fn save(&self, out: &mut Vec<u8>) {
         let flags = [self.call.is_some(), self.rescue.is_some(), self.is_seeded];
         out.push(flags.iter().rev().fold(0, |octet, flag| octet << 1 | u8::from(*flag)));
         out.push(self.unanswered);
         out.extend_from_slice(self.psk.secret.expose());
         out.extend_from_slice(&self.attempt.to_be_bytes());
-        self.calls().for_each(|call| call.save(provider, out));
+        self.calls().for_each(|call| call.save(out));
     }
 
     pub(super) fn restore<V: Vault + Clone + 'static>(

@@ -92,7 +92,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             && let Some((Lane::Live, opened)) = &ack.opened
         {
             current.session.acknowledge(opened);
-            self.telling.acknowledged(opened);
+            self.telling.iter_mut().for_each(|telling| telling.acknowledged(opened));
             let ranges = opened.as_slice();
             let has = |counter: u32| ranges.iter().any(|(low, high)| (*low..=*high).contains(&counter.into()));
             self.start_is_known |= self.start_sent.is_some_and(has);
@@ -185,7 +185,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     ) -> Result<(), FrameError> {
         let Side::Responder(answerer) = &mut self.side else { return Err(FrameError::UnknownConnection) };
         // One at a time, from the call to the end of its write.
-        if self.answer.as_ref().is_some_and(|answer| answer.0 > self.written) {
+        if answerer.due.as_ref().is_some_and(|due| due.0 > self.written) {
             return Err(FrameError::Throttled);
         }
         if !answerer.hints().any(|hint| hint == message.hint) {
@@ -198,23 +198,20 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 return Err(FrameError::Throttled);
             }
             self.tries.count(now, Kind::Repeats, source);
-            self.answer = Some(Box::new((0, frame.to_vec())));
+            answerer.due = Some((0, frame.to_vec()));
             return Ok(());
         }
         if self.events.len() >= MAX_EVENTS || !self.tries.may(now, Kind::Calls, source) {
             return Err(FrameError::Throttled);
         }
         self.tries.count(now, Kind::Calls, source);
-        let longest = sealway_wire::constrained::HANDSHAKE_OVERHEAD + self.reply.len();
+        let longest = sealway_wire::constrained::HANDSHAKE_OVERHEAD + answerer.reply.len();
         let fits = source.is_proven || longest <= len;
-        let reply = if fits { &*self.reply } else { &[] };
-        match answerer.handle_call(&self.vault, &self.parties, now, message, reply)? {
-            Called::Answered { frame, early, replied, confirmed, seeded, keys } => {
-                if fits && replied {
-                    self.reply = Box::default();
-                }
-                let version = self.changed();
-                self.answer = Some(Box::new((version, frame)));
+        match answerer.handle_call(&self.vault, &self.parties, now, message, fits)? {
+            Called::Answered { frame, early, confirmed, seeded, keys } => {
+                self.version += 1;
+                let version = self.version;
+                answerer.due = Some((version, frame));
                 if let Some(session) = confirmed {
                     self.move_to(now, version, session);
                 }
@@ -240,7 +237,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     /// Reports at most once a minute; what anybody can cause does not keep the other from being told.
     fn report(&mut self, now: Timestamp, kind: usize, event: PairingEvent) {
-        if let Some(reported) = self.reported.get_or_insert_default().get_mut(kind)
+        if let Side::Responder(answerer) = &mut self.side
+            && let Some(reported) = answerer.reported.get_mut(kind)
             && reported.is_none_or(|at| now.since(at) >= REPORT_EACH)
         {
             *reported = Some(now);
@@ -260,14 +258,13 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let Answer { session, reply, keys } = caller.handle_answer(&self.vault, &self.parties, now, message)?;
         self.call_due = None;
         let version = self.changed();
-        let since = version;
-        let old = self.current.replace(Current { session, since, reserved: since, confirmed: false });
+        let old = self.current.replace(Current { session, since: version });
         (self.start_sent, self.start_is_known) = (None, false);
         // It goes when the peer is known to send on the new one, and some time after.
         let old = old.map(|old| Box::new(Previous { session: old.session, until: None }));
         self.previous = old.or(self.previous.take());
         self.start_due = true;
-        self.telling.begins_anew();
+        self.telling.iter_mut().for_each(|telling| telling.begins_anew());
         self.served(keys);
         if !reply.is_empty() {
             self.events.push((version, PairingEvent::Reply(reply)));
@@ -342,9 +339,9 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             }
             Of::Current => {
                 if let Some(current) = &mut self.current
-                    && !current.confirmed
+                    && !current.session.confirmed
                 {
-                    current.confirmed = true;
+                    current.session.confirmed = true;
                     let recovered = current.session.recovered;
                     if let Some(previous) = &mut self.previous {
                         previous.until = Some(now.after(OVERLAP));
@@ -358,12 +355,15 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     /// The responder's: the caller has the session of our answer. Nothing is sealed under it before that is written: the caller
     /// would rely on it.
-    fn move_to(&mut self, now: Timestamp, version: u64, session: Box<Session<V::Provider>>) {
+    fn move_to(&mut self, now: Timestamp, version: u64, mut session: Box<Session<V::Provider>>) {
+        session.confirmed = true;
         let recovered = session.recovered;
-        let old = self.current.replace(Current { session, since: version, reserved: version, confirmed: true });
+        let old = self.current.replace(Current { session, since: version });
         self.previous = old.map(|old| Box::new(Previous { session: old.session, until: Some(now.after(OVERLAP)) }));
         (self.start_sent, self.start_is_known) = (None, false);
-        self.telling.begins_anew();
+        self.telling.iter_mut().for_each(|telling| telling.begins_anew());
+        // A seed goes into whatever psk is next: the caller is told under each session until it has used it.
+        self.tell_seed();
         self.events.push((version, PairingEvent::Opened { recovered }));
     }
 }

@@ -6,7 +6,7 @@
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use sealway_identity::label;
-use sealway_vault::{CryptoProvider, DhKey, Secret, Vault};
+use sealway_vault::{CryptoProvider, DhKey, PublicKey, Secret, Vault};
 use sealway_wire::{
     Hint, IdentityId, Reader, Timestamp,
     constrained::{self, Frame},
@@ -55,7 +55,7 @@ impl Parties {
         keys: Which,
         psk: &Psk,
         ephemeral: Secret<32>,
-        ephemeral_static: Option<Secret<32>>,
+        known: Option<(PublicKey, &Secret<32>)>,
     ) -> Result<noise::Handshake<V>, HandshakeError> {
         let statics = self.keys.get(keys).ok_or(HandshakeError::Noise)?;
         let setup = noise::Setup {
@@ -66,7 +66,11 @@ impl Parties {
             remote: Some(&statics.peer),
             psk: Some((0, &psk.secret)),
             ephemeral,
-            known: [Some(statics.shared.clone()), ephemeral_static],
+            known: Some(noise::Known {
+                ephemeral: known.map(|(public, _)| public),
+                statics: Some(statics.shared.clone()),
+                ephemeral_static: known.map(|(_, shared)| shared.clone()),
+            }),
         };
         noise::build(vault, setup)
     }
@@ -144,14 +148,15 @@ pub(super) struct Made<P: CryptoProvider> {
 }
 
 /// A first message of ours that waits for its answer. What the handshake needs is kept, not the handshake: it may wait for
-/// hours, and is some kilobytes.
+/// hours, and is some kilobytes. Nor is C1.1, which comes of the same without another operation with a public key.
 pub(super) struct Call {
-    /// C1.1.
-    pub(super) frame: Box<[u8]>,
+    /// Of e, its public key, and Diffie-Hellman with the peer's static key.
     seed: Secret<32>,
-    /// Diffie-Hellman of e with the peer's static key, so that a forged answer has it computed no second time.
+    public: PublicKey,
     ephemeral_static: Secret<32>,
     payload: Zeroizing<Box<[u8]>>,
+    /// SHA-256 of C1.1, cut.
+    check: [u8; 4],
     /// With which keys of the two ends it is made.
     pub(super) keys: Which,
     /// It was written before the last start.
@@ -182,12 +187,26 @@ impl Call {
         let ephemeral = vault.provider().load_dh(&seed);
         let peer = parties.keys.get(keys).ok_or(HandshakeError::Noise)?.peer;
         let ephemeral_static = ephemeral.agree(&peer).map_err(|_| HandshakeError::Noise)?;
-        let payload = payload.into_boxed_slice().into();
-        let mut call = Self { frame: Box::default(), seed, ephemeral_static, payload, keys, restored };
-        let (_, message) = call.begin(vault, parties, psk)?;
-        let frame = encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))?;
-        call.frame = frame.into_boxed_slice();
+        let (public, payload) = (ephemeral.public(), payload.into_boxed_slice().into());
+        let mut call = Self { seed, public, ephemeral_static, payload, check: [0; 4], keys, restored };
+        call.check = check(vault.provider(), &[&call.frame(vault, parties, psk)?]);
         Ok(call)
+    }
+
+    /// C1.1: the same octets each time.
+    pub(super) fn frame<V: Vault + Clone + 'static>(
+        &self,
+        vault: &V,
+        parties: &Parties,
+        psk: &Psk,
+    ) -> Result<Vec<u8>, HandshakeError> {
+        let (_, message) = self.begin(vault, parties, psk)?;
+        encode(&Frame::Message1(constrained::Handshake { hint: psk.own_hint, noise: &message }))
+    }
+
+    /// How long that is.
+    pub(super) fn frame_len(&self) -> usize {
+        constrained::HANDSHAKE_OVERHEAD + self.payload.len()
     }
 
     /// The handshake after its first message, and that message: the same each time.
@@ -197,7 +216,7 @@ impl Call {
         parties: &Parties,
         psk: &Psk,
     ) -> Result<(noise::Handshake<V>, Vec<u8>), HandshakeError> {
-        let known = Some(self.ephemeral_static.clone());
+        let known = Some((self.public, &self.ephemeral_static));
         let mut noise = parties.handshake(vault, self.keys, psk, self.seed.clone(), known)?;
         let mut message = vec![0; NOISE_OVERHEAD + self.payload.len()];
         noise.write_message(&self.payload, &mut message)?;
@@ -225,11 +244,11 @@ impl Call {
         32 + 1 + self.payload.len() + 4
     }
 
-    /// `seed 32 | length 1 | payload | check 4`, the check SHA-256 of C1.1, cut.
-    pub(super) fn save(&self, provider: &impl CryptoProvider, out: &mut Vec<u8>) {
+    /// `seed 32 | length 1 | payload | check 4`.
+    pub(super) fn save(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.seed.expose());
         put_short(out, &self.payload);
-        out.extend_from_slice(&check::<_, 4>(provider, &[&self.frame]));
+        out.extend_from_slice(&self.check);
     }
 
     /// Takes back what [`save`](Self::save) wrote: the very same message, for another under this psk must never be.
@@ -245,7 +264,7 @@ impl Call {
         for (keys, _) in parties.keys.all() {
             let call = Self::write(vault, parties, keys, psk, seed.clone(), payload.clone(), true);
             let call = call.map_err(|_| StateError::Rejected)?;
-            if check(vault.provider(), &[&call.frame]) == expected {
+            if call.check == expected {
                 return Ok(call);
             }
         }
@@ -311,9 +330,9 @@ fn make<P: CryptoProvider>(
         (false, true) => Counters::OfIncarnation,
         (false, false) => Counters::OfSession,
     };
-    let session = Box::new(Session::new(&key, parties.role, chain == Chain::Recovery, counters, now)?);
+    let session = Box::new(Session::new(&key, parties.role, chain == Chain::Recovery, counters, now));
     // Whatever chain it comes from, what follows is an ordinary one.
-    let next = Psk::new(provider, parties, Chain::Ordinary, key.next_psk()?);
+    let next = Psk::new(provider, parties, Chain::Ordinary, key.next_psk());
     Ok(Made { session, next, payload })
 }
 

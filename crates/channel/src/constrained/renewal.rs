@@ -1,7 +1,7 @@
 //! What the ends of a pairing renew between two handshakes: a channel key, of which its owner tells with ROTATE, and the psk,
 //! into which the responder sends a SEED.
 
-use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use alloc::{collections::VecDeque, vec::Vec};
 
 use sealway_identity::Attestation;
 use sealway_vault::{DhHandle, PublicKey, Secret, Vault};
@@ -26,17 +26,17 @@ const MAX_IN_RECORDS: usize = 128;
 /// What is told until the peer is known to have it.
 #[derive(Default)]
 pub(super) struct Telling {
-    rotation: Option<Box<Rotation>>,
+    rotation: Option<Rotation>,
     /// The seed goes out now; in which records of the present session it went.
     seed_due: bool,
-    seed_sent: Option<Box<InRecords>>,
+    seed_sent: Option<InRecords>,
     seed_is_known: bool,
     /// What the peer tells of its key.
-    heard: Option<Box<Heard>>,
+    heard: Option<Heard>,
     /// The version of the state that has this key of the peer's: it is told so.
-    kept: Option<Box<(u64, PublicKey)>>,
+    kept: Option<(u64, PublicKey)>,
     /// The own key that has served, and the version of the state that knows it.
-    released: Option<Box<(u64, DhHandle)>>,
+    released: Option<(u64, DhHandle)>,
 }
 
 /// Counters of records, and what went in them: the latest so many.
@@ -135,6 +135,13 @@ impl Rotation {
 }
 
 impl Telling {
+    /// Whether nothing is told, or heard: it needs not be there.
+    const fn is_idle(&self) -> bool {
+        let Self { rotation, seed_due, seed_sent, seed_is_known, heard, kept, released } = self;
+        let of_seed = *seed_due || *seed_is_known || seed_sent.is_some();
+        !of_seed && rotation.is_none() && heard.is_none() && kept.is_none() && released.is_none()
+    }
+
     /// Records of another session, or of other chains, are no longer acknowledged.
     pub(super) fn begins_anew(&mut self) {
         (self.seed_sent, self.seed_is_known, self.heard, self.kept) = (None, false, None, None);
@@ -164,7 +171,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         let is_new = answerer.reseed(self.vault.provider(), &self.parties, seed);
         if is_new {
             self.changed();
-            self.telling.seed_due = true;
+            self.tell_seed();
         }
         Ok(is_new)
     }
@@ -183,7 +190,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             None => return Err(RenewalError::TooLong { limit, got: payload.len() }),
         };
         if self.parties.keys.is_to_be_told() {
-            self.telling.rotation = Some(Box::new(Rotation {
+            self.telling_mut().rotation = Some(Rotation {
                 payload: payload.to_vec(),
                 count,
                 known: 0,
@@ -192,7 +199,7 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
                 allowed: PARTS_AT_ONCE,
                 rounds: 0,
                 pause: 0,
-            }));
+            });
         }
         Ok(())
     }
@@ -202,8 +209,9 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
     #[must_use]
     pub fn earlier_key(&self) -> Option<DhHandle> {
         // After a power cut before that is written the state would want it.
-        let released = self.telling.released.as_deref().filter(|(version, _)| !self.is_on_disk(*version));
-        self.parties.keys.earlier().or(released.map(|(_, key)| *key))
+        let released = self.telling.as_ref().and_then(|telling| telling.released);
+        let released = released.filter(|(version, _)| !self.is_on_disk(*version));
+        self.parties.keys.earlier().or(released.map(|(_, key)| key))
     }
 
     /// A handshake was made with these keys.
@@ -213,7 +221,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             self.keys_changed();
             let released = before.filter(|_| self.parties.keys.earlier().is_none());
             if let Some(released) = released {
-                self.telling.released = Some(Box::new((self.version, released)));
+                let version = self.version;
+                self.telling_mut().released = Some((version, released));
             }
         }
     }
@@ -254,7 +263,8 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         {
             caller.renew_recovery();
         }
-        self.telling.kept = Some(Box::new((self.changed(), attestation.channel_key)));
+        let version = self.changed();
+        self.telling_mut().kept = Some((version, attestation.channel_key));
         Ok(())
     }
 
@@ -275,12 +285,13 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
             }
             return false;
         }
-        let heard = self.telling.heard.get_or_insert_with(|| Box::new(Heard::new(rotate.count())));
+        let telling = self.telling_mut();
+        let heard = telling.heard.get_or_insert_with(|| Heard::new(rotate.count()));
         if heard.count != rotate.count() {
-            **heard = Heard::new(rotate.count());
+            *heard = Heard::new(rotate.count());
         }
         if let Some(payload) = heard.take(rotate) {
-            self.telling.heard = None;
+            telling.heard = None;
             // Until it was looked at it is told again.
             if !self.events.iter().any(|(_, event)| matches!(event, PairingEvent::Rotation(_))) {
                 self.events.push((0, PairingEvent::Rotation(payload)));
@@ -294,16 +305,23 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
         if let Side::Initiator(caller) = &mut self.side {
             caller.renew_recovery();
         }
-        if !self.parties.keys.is_to_be_told() {
-            self.telling.rotation = None;
+        if let Some(telling) = &mut self.telling
+            && !self.parties.keys.is_to_be_told()
+        {
+            telling.rotation = None;
         }
         self.changed();
     }
 
     /// Whether there is something that the peer is not known to have.
     pub(super) fn has_to_tell(&self) -> bool {
-        let seed = self.seed().is_some() && !self.telling.seed_is_known;
-        self.current.is_some() && (seed || self.telling.rotation.is_some())
+        let telling = self.telling.as_deref();
+        let seed = self.seed().is_some() && !telling.is_some_and(|telling| telling.seed_is_known);
+        self.current.is_some() && (seed || telling.is_some_and(|telling| telling.rotation.is_some()))
+    }
+
+    fn telling_mut(&mut self) -> &mut Telling {
+        self.telling.get_or_insert_default()
     }
 
     fn seed(&self) -> Option<&Secret<32>> {
@@ -315,46 +333,62 @@ impl<V: Vault + Clone + 'static> Pairing<V> {
 
     /// It is told once more.
     pub(super) fn tell_again(&mut self) {
-        self.telling.seed_due = !self.telling.seed_is_known;
+        self.tell_seed();
         self.peer_hears();
+    }
+
+    pub(super) fn tell_seed(&mut self) {
+        if self.seed().is_some() {
+            let telling = self.telling_mut();
+            telling.seed_due = !telling.seed_is_known;
+        }
     }
 
     /// The peer has sent something: it hears us now, if it does at all.
     pub(super) fn peer_hears(&mut self) {
-        self.telling.rotation.iter_mut().for_each(|rotation| rotation.allow());
+        let rotation = self.telling.as_mut().and_then(|telling| telling.rotation.as_mut());
+        rotation.into_iter().for_each(Rotation::allow);
     }
 
     /// The next record of what is told.
     pub(super) fn poll_telling(&mut self, out: &mut [u8]) -> Result<Option<usize>, SendError> {
         // The caller's session may not be the responder's yet, and what is told belongs to it.
-        if !self.may_seal() || !self.current.as_ref().is_some_and(|current| current.confirmed) {
+        if !self.may_seal() || !self.current.as_ref().is_some_and(|current| current.session.confirmed) {
             return Ok(None);
         }
-        if let Some((version, key)) = self.telling.kept.as_deref().copied()
+        let Some(mut telling) = self.telling.take() else { return Ok(None) };
+        let sent = self.tell(&mut telling, out);
+        telling.released.take_if(|(version, _)| self.is_on_disk(*version));
+        self.telling = Some(telling).filter(|telling| !telling.is_idle());
+        sent
+    }
+
+    fn tell(&mut self, telling: &mut Telling, out: &mut [u8]) -> Result<Option<usize>, SendError> {
+        if let Some((version, key)) = telling.kept
             && self.is_on_disk(version)
         {
             let content = Content::Rotate(Rotate::kept(&key));
             let sealed = self.seal_plaintext(Lane::Live, Plaintext::Typed(&content), out);
             let sent = or_later(sealed.map(|sealed| sealed.len))?;
-            self.telling.kept.take_if(|_| sent.is_some());
+            telling.kept.take_if(|_| sent.is_some());
             return Ok(sent);
         }
         // A seed is on the disk before anybody knows it.
-        if self.telling.seed_due
+        if telling.seed_due
             && self.is_on_disk(self.version)
             && let Some(seed) = self.seed().cloned()
         {
             let content = Content::Seed(Seed(seed.expose()));
             let sealed = self.seal_plaintext(Lane::Live, Plaintext::Typed(&content), out);
-            self.telling.seed_due = false;
-            let sent = self.telling.seed_sent.get_or_insert_default();
+            telling.seed_due = false;
+            let sent = telling.seed_sent.get_or_insert_default();
             sealed.iter().for_each(|sealed| sent.went(0, sealed.counter));
             return or_later(sealed.map(|sealed| sealed.len));
         }
-        let Some(mut rotation) = self.telling.rotation.take() else { return Ok(None) };
-        let sent = self.tell_part(&mut rotation, out);
-        self.telling.rotation = Some(rotation);
-        sent
+        match &mut telling.rotation {
+            Some(rotation) => self.tell_part(rotation, out),
+            None => Ok(None),
+        }
     }
 
     fn tell_part(&mut self, rotation: &mut Rotation, out: &mut [u8]) -> Result<Option<usize>, SendError> {

@@ -13,8 +13,9 @@ use sealway_wire::{
     danger::{self, Protection},
 };
 
+use super::seldom::Seldom;
 use crate::{
-    FrameError, HandshakeError, Role, SendError,
+    FrameError, Role, SendError,
     lane::{Opened, Plaintext, ReceiveLane, SavedLane, Sealed, SendLane, Shape},
     reserved::Reserved,
     schedule::{self, SessionKey},
@@ -47,40 +48,38 @@ const BLOCK: u64 = 64;
 /// What is sealed goes here. A stored lane comes into being when it is used, which it mostly is not.
 struct Sending<P: CryptoProvider> {
     live: SendLane<P, C1>,
-    stored: StoredSending<P>,
-}
-
-enum StoredSending<P: CryptoProvider> {
-    Unused(Secret<32>),
-    /// Nobody knows what of it was used before a restart.
-    Ended,
-    Used(Box<SendLane<P, C1>>),
+    stored: Option<Box<SendLane<P, C1>>>,
+    /// Nobody knows what of the stored lane was used before a restart.
+    stored_has_ended: bool,
 }
 
 impl<P: CryptoProvider> Sending<P> {
-    /// The lane. Both are under the same incarnation, if under any.
-    fn get(&mut self, lane: Lane) -> Result<&mut SendLane<P, C1>, SendError> {
-        if lane == Lane::Live {
-            return Ok(&mut self.live);
-        }
-        if let StoredSending::Unused(chain) = &self.stored {
-            let stored = match self.live.incarnation() {
-                Some(incarnation) => SendLane::restored(Lane::Stored, chain.clone(), incarnation),
-                None => SendLane::new(Lane::Stored, chain.clone()),
-            };
-            self.stored = StoredSending::Used(Box::new(stored));
-        }
-        match &mut self.stored {
-            StoredSending::Used(stored) => Ok(stored),
-            _ => Err(SendError::LaneStopped),
+    const fn new(live: SendLane<P, C1>) -> Self {
+        Self { live, stored: None, stored_has_ended: false }
+    }
+
+    /// The lane. Both are under the same incarnation, if under any, and both chains come from `chain`.
+    fn get(
+        &mut self,
+        lane: Lane,
+        chain: impl FnOnce(Option<ShortIncarnation>) -> Secret<32>,
+    ) -> Result<&mut SendLane<P, C1>, SendError> {
+        match lane {
+            Lane::Live => Ok(&mut self.live),
+            Lane::Stored if self.stored_has_ended => Err(SendError::LaneStopped),
+            Lane::Stored => Ok(self.stored.get_or_insert_with(|| {
+                let incarnation = self.live.incarnation();
+                let chain = chain(incarnation);
+                Box::new(match incarnation {
+                    Some(incarnation) => SendLane::restored(Lane::Stored, chain, incarnation),
+                    None => SendLane::new(Lane::Stored, chain),
+                })
+            })),
         }
     }
 
     fn sealed(&self) -> u64 {
-        match &self.stored {
-            StoredSending::Used(stored) => self.live.sealed().max(stored.sealed()),
-            _ => self.live.sealed(),
-        }
+        self.stored.as_ref().map_or(0, |stored| stored.sealed()).max(self.live.sealed())
     }
 }
 
@@ -122,8 +121,24 @@ impl<P: CryptoProvider> Receiving<P> {
     }
 }
 
+/// Counters of the live lane that are reserved, and the version of the state that reserves those that were asked for last. The
+/// first are in the state that has the session.
+struct Reserving {
+    counters: Reserved,
+    asked_in: u64,
+}
+
+impl Reserving {
+    fn from(counter: u64) -> Self {
+        Self { counters: Reserved::new(counter, BLOCK, MAX_CONSTRAINED), asked_in: 0 }
+    }
+}
+
 /// Keys and counters of one session.
 pub(super) struct Session<P: CryptoProvider> {
+    /// A record of the peer has opened under it.
+    pub(super) confirmed: bool,
+    role: Role,
     /// Our connection id, and the peer's: both are derived.
     local: ShortCid,
     remote: ShortCid,
@@ -139,25 +154,17 @@ pub(super) struct Session<P: CryptoProvider> {
     pub(super) forgeries: u32,
     /// Our own restarts since it began.
     restarts: u8,
-    secrets: Secrets,
+    /// What all comes from but the chains of the live lane.
+    later: Secret<32>,
     /// The chains of the session itself, or, after a restart, of an incarnation drawn since. Where counters are reserved the
     /// live lane goes on under its own chain, and the stored one has ended.
     send: Option<Sending<P>>,
-    reserved: Option<Box<Reserved>>,
+    reserved: Option<Box<Reserving>>,
     receive: Receiving<P>,
     /// Restarts of the peer; those that have been heard live come last, the newest at the end.
-    incarnations: Vec<(ShortIncarnation, Receiving<P>)>,
+    incarnations: Seldom<(ShortIncarnation, Receiving<P>)>,
     /// Where the last START of the peer came in this run of ours.
     start_heard: Option<(Option<ShortIncarnation>, u64)>,
-    /// `None`: the session was restored.
-    exporter: Option<Secret<32>>,
-}
-
-/// From what chains are derived after the session has begun.
-struct Secrets {
-    stored: Secret<32>,
-    restart_send: Secret<32>,
-    restart_receive: Secret<32>,
 }
 
 impl<P: CryptoProvider> Session<P> {
@@ -169,22 +176,18 @@ impl<P: CryptoProvider> Session<P> {
         recovered: bool,
         counters: Counters,
         now: Timestamp,
-    ) -> Result<Self, HandshakeError> {
-        let [initiator, responder] = key.cids()?;
+    ) -> Self {
+        let [initiator, responder] = key.cids();
         let (local, remote) = match role {
             Role::Initiator => (initiator, responder),
             Role::Responder => (responder, initiator),
         };
-        let secrets = Secrets {
-            stored: key.chain(Lane::Stored, role.other())?,
-            restart_send: key.restart(role)?,
-            restart_receive: key.restart(role.other())?,
-        };
         let is_reserved = counters == Counters::Reserved;
-        let chain = key.chain(Lane::Live, role)?;
+        let chain = key.chain(Lane::Live, role);
         let live = if is_reserved { SendLane::kept(Lane::Live, chain) } else { SendLane::new(Lane::Live, chain) };
-        let send = Sending { live, stored: StoredSending::Unused(key.chain(Lane::Stored, role)?) };
-        Ok(Self {
+        Self {
+            confirmed: false,
+            role,
             local,
             remote,
             recovered,
@@ -193,14 +196,13 @@ impl<P: CryptoProvider> Session<P> {
             unanswered: 0,
             forgeries: 0,
             restarts: 0,
-            send: (counters != Counters::OfIncarnation).then_some(send),
-            reserved: is_reserved.then(|| Box::new(Reserved::new(0, BLOCK, MAX_CONSTRAINED))),
-            receive: Receiving::new(ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other())?)),
-            secrets,
-            incarnations: Vec::new(),
+            later: key.later(),
+            send: (counters != Counters::OfIncarnation).then(|| Sending::new(live)),
+            reserved: is_reserved.then(|| Box::new(Reserving::from(0))),
+            receive: Receiving::new(ReceiveLane::new(Lane::Live, key.chain(Lane::Live, role.other()))),
+            incarnations: Seldom::new(),
             start_heard: None,
-            exporter: Some(key.exporter()?),
-        })
+        }
     }
 
     /// Whether a record may be for this session: its connection id is ours, or does not travel.
@@ -209,7 +211,7 @@ impl<P: CryptoProvider> Session<P> {
     }
 
     /// Whether a side has restarted as often as is followed.
-    pub(super) const fn is_crowded(&self) -> bool {
+    pub(super) fn is_crowded(&self) -> bool {
         // Reserved counters need no incarnation.
         self.incarnations.len() >= MAX_INCARNATIONS || self.reserved.is_none() && self.restarts >= MAX_RESTARTS
     }
@@ -255,8 +257,8 @@ impl<P: CryptoProvider> Session<P> {
     }
 
     pub(super) fn export(&self, provider: &P, name: &str, context: &[u8], out: &mut [u8]) -> bool {
-        let exporter = self.exporter.as_ref();
-        exporter.is_some_and(|exporter| schedule::export(provider, DOMAIN, exporter, name, context, out))
+        let exporter = later(provider, &self.later).exporter();
+        schedule::export(provider, DOMAIN, &exporter, name, context, out)
     }
 
     /// Whether what is sealed goes under the chains of an incarnation.
@@ -264,15 +266,20 @@ impl<P: CryptoProvider> Session<P> {
         self.send.as_ref().is_none_or(|send| send.live.is_incarnation())
     }
 
-    /// The state that is being written reserves what was asked for; now it is on disk.
-    pub(super) fn grant(&mut self) {
-        self.reserved.iter_mut().for_each(|reserved| reserved.grant());
+    /// The state is on disk up to that version.
+    pub(super) fn grant(&mut self, on_disk: u64) {
+        let reserved = self.reserved.iter_mut().filter(|reserved| reserved.asked_in <= on_disk);
+        reserved.for_each(|reserved| reserved.counters.grant());
     }
 
-    /// Asks for another block of counters, if few are left. `true`: there is one more to be written down.
-    pub(super) fn ask(&mut self) -> bool {
+    /// Asks for another block of counters, if few are left. `true`: the state of that version has to be written.
+    pub(super) fn ask(&mut self, version: u64) -> bool {
         let (Some(reserved), Some(send)) = (&mut self.reserved, &self.send) else { return false };
-        reserved.ask(send.live.sealed())
+        let is_asked = reserved.counters.ask(send.live.sealed());
+        if is_asked {
+            reserved.asked_in = version;
+        }
+        is_asked
     }
 
     /// The store is not, or no longer, said to have no copies: after a restart nothing is sealed under the own chains.
@@ -287,7 +294,7 @@ impl<P: CryptoProvider> Session<P> {
         let (Some(reserved), Some(send)) = (&self.reserved, &self.send) else { return Ok(()) };
         match lane {
             Lane::Live if send.live.sealed() >= MAX_CONSTRAINED => Err(SendError::LaneStopped),
-            Lane::Live if reserved.admits(send.live.sealed()) => Ok(()),
+            Lane::Live if reserved.counters.admits(send.live.sealed()) => Ok(()),
             Lane::Live => Err(SendError::NotOpen),
             // After a restart it has ended.
             Lane::Stored => Ok(()),
@@ -311,13 +318,12 @@ impl<P: CryptoProvider> Session<P> {
                     false => ShortIncarnation(provider.random().map_err(|_| SendError::Entropy)?),
                     true => ShortIncarnation([0; 4]),
                 };
-                let restart = &self.secrets.restart_send;
-                let chain = |lane| chain_of(provider, restart, lane, incarnation);
-                let live = SendLane::restored(Lane::Live, chain(Lane::Live), incarnation);
-                none.insert(Sending { live, stored: StoredSending::Unused(chain(Lane::Stored)) })
+                let chain = chain_of(provider, &self.later, self.role, Lane::Live, Some(incarnation));
+                none.insert(Sending::new(SendLane::restored(Lane::Live, chain, incarnation)))
             }
         };
-        let sealed = send.get(lane)?.seal(provider, (with_cid, self.remote), plaintext, shape, out)?;
+        let stored = |incarnation| chain_of(provider, &self.later, self.role, Lane::Stored, incarnation);
+        let sealed = send.get(lane, stored)?.seal(provider, (with_cid, self.remote), plaintext, shape, out)?;
         self.unanswered = self.unanswered.saturating_add(1);
         Ok(sealed)
     }
@@ -349,20 +355,19 @@ impl<P: CryptoProvider> Session<P> {
         frame: &mut [u8],
     ) -> Result<Opened, FrameError> {
         let to = (self.local, header);
+        let (later, sender) = (&self.later, self.role.other());
+        let stored = || chain_of(provider, later, sender, Lane::Stored, header.incarnation);
         let Some(incarnation) = header.incarnation else {
-            let secrets = &self.secrets;
-            return self.receive.open(provider, now, to, frame, || secrets.stored.clone());
+            return self.receive.open(provider, now, to, frame, stored);
         };
-        let restart = &self.secrets.restart_receive;
-        let stored = || chain_of(provider, restart, Lane::Stored, incarnation);
-        if let Some(index) = self.incarnations.iter().position(|(known, _)| *known == incarnation) {
-            let Some((_, lanes)) = self.incarnations.get_mut(index) else { return Err(FrameError::Rejected) };
+        let is_it = |(known, _): &(ShortIncarnation, _)| *known == incarnation;
+        if let Some((_, lanes)) = self.incarnations.iter_mut().find(|known| is_it(known)) {
             let is_heard = lanes.live.next() > 0;
             let opened = lanes.open(provider, now, to, frame, stored)?;
             // Now it is known to be the newest.
             if header.lane == Lane::Live && !is_heard {
-                let newest = self.incarnations.remove(index);
-                self.incarnations.push(newest);
+                let newest = self.incarnations.take_if(is_it);
+                newest.into_iter().for_each(|newest| self.incarnations.push(newest));
             }
             return Ok(opened);
         }
@@ -370,12 +375,11 @@ impl<P: CryptoProvider> Session<P> {
             return Err(FrameError::TooFarAhead);
         }
         // In scratch state: whoever makes incarnations up changes nothing.
-        let live = chain_of(provider, restart, Lane::Live, incarnation);
+        let live = chain_of(provider, later, sender, Lane::Live, Some(incarnation));
         let mut lanes = Receiving::new(ReceiveLane::new(Lane::Live, live));
         let opened = lanes.open(provider, now, to, frame, stored)?;
         // A relay may bring what was sealed before the last restart: what is heard live is newer.
         let index = if header.lane == Lane::Live { self.incarnations.len() } else { 0 };
-        self.incarnations.reserve_exact(1);
         self.incarnations.insert(index, (incarnation, lanes));
         Ok(opened)
     }
@@ -383,18 +387,18 @@ impl<P: CryptoProvider> Session<P> {
     /// How long [`save`](Self::save) makes it.
     pub(super) fn saved_len(&self) -> usize {
         let reserved = if self.kept().is_some() { 32 + 1 + 3 } else { 0 };
-        1 + 1 + 1 + 4 + 3 * 32 + 32 + 12 + reserved + 1 + 16 * self.incarnations.len()
+        1 + 1 + 1 + 4 + 32 + 32 + 12 + reserved + 1 + 16 * self.incarnations.len()
     }
 
     /// The sending lane that goes on after a restart, if one does, and from which counter.
     fn kept(&self) -> Option<(&Secret<32>, u8, u64)> {
         let (reserved, send) = (self.reserved.as_ref()?, self.send.as_ref()?);
         let (chain, epoch) = send.live.save()?;
-        let from = if danger::is_off(Protection::Blocks) { send.live.sealed() } else { reserved.asked() };
+        let from = if danger::is_off(Protection::Blocks) { send.live.sealed() } else { reserved.counters.asked() };
         Some((chain, epoch, from))
     }
 
-    /// Writes what has to survive a restart: 148 octets, 36 where counters are reserved, and 16 for each restart of the peer.
+    /// Writes what has to survive a restart: 84 octets, 36 where counters are reserved, and 16 for each restart of the peer.
     pub(super) fn save(&self, out: &mut Vec<u8>) {
         let kept = self.kept();
         out.push(u8::from(self.recovered) | u8::from(kept.is_some()) << 1);
@@ -402,9 +406,7 @@ impl<P: CryptoProvider> Session<P> {
         out.push(u8::try_from(self.unanswered).unwrap_or(u8::MAX));
         out.extend_from_slice(&self.local.0);
         out.extend_from_slice(&self.remote.0);
-        for secret in [&self.secrets.stored, &self.secrets.restart_send, &self.secrets.restart_receive] {
-            out.extend_from_slice(secret.expose());
-        }
+        out.extend_from_slice(self.later.expose());
         let live = self.receive.live.save();
         out.extend_from_slice(live.chain.expose());
         save_counters(&live, out);
@@ -414,7 +416,7 @@ impl<P: CryptoProvider> Session<P> {
             out.extend_from_slice(&u32::try_from(from).unwrap_or(u32::MAX).to_be_bytes()[1..]);
         }
         out.push(u8::try_from(self.incarnations.len()).unwrap_or(u8::MAX));
-        for (incarnation, lanes) in &self.incarnations {
+        for (incarnation, lanes) in self.incarnations.iter() {
             out.extend_from_slice(&incarnation.0);
             // Its chain comes from the restart secret.
             save_counters(&lanes.live.save(), out);
@@ -422,15 +424,22 @@ impl<P: CryptoProvider> Session<P> {
     }
 
     /// Takes back what [`save`](Self::save) wrote.
-    pub(super) fn restore(provider: &P, now: Timestamp, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(super) fn restore(
+        provider: &P,
+        role: Role,
+        now: Timestamp,
+        reader: &mut Reader<'_>,
+    ) -> Result<Self, DecodeError> {
         let flags = reader.u8("session flags")?;
         let restarts = reader.u8("restarts")?.saturating_add(1);
         let unanswered = reader.u8("unanswered records")?.into();
         let (local, remote) = (ShortCid(reader.array("session CID")?), ShortCid(reader.array("session CID")?));
         let mut secret = || reader.array("session secret").map(Secret::new);
-        let secrets = Secrets { stored: secret()?, restart_send: secret()?, restart_receive: secret()? };
-        let live = load_lane(secret()?, reader)?;
+        let (later, live) = (secret()?, secret()?);
+        let live = load_lane(live, reader)?;
         let mut session = Self {
+            confirmed: false,
+            role,
             local,
             remote,
             recovered: flags & 1 != 0,
@@ -439,13 +448,12 @@ impl<P: CryptoProvider> Session<P> {
             unanswered,
             forgeries: 0,
             restarts,
-            secrets,
+            later,
             send: None,
             reserved: None,
             receive: Receiving::new(ReceiveLane::restore(provider, Lane::Live, live)),
-            incarnations: Vec::new(),
+            incarnations: Seldom::new(),
             start_heard: None,
-            exporter: None,
         };
         if flags & 2 != 0 {
             let chain = Secret::new(reader.array("send chain")?);
@@ -457,14 +465,13 @@ impl<P: CryptoProvider> Session<P> {
                 return Err(DecodeError::new("reserved counter", reason));
             }
             let live = SendLane::resume(provider, Lane::Live, (chain, epoch), from);
-            session.send = Some(Sending { live, stored: StoredSending::Ended });
-            session.reserved = Some(Box::new(Reserved::new(from.into(), BLOCK, MAX_CONSTRAINED)));
+            session.send = Some(Sending { stored_has_ended: true, ..Sending::new(live) });
+            session.reserved = Some(Box::new(Reserving::from(from.into())));
         }
         for _ in 0..reader.u8("incarnations")? {
             let incarnation = ShortIncarnation(reader.array("incarnation")?);
-            let chain = chain_of(provider, &session.secrets.restart_receive, Lane::Live, incarnation);
+            let chain = chain_of(provider, &session.later, role.other(), Lane::Live, Some(incarnation));
             let live = ReceiveLane::replay(provider, Lane::Live, load_lane(chain, reader)?);
-            session.incarnations.reserve_exact(1);
             session.incarnations.push((incarnation, Receiving::new(live)));
         }
         Ok(session)
@@ -485,16 +492,23 @@ fn load_lane(chain: Secret<32>, reader: &mut Reader<'_>) -> Result<SavedLane, De
     Ok(SavedLane { chain, epoch, next: u32::from_be_bytes([0, a, b, c]), bits })
 }
 
-/// The chain of a lane of an incarnation.
+fn later<'p, P: CryptoProvider>(provider: &'p P, later: &Secret<32>) -> SessionKey<'p, P> {
+    SessionKey::of_later(provider, DOMAIN, later.clone())
+}
+
+/// The chain of a lane of what `sender` seals: of the session itself the stored one, or those of an incarnation.
 fn chain_of<P: CryptoProvider>(
     provider: &P,
-    restart: &Secret<32>,
+    secret: &Secret<32>,
+    sender: Role,
     lane: Lane,
-    incarnation: ShortIncarnation,
+    incarnation: Option<ShortIncarnation>,
 ) -> Secret<32> {
+    let key = later(provider, secret);
+    let Some(incarnation) = incarnation else { return key.chain(lane, sender) };
     let name = match lane {
         Lane::Live => "live incarnation",
         Lane::Stored => "stored incarnation",
     };
-    schedule::incarnation(provider, (DOMAIN, name), restart, &incarnation.0)
+    schedule::incarnation(provider, (DOMAIN, name), &key.restart(sender), &incarnation.0)
 }

@@ -27,9 +27,28 @@ pub(super) enum Kind {
 /// A bucket of tokens for each source and each kind of try. One list of them all, for there are few.
 pub(super) struct Tries {
     /// Until when what a source has tried is paid off.
-    spent: Vec<(Kind, Source, Timestamp)>,
+    spent: Vec<Spent>,
     /// Where there are sources that can be forged.
     claimed: Option<Box<Claimed>>,
+}
+
+/// What one source has tried of one kind, and until when that is paid off.
+struct Spent {
+    until: Timestamp,
+    number: u64,
+    is_proven: bool,
+    kind: Kind,
+}
+
+impl Spent {
+    /// By its number alone: a group is for whoever has many peers.
+    fn is_of(&self, source: Source) -> bool {
+        (self.number, self.is_proven) == (source.number, source.is_proven)
+    }
+
+    fn is(&self, kind: Kind, source: Source) -> bool {
+        self.kind == kind && self.is_of(source)
+    }
 }
 
 /// What sources that can be forged have in common.
@@ -37,8 +56,8 @@ pub(super) struct Tries {
 struct Claimed {
     /// Until when what all of them have tried is paid off, of each kind.
     spent: [Timestamp; 3],
-    /// Where a frame has come from last that was authentic: it has no part in what the others share.
-    genuine: Option<Source>,
+    /// The number of the one from which a frame has come last that was authentic: it has no part in what the others share.
+    genuine: Option<u64>,
 }
 
 /// Sources whose tries those share that can be forged.
@@ -51,11 +70,11 @@ impl Tries {
 
     /// Whether `source` may try once more.
     pub(super) fn may(&self, now: Timestamp, kind: Kind, source: Source) -> bool {
-        let spent = self.spent.iter().find(|(of, known, _)| (*of, *known) == (kind, source));
-        let of_source = spent.is_none_or(|(_, _, until)| until.since(now) <= EACH * (BURST - 1));
+        let spent = self.spent.iter().find(|spent| spent.is(kind, source));
+        let of_source = spent.is_none_or(|spent| spent.until.since(now) <= EACH * (BURST - 1));
         let of_claimed = self.claimed.as_ref().filter(|_| !source.is_proven).is_none_or(|claimed| {
             let spent = claimed.spent.get(kind as usize).copied().unwrap_or(now);
-            claimed.genuine == Some(source) || spent.since(now) <= EACH * (BURST - 1)
+            claimed.genuine == Some(source.number) || spent.since(now) <= EACH * (BURST - 1)
         });
         of_source && of_claimed
     }
@@ -63,39 +82,38 @@ impl Tries {
     /// An authentic frame has come from there.
     pub(super) fn is_genuine(&mut self, source: Source) {
         if !source.is_proven {
-            self.claimed.get_or_insert_default().genuine = Some(source);
+            self.claimed.get_or_insert_default().genuine = Some(source.number);
         }
         // It pays for one that was damaged on the way: a link that is busy loses more to noise than an idle one.
         let each = u64::try_from(EACH.as_micros()).unwrap_or(0);
-        let spent = self.spent.iter_mut().filter(|(kind, known, _)| *kind != Kind::Repeats && *known == source);
-        spent.for_each(|(_, _, until)| *until = Timestamp::from_micros(until.as_micros().saturating_sub(each)));
+        let spent = self.spent.iter_mut().filter(|spent| spent.kind != Kind::Repeats && spent.is_of(source));
+        spent.for_each(|spent| spent.until = Timestamp::from_micros(spent.until.as_micros().saturating_sub(each)));
     }
 
     /// Takes note of a try.
     pub(super) fn count(&mut self, now: Timestamp, kind: Kind, source: Source) {
         // Whose tries are paid off is nobody.
-        self.spent.retain(|(of, known, until)| *until > now || (*of, *known) == (kind, source));
-        let is_known = |(of, known, _): &(Kind, Source, Timestamp)| (*of, *known) == (kind, source);
-        let index = self.spent.iter().position(is_known).unwrap_or_else(|| {
+        self.spent.retain(|spent| spent.until > now || spent.is(kind, source));
+        let index = self.spent.iter().position(|spent| spent.is(kind, source)).unwrap_or_else(|| {
             // All of them are busy: the one of this kind that has spent least makes room.
-            let of_kind = self.spent.iter().enumerate().filter(|(_, (of, ..))| *of == kind);
+            let of_kind = self.spent.iter().enumerate().filter(|(_, spent)| spent.kind == kind);
             if of_kind.clone().count() >= SOURCES
-                && let Some((least, _)) = of_kind.min_by_key(|(_, (.., until))| *until)
+                && let Some((least, _)) = of_kind.min_by_key(|(_, spent)| spent.until)
             {
                 self.spent.swap_remove(least);
             }
             self.spent.reserve_exact(1);
-            self.spent.push((kind, source, now));
+            self.spent.push(Spent { until: now, number: source.number, is_proven: source.is_proven, kind });
             self.spent.len() - 1
         });
-        if let Some((.., until)) = self.spent.get_mut(index) {
-            *until = (*until).max(now).after(EACH);
+        if let Some(spent) = self.spent.get_mut(index) {
+            spent.until = spent.until.max(now).after(EACH);
         }
         if source.is_proven {
             return;
         }
         let claimed = self.claimed.get_or_insert_default();
-        if claimed.genuine != Some(source)
+        if claimed.genuine != Some(source.number)
             && let Some(spent) = claimed.spent.get_mut(kind as usize)
         {
             *spent = (*spent).max(now).after(EACH / SHARE);

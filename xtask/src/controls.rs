@@ -1,5 +1,7 @@
 //! Turns protections off, one by one, in builds made for it, and looks whether the test that is there for each notices.
 
+use std::process::Command;
+
 use crate::tools::{output, run};
 
 /// A protection, and the test that fails without it: package, file, name.
@@ -41,24 +43,50 @@ const CONTROLS: &[(&str, [&str; 3])] = &[
     ("padding", ["channel", "records", "padded_records_tell_the_magnitude_of_their_content"]),
 ];
 
-/// A target folder of its own: what is built in this way is for nothing else.
+/// What is built in this way is for nothing else, and in a folder of its own.
 const BUILD: [&str; 2] = ["--target-dir", "target/broken"];
-const FLAGS: &str = "RUSTFLAGS=--cfg sealway_break";
+/// Set when cargo runs this program where it would run rustc.
+pub(crate) const IN_PLACE_OF_RUSTC: &str = "SEALWAY_XTASK_IN_PLACE_OF_RUSTC";
+
+/// Has cargo compile the workspace's crates by [`compile`]. The crates that they depend on are as in any other build: those
+/// that are built already serve.
+fn flags() -> Result<[String; 4], String> {
+    let own = std::env::current_exe().map_err(|error| format!("this program does not know where it is: {error}"))?;
+    Ok([
+        "env".into(),
+        "CARGO_BUILD_BUILD_DIR=target".into(),
+        format!("{IN_PLACE_OF_RUSTC}=1"),
+        format!("RUSTC_WORKSPACE_WRAPPER={}", own.display()),
+    ])
+}
+
+/// Runs rustc as cargo says, with protections that can be turned off.
+pub(crate) fn compile(rustc: &[&str]) -> Result<(), String> {
+    let (program, arguments) = rustc.split_first().ok_or("rustc was to be named")?;
+    let status = Command::new(program).args(arguments).args(["--cfg", "sealway_break"]).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{program}: {status}")),
+        Err(error) => Err(format!("{program} cannot be started: {error}")),
+    }
+}
 
 /// Each protection of the channel off, and the test that notices.
 pub(crate) fn channel() -> Result<(), String> {
+    let flags = flags()?;
+    let flags = flags.each_ref().map(String::as_str);
     for (protection, [package, file, test]) in CONTROLS {
         let package = format!("sealway-{package}");
         let command = ["cargo", "test", "--quiet", "--package", &package, "--test", file, test, "--", "--exact"];
         let (options, exact) = command.split_at(command.len() - 2);
         let command = [options, &BUILD, exact].concat();
         // With everything on it passes in the same build: what fails below fails for want of the protection.
-        let passed = output(&[&["env", FLAGS], &command[..]].concat())?;
+        let passed = output(&[&flags[..], &command].concat())?;
         if !passed.contains("1 passed") {
             return Err(format!("there is no test {test} in {file}"));
         }
         let off = format!("SEALWAY_BREAK={protection}");
-        match output(&[&["env", FLAGS, &off], &command[..]].concat()) {
+        match output(&[&flags[..], &[&off], &command].concat()) {
             Ok(_) => return Err(format!("without the protection \"{protection}\", {test} passes all the same")),
             Err(text) if text.contains("1 failed") => println!("without {protection}: {test} fails, as it must"),
             Err(text) => return Err(format!("without the protection \"{protection}\": {text}")),
@@ -70,5 +98,6 @@ pub(crate) fn channel() -> Result<(), String> {
 /// The demonstration tells too.
 pub(crate) fn demonstration() -> Result<(), String> {
     let test = ["cargo", "test", "--quiet", "--package", "sealway-cli", "--test", "broken"];
-    run(&[&["env", FLAGS], &test[..], &BUILD].concat())
+    let flags = flags()?;
+    run(&[&flags.each_ref().map(String::as_str)[..], &test, &BUILD].concat())
 }

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.split_first() {
+        _ if std::env::var_os(controls::IN_PLACE_OF_RUSTC).is_some() => controls::compile(&words),
         Some((&"test", options)) if options.iter().all(|option| ["--setup", "--no-skip"].contains(option)) => {
             parts::test(options.contains(&"--setup"), options.contains(&"--no-skip"))
         }

@@ -160,17 +160,30 @@ fn documentation() -> Result<(), String> {
     run(&["env", "RUSTDOCFLAGS=--deny warnings", "cargo", "doc", "--workspace", "--no-deps", "--quiet"])
 }
 
+/// Packs each crate, and builds what was packed: with the crates of the workspace as they are in their packages, and with
+/// those that were built for the tests.
 fn packages() -> Result<(), String> {
-    // Cargo keeps the sources of a local registry by its path, in its home: with a path of its own, no run is given those of
-    // an earlier one.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let folder = format!("target/package-check-{}", now.as_nanos());
-    // Nobody debugs what is built here.
-    let cargo = ["env", "CARGO_PROFILE_DEV_DEBUG=0", "cargo"];
-    let package = ["package", "--workspace", "--quiet", "--allow-dirty", "--target-dir", &folder];
-    let outcome = run(&[&cargo[..], &package].concat());
-    let _ = std::fs::remove_dir_all(tools::root().join(&folder));
-    outcome
+    let folder = "target/packages";
+    let path = tools::root().join(folder);
+    let _ = std::fs::remove_dir_all(&path);
+    run(&["cargo", "package", "--workspace", "--quiet", "--allow-dirty", "--no-verify", "--target-dir", folder])?;
+    let metadata = metadata()?;
+    let mut patches = String::new();
+    for package in members(&metadata) {
+        let field = |name: &str| package[name].as_str().unwrap_or_default();
+        let (name, packed) = (field("name"), format!("{}-{}", field("name"), field("version")));
+        run(&["tar", "-xzf", &format!("{folder}/package/{packed}.crate"), "-C", folder])?;
+        patches += &format!("{name} = {{ path = \"{packed}\" }}\n");
+    }
+    let own = std::fs::read_to_string(tools::root().join("Cargo.toml")).map_err(|error| error.to_string())?;
+    let profiles = own.find("[profile.").and_then(|start| own.get(start..)).unwrap_or_default();
+    let manifest =
+        format!("[workspace]\nresolver = \"3\"\nmembers = [\"*-*.*.*\"]\n\n[patch.crates-io]\n{patches}\n{profiles}");
+    std::fs::write(path.join("Cargo.toml"), manifest).map_err(|error| error.to_string())?;
+    std::fs::copy(tools::root().join("Cargo.lock"), path.join("Cargo.lock")).map_err(|error| error.to_string())?;
+    let manifest = format!("{folder}/Cargo.toml");
+    let build = ["cargo", "build", "--workspace", "--quiet", "--manifest-path", &manifest, "--target-dir", folder];
+    run(&[&["env", "CARGO_BUILD_BUILD_DIR=target"], &build[..]].concat())
 }
 
 /// Runs the demonstrations; their exit codes say whether the last line is as it must be. What they show does not depend on speed:

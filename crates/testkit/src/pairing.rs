@@ -2,7 +2,8 @@
 //! that does what it likes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -53,16 +54,16 @@ pub struct Machine {
     pub pairing: Pairing<TestVault>,
     /// What becomes of the next write.
     pub next_write: Fate,
-    /// Bodies that it has sent.
-    pub sent: BTreeSet<Vec<u8>>,
-    /// Bodies that it has received and written down.
-    pub committed: BTreeSet<Vec<u8>>,
+    /// Numbers of the datagrams that it has sent.
+    pub sent: HashSet<u64>,
+    /// Numbers of those that it has received and written down.
+    pub committed: HashSet<u64>,
     /// What was reported.
     pub events: Vec<PairingEvent>,
     /// Frames that were refused, and why.
     pub refused: Vec<FrameError>,
-    /// How often it has started.
-    pub starts: u32,
+    /// How often it has lost its power.
+    pub power_cuts: u64,
     /// Its disk cannot go back: counters are reserved there.
     pub reserves_counters: bool,
     /// The channel keys that it will have.
@@ -86,6 +87,23 @@ pub struct Pair {
     /// From where frames come.
     pub source: Source,
     number: u64,
+    /// Numbers of the datagrams that were left of each burst: of a later epoch than what was sent before it.
+    left_of_bursts: Vec<RangeInclusive<u64>>,
+}
+
+/// What a datagram of a run says: its number, twice, for half of it could be hit by chance.
+fn numbered(number: u64) -> [u8; 16] {
+    u128::from(number).wrapping_mul((1 << 64) + 1).to_be_bytes()
+}
+
+/// Which datagram that is.
+///
+/// # Panics
+/// If nobody has made it.
+fn number_of(body: &[u8]) -> u64 {
+    let first = body.first_chunk().copied().map_or(0, u64::from_be_bytes);
+    assert_eq!(body, numbered(first), "never sent");
+    first
 }
 
 /// A secret that a seed names.
@@ -171,11 +189,11 @@ impl Machine {
             disk: None,
             pairing,
             next_write: Fate::Written,
-            sent: BTreeSet::new(),
-            committed: BTreeSet::new(),
+            sent: HashSet::new(),
+            committed: HashSet::new(),
             events: Vec::new(),
             refused: Vec::new(),
-            starts: 1,
+            power_cuts: 0,
             reserves_counters: false,
             keys_to_come: VecDeque::new(),
             payload: Vec::new(),
@@ -222,7 +240,6 @@ impl Machine {
             Some(state) => Pairing::restore(self.vault.clone(), self.keys.clone(), now, state).unwrap(),
             None => Pairing::new(self.vault.clone(), self.keys.clone()).unwrap(),
         };
-        self.starts += 1;
         if self.reserves_counters {
             self.pairing.reserve_counters();
         }
@@ -236,9 +253,15 @@ impl Machine {
         }
     }
 
+    /// The power goes and comes again.
+    pub fn lose_power(&mut self, now: Timestamp) {
+        self.power_cuts += 1;
+        self.restart(now);
+    }
+
     /// What may be sent.
     fn transmitted(&mut self) -> Vec<Vec<u8>> {
-        let mut out = vec![0; constrained::MAX_RECORD];
+        let mut out = [0; constrained::MAX_RECORD];
         let next = || self.pairing.poll_transmit(&mut out).unwrap().map(|len| out[..len].to_vec());
         std::iter::from_fn(next).collect()
     }
@@ -283,6 +306,7 @@ impl Pair {
             has_lost_all: false,
             source: Source::proven(0),
             number: 0,
+            left_of_bursts: Vec::new(),
         }
     }
 
@@ -341,14 +365,12 @@ impl Pair {
     /// A machine sends a datagram that nobody has sent before. `false`: it has no session.
     pub fn send(&mut self, from: usize) -> bool {
         self.number += 1;
-        let body = self.number.to_be_bytes().repeat(2);
-        let mut frame = vec![0; constrained::MAX_RECORD];
+        let mut frame = [0; 64];
         let machine = &mut self.machines[from];
-        let Ok(len) = machine.pairing.seal_datagram(&body, &mut frame) else { return false };
-        machine.sent.insert(body);
-        frame.truncate(len);
+        let Ok(len) = machine.pairing.seal_datagram(&numbered(self.number), &mut frame) else { return false };
+        machine.sent.insert(self.number);
         let reserves = machine.reserves_counters;
-        self.put(1 - from, frame);
+        self.put(1 - from, frame[..len].to_vec());
         if reserves {
             self.settle(from);
         }
@@ -369,7 +391,7 @@ impl Pair {
         let now = self.now;
         let machine = &mut self.machines[to];
         let received = match machine.pairing.handle_frame(now, self.source, &mut frame) {
-            Ok(ConstrainedRecord::Datagram(body)) => Some(body.to_vec()),
+            Ok(ConstrainedRecord::Datagram(body)) => Some(number_of(body)),
             Ok(_) => None,
             Err(error) => {
                 machine.refused.push(error);
@@ -380,12 +402,12 @@ impl Pair {
         let early = machine.transmitted();
         let fate = machine.write();
         early.into_iter().for_each(|frame| self.put(1 - to, frame));
-        if let Some(body) = received
+        if let Some(number) = received
             && fate != Some(Fate::Lost)
         {
             assert!(fate.is_some(), "the window has changed");
-            assert!(self.machines[to].committed.insert(body.clone()), "committed twice: {body:02x?}");
-            assert!(self.machines[1 - to].sent.contains(&body), "never sent: {body:02x?}");
+            assert!(self.machines[to].committed.insert(number), "committed twice: {number}");
+            assert!(self.machines[1 - to].sent.contains(&number), "never sent: {number}");
         }
         self.after_write(to, fate);
     }
@@ -405,7 +427,7 @@ impl Pair {
         let now = self.now;
         let machine = &mut self.machines[of];
         if matches!(fate, Some(Fate::Lost | Fate::WrittenUnheard)) {
-            machine.restart(now);
+            machine.lose_power(now);
             return;
         }
         let events: Vec<PairingEvent> = std::iter::from_fn(|| machine.pairing.poll_event()).collect();
@@ -428,6 +450,41 @@ impl Pair {
             let (to, frame) = self.on_the_way.remove(0);
             self.deliver(to, frame);
         }
+    }
+
+    /// A machine seals so much that its lane reaches the next epoch. Nearly all of it is lost; the first that is not arrives.
+    fn burst(&mut self, from: usize) {
+        let before = self.on_the_way.len();
+        if (0..BURST).all(|_| self.send(from)) {
+            let lost = self.on_the_way.len() - LEFT_OF_A_BURST;
+            self.on_the_way.drain(before..lost);
+            self.left_of_bursts.push(self.number + 1 - LEFT_OF_A_BURST as u64..=self.number);
+            let (to, frame) = self.on_the_way.remove(before);
+            self.deliver(to, frame);
+        }
+    }
+
+    /// What was seen until now.
+    fn totals(&self) -> Totals {
+        let reported = |of: fn(&PairingEvent) -> bool| {
+            self.machines[SERVICE].events.iter().filter(|event| of(event)).count() as u64
+        };
+        let mut totals = Totals {
+            handshakes: reported(|event| matches!(event, PairingEvent::Opened { .. })),
+            recoveries: reported(|event| matches!(event, PairingEvent::Opened { recovered: true })),
+            reseeds: reported(|event| *event == PairingEvent::Reseeded),
+            ..Totals::default()
+        };
+        for machine in &self.machines {
+            totals.sent += machine.sent.len() as u64;
+            totals.committed += machine.committed.len() as u64;
+            totals.power_cuts += machine.power_cuts;
+            totals.refused += machine.refused.len() as u64;
+            let has_one_of =
+                |left: &&RangeInclusive<u64>| (*left).clone().any(|number| machine.committed.contains(&number));
+            totals.epochs += self.left_of_bursts.iter().filter(has_one_of).count() as u64;
+        }
+        totals
     }
 
     /// The network heals: whatever has happened, messages get through in both directions again.
@@ -507,9 +564,9 @@ pub struct Totals {
     pub handshakes: u64,
     /// Those of them that were recoveries.
     pub recoveries: u64,
-    /// Starts after the first.
+    /// Starts after the power went.
     pub power_cuts: u64,
-    /// Runs in which a lane has gone beyond its first epoch.
+    /// Epochs of a lane, beyond its first, of which something was committed.
     pub epochs: u64,
     /// Seeds that went into a psk with which a handshake was made.
     pub reseeds: u64,
@@ -517,6 +574,23 @@ pub struct Totals {
     pub rotations: u64,
     /// Frames that were refused, replays and damage among them.
     pub refused: u64,
+}
+
+impl Totals {
+    /// A run has seen what each has to see: a run that sees less proves less.
+    #[must_use]
+    pub const fn is_a_run(&self) -> bool {
+        self.committed >= 200 && self.handshakes >= 3 && self.epochs >= 1 && self.power_cuts >= 1
+    }
+
+    /// So many runs have seen, now and then, what is not a part of each.
+    #[must_use]
+    pub const fn are_varied(&self, runs: u64) -> bool {
+        self.recoveries >= runs / 20
+            && self.reseeds >= runs / 10
+            && self.rotations >= runs / 10
+            && self.refused >= 10 * runs
+    }
 }
 
 impl std::ops::AddAssign for Totals {
@@ -535,7 +609,11 @@ impl std::ops::AddAssign for Totals {
 
 /// Records that are sealed at once, so that a lane reaches its next epoch.
 const BURST: usize = 1100;
+/// Those of a burst that are not lost.
+const LEFT_OF_A_BURST: usize = 3;
 const STEPS_OF_A_RUN: u32 = 500;
+/// A run that has not seen enough goes on, as far as this.
+const MOST_STEPS_OF_A_RUN: u32 = 5000;
 
 /// One run: some hundred steps in which the seed decides what the network, the clock and the power do, then the network
 /// heals.
@@ -548,18 +626,21 @@ pub fn simulate(seed: u64) -> Totals {
     let random = Seeded::new(seed);
     let (damage, replays) = (random.below(20), random.below(20));
     let mut loss = 0;
-    let (may_burst, recovers) = (random.below(4) == 0, random.below(4) == 0);
+    let recovers = random.below(4) == 0;
     // A device that has lost all knows no key of the service but the one that it was given.
-    let rotates = !recovers && random.below(3) == 0;
+    let rotates = !recovers && random.below(4) == 0;
     let mut pair = if rotates { Pair::rotating(seed, 2) } else { Pair::new(seed) };
     for machine in &mut pair.machines {
         if random.below(2) == 0 {
             machine.reserve_counters();
         }
     }
-    let mut totals = Totals::default();
+    let mut rotations = 0;
     let machine = || usize::from(random.below(2) == 1);
-    for step in 0..STEPS_OF_A_RUN {
+    for step in 0..MOST_STEPS_OF_A_RUN {
+        if step >= STEPS_OF_A_RUN && pair.totals().is_a_run() {
+            break;
+        }
         pair.source = if random.below(3) == 0 { Source::claimed(random.below(3)) } else { Source::proven(1) };
         // Good times and bad ones.
         if step % 50 == 0 {
@@ -577,11 +658,11 @@ pub fn simulate(seed: u64) -> Totals {
                     pair.send(machine());
                 }
             }
-            45..75 => (0..=random.below(6)).for_each(|_| arrive(&mut pair, &random, loss, damage)),
+            45..75 => (0..=random.below(10)).for_each(|_| arrive(&mut pair, &random, loss, damage)),
             75..83 => pair.repeat(),
             83 => pair.repeat_of(SERVICE),
             84 if random.below(4) == 0 => pair.reseed(),
-            84 if rotates => totals.rotations += u64::from(pair.rotate(machine())),
+            84 if rotates => rotations += u64::from(pair.rotate(machine())),
             85..88 => {
                 let early = random.below(64).to_be_bytes();
                 let _ = pair.call(&early[..usize::from(random.below(2) == 1) * 8]);
@@ -592,10 +673,10 @@ pub fn simulate(seed: u64) -> Totals {
             }
             91 => {
                 let now = pair.now;
-                pair.machines[machine()].restart(now);
+                pair.machines[machine()].lose_power(now);
             }
             98 => pair.send_typed(machine(), [Lane::Live, Lane::Stored][machine()]),
-            99 if recovers && random.below(4) == 0 => {
+            99 if recovers => {
                 let until = pair.now.after(Duration::from_secs(3600));
                 pair.machines[SERVICE].pairing.open_recovery(until);
                 pair.machines[DEVICE].pairing.renew_recovery();
@@ -605,16 +686,7 @@ pub fn simulate(seed: u64) -> Totals {
                 let (to, frame) = pair.log[again].clone();
                 pair.deliver(to, frame);
             }
-            96 if may_burst => {
-                // All but the last are lost.
-                let from = machine();
-                let on_the_way = std::mem::take(&mut pair.on_the_way);
-                if (0..BURST).all(|_| pair.send(from)) {
-                    totals.epochs += 1;
-                    pair.on_the_way = pair.on_the_way.pop().into_iter().collect();
-                }
-                pair.on_the_way.extend(on_the_way);
-            }
+            96 if pair.totals().epochs == 0 || random.below(16) == 0 => pair.burst(machine()),
             97 => pair.now = pair.now.after(Duration::from_secs(random.below(10 * 24 * 60 * 60))),
             _ => pair.now = pair.now.after(Duration::from_secs(random.below(60))),
         }
@@ -626,23 +698,11 @@ pub fn simulate(seed: u64) -> Totals {
     }
     pair.heals();
     pair.settles();
-    let opened = |machine: &Machine| {
-        machine.events.iter().filter(|event| matches!(event, PairingEvent::Opened { .. })).count() as u64
-    };
     for machine in &pair.machines {
-        totals.sent += machine.sent.len() as u64;
-        totals.committed += machine.committed.len() as u64;
-        totals.power_cuts += u64::from(machine.starts - 1);
-        totals.refused += machine.refused.len() as u64;
         let suspects = machine.events.contains(&PairingEvent::CloneSuspected);
         assert!(!suspects || pair.has_lost_all, "there is no clone, and nothing has gone back in time");
     }
-    let reseeded = |event: &&PairingEvent| **event == PairingEvent::Reseeded;
-    totals.reseeds = pair.machines[SERVICE].events.iter().filter(reseeded).count() as u64;
-    totals.handshakes = opened(&pair.machines[SERVICE]);
-    let recovered = |event: &&PairingEvent| matches!(event, PairingEvent::Opened { recovered: true });
-    totals.recoveries = pair.machines[SERVICE].events.iter().filter(recovered).count() as u64;
-    totals
+    Totals { rotations, ..pair.totals() }
 }
 
 /// A frame arrives, or is lost, damaged or repeated on the way.

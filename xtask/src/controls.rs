@@ -1,6 +1,6 @@
 //! Turns protections off, one by one, in builds made for it, and looks whether the test that is there for each notices.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command};
 
 use crate::tools::{output, run};
 
@@ -31,6 +31,13 @@ const CONTROLS: &[(&str, [&str; 3])] = &[
     ("blocks", ["channel", "constrained", "runs_of_many_seeds"]),
     ("kept-window", ["channel", "constrained", "runs_of_many_seeds"]),
     ("kept-answer", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("old-psk", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("one-answer", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("hint", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("width", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("lanes", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("epochs", ["channel", "constrained", "runs_of_many_seeds"]),
+    ("write-first", ["channel", "constrained", "runs_of_many_seeds"]),
     ("one-answer", ["channel", "constrained", "two_devices_with_one_key_and_psk_are_noticed_within_two_handshakes"]),
     ("write-first", ["channel", "constrained", "nothing_is_sealed_or_sent_before_the_state_is_written"]),
     ("hint", ["channel", "constrained", "the_hints_of_each_handshake_are_its_own"]),
@@ -75,14 +82,16 @@ pub(crate) fn compile(rustc: &[&str]) -> Result<(), String> {
 pub(crate) fn channel() -> Result<(), String> {
     let flags = flags()?;
     let flags = flags.each_ref().map(String::as_str);
+    let mut passing = BTreeSet::new();
     for (protection, [package, file, test]) in CONTROLS {
         let package = format!("sealway-{package}");
         let command = ["cargo", "test", "--quiet", "--package", &package, "--test", file, test, "--", "--exact"];
         let (options, exact) = command.split_at(command.len() - 2);
         let command = [options, &BUILD, exact].concat();
         // With everything on it passes in the same build: what fails below fails for want of the protection.
-        let passed = output(&[&flags[..], &command].concat())?;
-        if !passed.contains("1 passed") {
+        if passing.insert((package.clone(), file, test))
+            && !output(&[&flags[..], &command].concat())?.contains("1 passed")
+        {
             return Err(format!("there is no test {test} in {file}"));
         }
         let off = format!("SEALWAY_BREAK={protection}");

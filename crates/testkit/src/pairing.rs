@@ -487,6 +487,49 @@ impl Pair {
         totals
     }
 
+    /// There is a second device with what the first has on its disk, and both call, in the order that is named.
+    ///
+    /// # Panics
+    /// If the service answers both, or does not say what it has seen.
+    fn is_cloned(&mut self, seed: u64, is_first: bool, is_confirmed: bool) {
+        // What is under way comes to its end.
+        for _ in 0..3 {
+            self.repeat();
+            self.repeat_of(SERVICE);
+            self.send(DEVICE);
+            self.deliver_all();
+        }
+        let (vault, keys) = cloned_device(seed);
+        let mut clone = Machine { disk: self.machines[DEVICE].disk.clone(), ..Machine::new(vault, keys) };
+        clone.restart(self.now);
+        let call = |machine: &mut Machine| {
+            machine.pairing.call(&[]).unwrap();
+            machine.write();
+            machine.transmitted().pop().expect("a call is sent")
+        };
+        let mut calls = [call(&mut self.machines[DEVICE]), call(&mut clone)];
+        if is_first {
+            calls.reverse();
+        }
+        let [first, second] = calls;
+        self.machines[SERVICE].events.clear();
+        self.deliver(SERVICE, first);
+        let (to, answer) = self.on_the_way.pop().expect("the first is answered");
+        assert!(to == DEVICE && self.on_the_way.is_empty());
+        if is_confirmed && !is_first {
+            // What is left of the psk by then is its hint, and a call with it is told of once in a while.
+            self.deliver(DEVICE, answer);
+            self.deliver_all();
+            self.now = self.now.after(Duration::from_secs(61));
+            self.deliver(SERVICE, second);
+            assert!(self.machines[SERVICE].events.contains(&PairingEvent::PskUsedAgain));
+        } else {
+            self.deliver(SERVICE, second);
+            assert!(self.machines[SERVICE].events.contains(&PairingEvent::CloneSuspected));
+        }
+        assert!(self.on_the_way.is_empty(), "one psk, two answers");
+    }
+
     /// The network heals: whatever has happened, messages get through in both directions again.
     ///
     /// # Panics
@@ -702,7 +745,11 @@ pub fn simulate(seed: u64) -> Totals {
         let suspects = machine.events.contains(&PairingEvent::CloneSuspected);
         assert!(!suspects || pair.has_lost_all, "there is no clone, and nothing has gone back in time");
     }
-    Totals { rotations, ..pair.totals() }
+    let totals = Totals { rotations, ..pair.totals() };
+    if !recovers && !rotates && random.below(4) == 0 {
+        pair.is_cloned(seed, random.below(2) == 0, random.below(2) == 0);
+    }
+    totals
 }
 
 /// A frame arrives, or is lost, damaged or repeated on the way.

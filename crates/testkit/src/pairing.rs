@@ -66,6 +66,10 @@ pub struct Machine {
     pub power_cuts: u64,
     /// Its disk cannot go back: counters are reserved there.
     pub reserves_counters: bool,
+    /// Its clock begins anew when it starts.
+    pub forgets_time: bool,
+    /// When its clock began.
+    began: Timestamp,
     /// The channel keys that it will have.
     keys_to_come: KeysToCome,
     /// What attests the present one.
@@ -195,6 +199,8 @@ impl Machine {
             refused: Vec::new(),
             power_cuts: 0,
             reserves_counters: false,
+            forgets_time: false,
+            began: Timestamp::default(),
             keys_to_come: VecDeque::new(),
             payload: Vec::new(),
         }
@@ -234,10 +240,19 @@ impl Machine {
         self.pairing.reserve_counters();
     }
 
+    /// What its clock shows.
+    fn clock(&self, now: Timestamp) -> Timestamp {
+        Timestamp::default().after(now.since(self.began))
+    }
+
     /// The machine ends where it is, and starts with what is on its disk.
     pub fn restart(&mut self, now: Timestamp) {
+        if self.forgets_time {
+            self.began = now;
+        }
+        let clock = self.clock(now);
         self.pairing = match &self.disk {
-            Some(state) => Pairing::restore(self.vault.clone(), self.keys.clone(), now, state).unwrap(),
+            Some(state) => Pairing::restore(self.vault.clone(), self.keys.clone(), clock, state).unwrap(),
             None => Pairing::new(self.vault.clone(), self.keys.clone()).unwrap(),
         };
         if self.reserves_counters {
@@ -327,8 +342,8 @@ impl Pair {
 
     /// What a machine is not known to have told is told once more.
     pub fn repeat_of(&mut self, machine: usize) {
-        let now = self.now;
-        self.machines[machine].pairing.repeat(now).unwrap();
+        let clock = self.machines[machine].clock(self.now);
+        self.machines[machine].pairing.repeat(clock).unwrap();
         self.settle(machine);
     }
 
@@ -388,9 +403,9 @@ impl Pair {
     /// # Panics
     /// If something is committed twice, or was never sent.
     pub fn deliver(&mut self, to: usize, mut frame: Vec<u8>) {
-        let now = self.now;
         let machine = &mut self.machines[to];
-        let received = match machine.pairing.handle_frame(now, self.source, &mut frame) {
+        let clock = machine.clock(self.now);
+        let received = match machine.pairing.handle_frame(clock, self.source, &mut frame) {
             Ok(ConstrainedRecord::Datagram(body)) => Some(number_of(body)),
             Ok(_) => None,
             Err(error) => {
@@ -530,6 +545,13 @@ impl Pair {
         assert!(self.on_the_way.is_empty(), "one psk, two answers");
     }
 
+    /// The operator lets the device back in, and somebody is at the device.
+    fn recovers(&mut self) {
+        let until = self.machines[SERVICE].clock(self.now).after(Duration::from_secs(3600));
+        self.machines[SERVICE].pairing.open_recovery(until);
+        self.machines[DEVICE].pairing.renew_recovery();
+    }
+
     /// The network heals: whatever has happened, messages get through in both directions again.
     ///
     /// # Panics
@@ -549,14 +571,13 @@ impl Pair {
                 return;
             }
             // A sender who misses an acknowledgement calls.
-            if self.machines[DEVICE].pairing.is_due(self.now) || round % 8 == 7 {
+            let device = &self.machines[DEVICE];
+            if device.pairing.is_due(device.clock(self.now)) || round % 8 == 7 {
                 let _ = self.machines[DEVICE].pairing.call(&[]);
                 self.settle(DEVICE);
             }
             if self.has_lost_all && round % 16 == 15 {
-                let until = self.now.after(Duration::from_secs(3600));
-                self.machines[SERVICE].pairing.open_recovery(until);
-                self.machines[DEVICE].pairing.renew_recovery();
+                self.recovers();
                 self.settle(DEVICE);
             }
             self.repeat();
@@ -677,6 +698,7 @@ pub fn simulate(seed: u64) -> Totals {
         if random.below(2) == 0 {
             machine.reserve_counters();
         }
+        machine.forgets_time = random.below(2) == 0;
     }
     let mut rotations = 0;
     let machine = || usize::from(random.below(2) == 1);
@@ -720,9 +742,7 @@ pub fn simulate(seed: u64) -> Totals {
             }
             98 => pair.send_typed(machine(), [Lane::Live, Lane::Stored][machine()]),
             99 if recovers => {
-                let until = pair.now.after(Duration::from_secs(3600));
-                pair.machines[SERVICE].pairing.open_recovery(until);
-                pair.machines[DEVICE].pairing.renew_recovery();
+                pair.recovers();
             }
             92..96 if random.below(20) < replays && !pair.log.is_empty() => {
                 let again = random.index(pair.log.len());

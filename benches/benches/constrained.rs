@@ -7,7 +7,10 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sealway_benches::constrained::{Ends, shake};
+use sealway_benches::{
+    constrained::{Ends, shake},
+    floor::Known,
+};
 use sealway_channel::Source;
 use sealway_crypto_aws_lc::AwsLc;
 use sealway_crypto_rustcrypto::RustCrypto;
@@ -21,12 +24,14 @@ fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &
     // With both START, and the states of both sides sealed as for a disk.
     group.bench_function("both sides", |bencher| bencher.iter(|| shake(&mut now, &mut machines)));
     let (Ok(static_left), Ok(static_right)) = (provider.generate_dh(), provider.generate_dh()) else { return };
+    let (static_left, static_right) = (Known::new(static_left), Known::new(static_right));
     group.bench_function("its public-key operations", |bencher| {
         bencher.iter(|| {
             let (left, right) = (provider.generate_dh().ok()?, provider.generate_dh().ok()?);
+            let (left, right) = (Known::new(left), Known::new(right));
             for (own, peer) in [(&left, &static_right), (&left, &right), (&static_left, &right)] {
-                black_box(own.agree(&peer.public()).ok()?);
-                black_box(peer.agree(&own.public()).ok()?);
+                black_box(own.key.agree(&peer.public).ok()?);
+                black_box(peer.key.agree(&own.public).ok()?);
             }
             Some(())
         });

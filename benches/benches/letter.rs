@@ -7,6 +7,7 @@
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use sealway_benches::floor::Known;
 use sealway_channel::{Config, Deposit, Endpoint, PrekeyKind, Source};
 use sealway_crypto_aws_lc::AwsLc;
 use sealway_crypto_rustcrypto::RustCrypto;
@@ -60,16 +61,17 @@ fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &
         else {
             return;
         };
+        let (own, prekey) = (Known::new(own), Known::new(prekey));
         let Ok(signer) = provider.load_signing(Algorithm::Ed25519, &seed) else { return };
         let (key, signature) = (signer.verifying_key(), signer.sign(b"an attestation"));
         let (mut public, mut ciphertext) = ([0; 1184], [0; 1088]);
         kem.encapsulation_key(&mut public);
         group.bench_function(BenchmarkId::new("its public-key operations", size), |bencher| {
             bencher.iter(|| {
-                let ephemeral = provider.generate_dh().ok()?;
+                let ephemeral = Known::new(provider.generate_dh().ok()?);
                 for from in [&ephemeral, &own] {
-                    black_box(from.agree(&prekey.public()).ok()?);
-                    black_box(prekey.agree(&from.public()).ok()?);
+                    black_box(from.key.agree(&prekey.public).ok()?);
+                    black_box(prekey.key.agree(&from.public).ok()?);
                 }
                 if size == "hybrid" {
                     black_box(provider.encapsulate(&public, &mut ciphertext).ok()?);

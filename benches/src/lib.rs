@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod constrained;
+pub mod floor;
 pub mod machine;
 pub mod message;
 

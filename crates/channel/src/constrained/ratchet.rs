@@ -259,10 +259,10 @@ impl Call {
         reader: &mut Reader<'_>,
     ) -> Result<Self, StateError> {
         let seed = Secret::new(reader.array("call seed")?);
-        let payload = take_short(reader, "call payload")?.to_vec();
+        let payload = take_short(reader, "call payload")?;
         let expected: [u8; 4] = reader.array("call check")?;
         for (keys, _) in parties.keys.all() {
-            let call = Self::write(vault, parties, keys, psk, seed.clone(), payload.clone(), true);
+            let call = Self::write(vault, parties, keys, psk, seed.clone(), payload.to_vec(), true);
             let call = call.map_err(|_| StateError::Rejected)?;
             if call.check == expected {
                 return Ok(call);

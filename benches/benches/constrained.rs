@@ -4,17 +4,15 @@
 //! The floor of the handshake: each side generates an ephemeral key and agrees three times (es, ee, se). What the two static
 //! keys have in common is computed once a pairing.
 
-use std::hint::black_box;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sealway_benches::{
     constrained::{Ends, shake},
-    floor::Known,
+    floor::{Known, agreements},
 };
 use sealway_channel::Source;
 use sealway_crypto_aws_lc::AwsLc;
 use sealway_crypto_rustcrypto::RustCrypto;
-use sealway_vault::{CcmKey, CryptoProvider, DhKey, Secret};
+use sealway_vault::{CcmKey, CryptoProvider, Secret};
 use sealway_wire::{Timestamp, constrained::MAX_RECORD};
 
 fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &P) {
@@ -26,15 +24,7 @@ fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &
     let (Ok(static_left), Ok(static_right)) = (provider.generate_dh(), provider.generate_dh()) else { return };
     let (static_left, static_right) = (Known::new(static_left), Known::new(static_right));
     group.bench_function("its public-key operations", |bencher| {
-        bencher.iter(|| {
-            let (left, right) = (provider.generate_dh().ok()?, provider.generate_dh().ok()?);
-            let (left, right) = (Known::new(left), Known::new(right));
-            for (own, peer) in [(&left, &static_right), (&left, &right), (&static_left, &right)] {
-                black_box(own.key.agree(&peer.public).ok()?);
-                black_box(peer.key.agree(&own.public).ok()?);
-            }
-            Some(())
-        });
+        bencher.iter(|| agreements(provider, [&static_left, &static_right]));
     });
     group.finish();
     let key = P::CcmKey::new(&Secret::new([7; 32]));

@@ -6,10 +6,13 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use sealway_benches::{Pair, floor::Known};
+use sealway_benches::{
+    Pair,
+    floor::{Known, agreements},
+};
 use sealway_crypto_aws_lc::AwsLc;
 use sealway_crypto_rustcrypto::RustCrypto;
-use sealway_vault::{Algorithm, CryptoProvider, DhKey, KemKey, SigningKey};
+use sealway_vault::{Algorithm, CryptoProvider, KemKey, SigningKey};
 
 fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &P) {
     let pair = Pair::new(provider);
@@ -27,13 +30,7 @@ fn compare<P: CryptoProvider>(criterion: &mut Criterion, name: &str, provider: &
     let (static_left, static_right) = (Known::new(static_left), Known::new(static_right));
     group.bench_function("its public-key operations", |bencher| {
         bencher.iter(|| {
-            let left = provider.generate_dh().ok()?;
-            let right = provider.generate_dh().ok()?;
-            let (left, right) = (Known::new(left), Known::new(right));
-            for (own, peer) in [(&left, &static_right), (&left, &right), (&static_left, &right)] {
-                black_box(own.key.agree(&peer.public).ok()?);
-                black_box(peer.key.agree(&own.public).ok()?);
-            }
+            agreements(provider, [&static_left, &static_right])?;
             let kem = provider.generate_kem().ok()?;
             let (mut public, mut ciphertext) = ([0; 1184], [0; 1088]);
             kem.encapsulation_key(&mut public);

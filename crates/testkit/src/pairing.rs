@@ -101,8 +101,10 @@ pub struct Pair {
     left_of_bursts: Vec<RangeInclusive<u64>>,
 }
 
+const NUMBERED_LEN: usize = 16;
+
 /// What a datagram of a run says: its number, twice, for half of it could be hit by chance.
-fn numbered(number: u64) -> [u8; 16] {
+fn numbered(number: u64) -> [u8; NUMBERED_LEN] {
     u128::from(number).wrapping_mul((1 << 64) + 1).to_be_bytes()
 }
 
@@ -386,7 +388,7 @@ impl Pair {
     /// A machine sends a datagram that nobody has sent before. `false`: it has no session.
     pub fn send(&mut self, from: usize) -> bool {
         self.number += 1;
-        let mut frame = [0; 64];
+        let mut frame = [0; constrained::MAX_HEADER_LEN + NUMBERED_LEN + constrained::TAG_LEN];
         let machine = &mut self.machines[from];
         let Ok(len) = machine.pairing.seal_datagram(&numbered(self.number), &mut frame) else { return false };
         machine.sent.insert(self.number);

@@ -70,6 +70,17 @@ const STEPS_OF_A_RUN: u32 = 500;
 /// A run that has not seen enough goes on, as far as this.
 const MOST_STEPS_OF_A_RUN: u32 = 5000;
 
+/// When the clone of a device calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CloneCalls {
+    /// Before the device.
+    First,
+    /// Before the device has its answer.
+    Second,
+    /// When the device has its session.
+    Afterwards,
+}
+
 impl Pair {
     /// A machine seals so much that its lane reaches the next epoch. Nearly all of it is lost; the first that is not arrives.
     fn burst(&mut self, from: usize) {
@@ -106,11 +117,11 @@ impl Pair {
         totals
     }
 
-    /// There is a second device with what the first has on its disk, and both call, in the order that is named.
+    /// There is a second device with what the first has on its disk, and both call.
     ///
     /// # Panics
     /// If the service answers both, or does not say what it has seen.
-    fn is_cloned(&mut self, seed: u64, is_first: bool, is_confirmed: bool) {
+    fn meets_a_clone(&mut self, seed: u64, clone_calls: CloneCalls) {
         // What is under way comes to its end.
         for _ in 0..3 {
             self.repeat();
@@ -127,7 +138,7 @@ impl Pair {
             machine.transmitted().pop().expect("a call is sent")
         };
         let mut calls = [call(&mut self.machines[DEVICE]), call(&mut clone)];
-        if is_first {
+        if clone_calls == CloneCalls::First {
             calls.reverse();
         }
         let [first, second] = calls;
@@ -135,7 +146,7 @@ impl Pair {
         self.deliver(SERVICE, first);
         let (to, answer) = self.on_the_way.pop().expect("the first is answered");
         assert!(to == DEVICE && self.on_the_way.is_empty());
-        if is_confirmed && !is_first {
+        if clone_calls == CloneCalls::Afterwards {
             // What is left of the psk by then is its hint, and a call with it is told of once in a while.
             self.deliver(DEVICE, answer);
             self.deliver_all();
@@ -212,9 +223,7 @@ pub fn simulate(seed: u64) -> Totals {
                 pair.machines[machine()].lose_power(now);
             }
             98 => pair.send_typed(machine(), [Lane::Live, Lane::Stored][machine()]),
-            99 if recovers => {
-                pair.recovers();
-            }
+            99 if recovers => pair.recovers(),
             92..96 if random.below(20) < replays && !pair.log.is_empty() => {
                 let again = random.index(pair.log.len());
                 let (to, frame) = pair.log[again].clone();
@@ -238,7 +247,7 @@ pub fn simulate(seed: u64) -> Totals {
     }
     let totals = Totals { rotations, ..pair.totals() };
     if !recovers && !rotates && random.below(4) == 0 {
-        pair.is_cloned(seed, random.below(2) == 0, random.below(2) == 0);
+        pair.meets_a_clone(seed, [CloneCalls::First, CloneCalls::Second, CloneCalls::Afterwards][random.index(3)]);
     }
     totals
 }
